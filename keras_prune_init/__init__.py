@@ -1,0 +1,34 @@
+"""Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
+
+from keras_prune_init.compatibility import check as _check
+
+_check()
+
+from keras_prune_init.api import prune_at_init, score  # noqa: E402
+from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
+from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
+from keras_prune_init.core.report import PruningReport, report  # noqa: E402
+from keras_prune_init.core.surgery import strip  # noqa: E402
+from keras_prune_init.methods import (  # noqa: E402
+    Method,
+    get_method,
+    method_names,
+    register_method,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MaskedLayer",
+    "Method",
+    "PruningReport",
+    "critical_sparsity",
+    "get_method",
+    "method_names",
+    "prune_at_init",
+    "register_method",
+    "report",
+    "score",
+    "select",
+    "strip",
+]

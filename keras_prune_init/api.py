@@ -1,0 +1,213 @@
+"""`prune_at_init` and `score`: the story of the package in one page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from keras_prune_init import batches as batches_lib
+from keras_prune_init import checks, losses
+from keras_prune_init.core import allocation as allocation_lib
+from keras_prune_init.core import masks as masks_lib
+from keras_prune_init.core import surgery
+from keras_prune_init.core.schedules import Schedule
+from keras_prune_init.core.selection import Filters
+from keras_prune_init.methods import Method, get_method
+from keras_prune_init.tape import Network
+
+
+def prune_at_init(
+    model: keras.Model,
+    dataset=None,
+    method: str | Method = "snip",
+    *,
+    sparsity: float = 0.9,
+    loss: Any = None,
+    allocation: str = "global",
+    iterations: int | None = None,
+    schedule: Schedule | None = None,
+    batches: int | None = 1,
+    samples_per_class: int | None = None,
+    batch_norm: str | None = None,
+    min_per_layer: int = 0,
+    filters: Filters = None,
+    seed: int = 0,
+    verbose: int = 1,
+) -> keras.Model:
+    """Prune a model before its first training step.
+
+    Args:
+        model: A built Keras model: Sequential, Functional or subclassed. It is not
+            changed. Its weights, pretrained or not, go to the new model.
+        dataset: A batched `tf.data.Dataset` of `(x, y)`, a tuple of arrays, of which
+            batches of 128 are made, or a `keras.utils.PyDataset`. `None` for methods
+            that need no data.
+        method: A name of `method_names()`, or a `Method` object.
+        sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
+            Exactly floor(sparsity * total) weights go.
+        loss: The loss to differentiate. Default: the compiled loss, else inferred
+            from labels and last activation. Regularization is no part of it.
+        allocation: `"global"`, `"uniform"` (the same sparsity in each tensor) or
+            `"erk"`; see `select`.
+        iterations: Pruning steps, with new scores in each. Default: the method's.
+        schedule: `"exponential"`, `"linear"` or a function `(progress, sparsity) ->
+            sparsity`. Default: the method's.
+        batches: How many batches to score on; gradients are summed over them. `None`:
+            all.
+        samples_per_class: Score on so many samples of each class instead, the first of
+            the dataset. The authors use 10.
+        batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
+            `"eval"`. Default: the method's; see `DataMethod`.
+        min_per_layer: Weights that every tensor keeps at least.
+        filters: Which layers may be pruned: a regular expression searched in their
+            paths, a list of these, or a function from layer to bool. `None`: all.
+        seed: Seed of random methods.
+        verbose: 1 shows a progress bar when scoring takes long, 0 never.
+
+    Returns:
+        A new `keras.Model` with `MaskedLayer`s in place of the pruned layers, compiled
+        if `model` was. Train it with plain `fit`; removed weights stay 0.
+
+    Raises:
+        ValueError: If an argument, the model or the dataset does not fit, before any
+            work starts; if a score is NaN or infinite.
+        TypeError: If `dataset` is none of the kinds above.
+
+    Example:
+
+    >>> pruned = prune_at_init(model, (x_train, y_train), "snip", sparsity=0.95)
+    >>> pruned.compile("adam", "sparse_categorical_crossentropy")
+    >>> pruned.fit(x_train, y_train)
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+    """
+    kernels, _, masks = _run(**locals())
+    return surgery.install(model, kernels, masks)
+
+
+def score(
+    model: keras.Model,
+    dataset=None,
+    method: str | Method = "snip",
+    *,
+    sparsity: float = 0.9,
+    loss: Any = None,
+    allocation: str = "global",
+    iterations: int | None = None,
+    schedule: Schedule | None = None,
+    batches: int | None = 1,
+    samples_per_class: int | None = None,
+    batch_norm: str | None = None,
+    min_per_layer: int = 0,
+    filters: Filters = None,
+    seed: int = 0,
+    verbose: int = 1,
+) -> dict[str, np.ndarray]:
+    """Saliency of every prunable weight; the model is left as it is, to the bit.
+
+    Use it to look at scores, to compare methods, or to make masks with `select`.
+
+    Args:
+        model, dataset, method, ...: As in `prune_at_init`. `sparsity` and `allocation`
+            only matter with more than one iteration: the scores are those of the last
+            one, in which weights that went before have the lowest score.
+
+    Returns:
+        `{path of the kernel variable: array}`, kernel-shaped, in the model's dtype, or
+        float64 where a method needed it. Larger means keep.
+
+    Raises:
+        As `prune_at_init`.
+
+    Example:
+
+    >>> scores = score(model, (x, y), "snip")
+    >>> masks = select(scores, sparsity=0.95)
+    """
+    return _run(**locals())[1]
+
+
+def _run(
+    model,
+    dataset,
+    method,
+    *,
+    sparsity,
+    loss,
+    allocation,
+    iterations,
+    schedule,
+    batches,
+    samples_per_class,
+    batch_norm,
+    min_per_layer,
+    filters,
+    seed,
+    verbose,
+):
+    """Kernels, last scores and final masks."""
+    method = _method(method, iterations, schedule, batch_norm, seed)
+    allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
+    kernels = checks.prunable_kernels(model, filters)
+    data, resolved = [], None
+    if method.needs_data:
+        data, resolved = _data(model, method, dataset, loss, batches, samples_per_class)
+    network = Network(model, kernels, data, resolved, method.iterations)
+
+    weights, masks = network.weights, None
+    total = method.iterations
+    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not verbose or total == 1):
+        values = method.scores(network, weights)
+        scores = {k.path: np.asarray(v) for k, v in zip(kernels, values, strict=True)}
+        masks_lib.check_finite(scores)
+        if masks is not None:  # what is gone stays gone
+            scores = _fill_removed(scores, masks, -np.inf)
+        last = i == total
+        target = sparsity if last else method.schedule(i / total, sparsity)
+        kept = masks
+        masks = allocation_lib.choose(scores, target, allocation, min_per_layer)
+        if not last:
+            weights = [
+                w * tf.cast(masks[k.path], w.dtype)
+                for k, w in zip(kernels, network.weights, strict=True)
+            ]
+    if kept is not None:
+        lowest = min(np.min(s, where=kept[p], initial=0) for p, s in scores.items())
+        scores = _fill_removed(scores, kept, lowest)
+    return kernels, scores, masks
+
+
+def _fill_removed(scores, masks, value):
+    return {p: np.where(masks[p], s, s.dtype.type(value)) for p, s in scores.items()}
+
+
+def _method(method, iterations, schedule, batch_norm, seed):
+    options = {"iterations": iterations, "schedule": schedule, "batch_norm": batch_norm}
+    options = {k: v for k, v in options.items() if v is not None}
+    if method == "random":
+        options["seed"] = seed
+    return get_method(method, **options)
+
+
+def _data(model, method, dataset, loss, batches, samples_per_class):
+    if dataset is None:
+        raise ValueError(
+            "This method differentiates the loss, so it needs data. "
+            f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
+            "or use 'synflow', 'magnitude' or 'random'."
+        )
+    shapes = None
+
+    def inspect(batch):
+        nonlocal shapes
+        checks.check_batched(batch[1])
+        shapes = checks.output_shapes(model, batch[0])
+        return shapes[-1] if isinstance(shapes, tuple) else None
+
+    data = batches_lib.take(dataset, inspect, batches, samples_per_class)
+    return data, losses.resolve(model, loss, data[0][1], shapes)

@@ -1,0 +1,1 @@
+"""Masks, allocation, layers and model surgery: what pruning is made of."""

@@ -1,0 +1,189 @@
+"""From scores and a sparsity to masks: how many weights each tensor keeps.
+
+An allocation is a function `(scores, keep) -> list of counts`, one per tensor, that
+sum to `keep`. `global` needs none: the scores themselves decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_prune_init.core import masks as masks_lib
+
+Scores = Mapping[str, np.ndarray]
+
+
+def uniform_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
+    """The same density in every tensor."""
+    return [density for _ in shapes]
+
+
+def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
+    """Erdos-Renyi-Kernel: density in proportion to sum(shape) / prod(shape).
+
+    Tensors that would exceed density 1 are kept whole and the rest is solved again.
+
+    Reference:
+        Evci et al., "Rigging the Lottery", arXiv 1911.11134; Mocanu et al. 2018.
+    """
+    sizes = np.array([np.prod(s) for s in shapes], float)
+    raw = np.array([sum(s) for s in shapes], float) / sizes
+    budget = density * sizes.sum()
+    whole = np.zeros(len(sizes), bool)
+    while not whole.all():
+        left = max(budget - sizes[whole].sum(), 0.0)
+        epsilon = left / (raw * sizes)[~whole].sum()
+        too_dense = ~whole & (epsilon * raw > 1)
+        if not too_dense.any():
+            break
+        # One at a time, the densest first: the next epsilon is larger.
+        whole[np.argmax(np.where(too_dense, raw, -1))] = True
+    return np.where(whole, 1.0, epsilon * raw).tolist()
+
+
+ALLOCATIONS = {"global": None, "uniform": uniform_densities, "erk": erk_densities}
+
+
+def select(
+    scores: Scores,
+    sparsity: float,
+    allocation: str = "global",
+    min_per_layer: int = 0,
+) -> dict[str, np.ndarray]:
+    """Exact masks from scores: the highest are kept, ties go to the first index.
+
+    Args:
+        scores: `{kernel path: array}`; larger means keep.
+        sparsity: Fraction of all weights to remove, 0 <= sparsity < 1.
+        allocation: `"global"` ranks all weights together; `"uniform"` removes the
+            same fraction of every tensor; `"erk"` keeps more of the small ones. The
+            total is exact in each: floor(sparsity * total) weights go.
+        min_per_layer: Weights that every tensor keeps at least (or all it has). It
+            hides layer collapse, so it is 0 unless asked for.
+
+    Returns:
+        `{kernel path: bool array}`, `True` where a weight is kept.
+
+    Raises:
+        ValueError: If scores are not finite, or an argument is out of range.
+
+    Example:
+
+    >>> select({"a": np.array([3.0, 1.0, 2.0]), "b": np.array([0.5])}, 0.5)
+    {'a': array([ True, False,  True]), 'b': array([False])}
+    """
+    check_arguments(sparsity, allocation, min_per_layer)
+    masks_lib.check_finite(scores)
+    return choose(scores, sparsity, allocation, min_per_layer)
+
+
+def choose(scores, sparsity, allocation, min_per_layer):
+    """`select` without checks; scores may be -inf for weights that are gone."""
+    values = [np.asarray(v) for v in scores.values()]
+    total = sum(v.size for v in values)
+    keep = total - masks_lib.removed_count(sparsity, total)
+    floors = [min(min_per_layer, v.size) for v in values]
+    if sum(floors) > keep:
+        raise ValueError(
+            "`min_per_layer` must leave room for the sparsity. "
+            f"Received: min_per_layer={min_per_layer} over {len(values)} tensors, "
+            f"where sparsity={sparsity} keeps {keep} weights. Lower one of the two."
+        )
+    if allocation == "global":
+        masks = _global(values, keep, floors)
+    else:
+        densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
+        counts = _round([v.size for v in values], densities, keep, floors)
+        masks = [masks_lib.top_k(v, k) for v, k in zip(values, counts, strict=True)]
+    return dict(zip(scores, masks, strict=True))
+
+
+def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) -> None:
+    """Raise a `ValueError` if an argument of `select` is out of range."""
+    number = isinstance(sparsity, (int, float, np.number)) and sparsity is not True
+    if not number or not 0 <= sparsity < 1:
+        raise ValueError(
+            "`sparsity` is the fraction of weights to remove, a number with "
+            f"0 <= sparsity < 1. Received: sparsity={sparsity!r}. "
+            "For 90 %, pass 0.9."
+        )
+    if allocation not in ALLOCATIONS:
+        raise ValueError(
+            f"`allocation` must be one of {list(ALLOCATIONS)}. "
+            f"Received: allocation={allocation!r}."
+        )
+    if not isinstance(min_per_layer, (int, np.integer)) or min_per_layer < 0:
+        raise ValueError(
+            "`min_per_layer` must be a whole number, 0 or more. "
+            f"Received: min_per_layer={min_per_layer!r}."
+        )
+
+
+def _global(values, keep, floors):
+    flat = np.concatenate([v.reshape(-1) for v in values])
+    bounds = np.cumsum([v.size for v in values])[:-1]
+    if not any(floors):
+        chosen = masks_lib.top_k(flat, keep)
+    else:
+        # First what every tensor keeps, then the best of what is left.
+        chosen = np.concatenate(
+            [masks_lib.top_k(v.reshape(-1), k) for v, k in zip(values, floors, strict=True)]
+        )
+        rest = np.flatnonzero(~chosen)
+        chosen[rest[masks_lib.top_k(flat[rest], keep - sum(floors))]] = True
+    parts = np.split(chosen, bounds)
+    return [m.reshape(v.shape) for m, v in zip(parts, values, strict=True)]
+
+
+def _round(sizes, densities, keep, floors):
+    """Whole counts with the exact sum: largest remainders first, then the order."""
+    sizes, floors = np.array(sizes), np.array(floors)
+    exact = np.clip(np.array(densities) * sizes, floors, sizes)
+    counts = np.floor(exact + 1e-9).astype(int)
+    while counts.sum() != keep:
+        step = 1 if counts.sum() < keep else -1
+        open_ = counts < sizes if step > 0 else counts > floors
+        gain = np.where(open_, step * (exact - counts), -np.inf)
+        count = min(abs(keep - counts.sum()), np.count_nonzero(open_))
+        counts[np.argsort(-gain, kind="stable")[:count]] += step
+    return counts.tolist()
+
+
+class CriticalSparsity(NamedTuple):
+    """Smallest sparsity that empties a tensor, and the path of that tensor."""
+
+    sparsity: float
+    layer: str
+
+
+def critical_sparsity(scores: Scores) -> CriticalSparsity:
+    """The smallest sparsity at which global selection empties a whole tensor.
+
+    Args:
+        scores: `{kernel path: array}` as `score` returns them.
+
+    Returns:
+        `CriticalSparsity(sparsity, layer)`. `select(scores, sparsity)` empties
+        `layer`, and no smaller sparsity empties any.
+
+    Raises:
+        ValueError: If scores are not finite.
+
+    Reference:
+        Hayou et al., "Robust Pruning at Initialization", arXiv 2002.08797, sec. 3.
+    """
+    masks_lib.check_finite(scores)
+    # A tensor is empty once its best weight goes; of equal bests its first goes last.
+    best = {path: np.max(v) for path, v in scores.items()}
+    lowest = min(best.values())
+    # Equal scores go in reverse order, so the last of the tied tensors dies first.
+    layer = [path for path, value in best.items() if value == lowest][-1]
+    removed = sum(int(np.count_nonzero(v < lowest)) for v in scores.values())
+    paths = list(scores)
+    after = paths[paths.index(layer) :]
+    removed += sum(int(np.count_nonzero(scores[p] == lowest)) for p in after)
+    total = sum(v.size for v in scores.values())
+    return CriticalSparsity(removed / total, layer)

@@ -1,0 +1,168 @@
+"""MaskedLayer: a layer whose kernels are multiplied by a mask and a scale."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+
+import keras
+
+from keras_prune_init.core import selection
+
+PACKAGE = "keras_prune_init"
+
+
+def _on_kept(regularizer, mask):
+    return lambda kernel: regularizer(kernel * mask)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MaskedLayer(keras.layers.Wrapper):
+    """Runs a layer with `kernel * mask * scale` in place of each of its kernels.
+
+    Use `prune_at_init` to put these into a model. Nothing is assigned during a
+    call, so any optimizer, any training loop, mixed precision and XLA work, and a
+    pruned weight gets a gradient of exactly 0.
+
+    Args:
+        layer: The layer to mask, built or not. The types in
+            `core.selection.KERNELS` are supported.
+        kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
+            `["cell.kernel"]`. Default: every kernel of the layer.
+        **kwargs: `name` (default: the layer's) and other `keras.layers.Layer`
+            arguments.
+
+    Attributes:
+        masks: `{kernel attribute path: variable}`, kernel-shaped, 1 keeps a
+            weight and 0 removes it.
+        scales: `{kernel attribute path: variable}`, the rescaling factor. Size 1
+            along the kernel's input axes, else kernel-shaped.
+        mask, scale: The same for a layer with one kernel.
+
+    Raises:
+        ValueError: If the layer type has no kernel that can be masked.
+
+    Example:
+
+    >>> layer = MaskedLayer(keras.layers.Dense(2))
+    >>> layer.build((None, 3))
+    >>> layer.mask.assign([[1, 0], [1, 1], [0, 1]])
+    >>> y = layer(np.ones((1, 3)))
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization",
+        arXiv 2002.08797 (mask and rescaling factor).
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        kernels: Sequence[str] | None = None,
+        **kwargs,
+    ):
+        kernels = tuple(kernels or selection.kernel_names(layer))
+        if not kernels:
+            raise ValueError(
+                "A MaskedLayer needs a layer with a kernel. "
+                f"Received: layer={layer}. "
+                f"Supported: {[c.__name__ for c, _ in selection.KERNELS]}."
+            )
+        # Keras reads from the signatures which arguments (masks, training, initial
+        # states...) and shapes to pass, and these are the wrapped layer's.
+        call = functools.partial(self._masked_call)
+        call.__signature__ = inspect.signature(layer.call)
+        object.__setattr__(self, "call", call)
+        self.build.__signature__ = inspect.signature(layer.build)
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        kwargs.setdefault("trainable", layer.trainable)
+        super().__init__(layer, **kwargs)
+        self.supports_masking = layer.supports_masking
+        self.kernels = kernels
+        self.masks = {}
+        self.scales = {}
+
+    def build(self, *args, **shapes):
+        if not self.layer.built:
+            self.layer.build(*args, **shapes)
+        for name in self.kernels:
+            kernel = selection.get_kernel(self.layer, name)
+            inputs = selection.input_axes(self.layer, name)
+            shape = [1 if i in inputs else n for i, n in enumerate(kernel.shape)]
+            self.masks[name] = self._add_factor(f"{name}_mask", kernel.shape)
+            self.scales[name] = self._add_factor(f"{name}_scale", shape)
+            if kernel.regularizer is not None:
+                kernel.regularizer = _on_kept(kernel.regularizer, self.masks[name])
+
+    def _add_factor(self, name, shape):
+        return self.add_weight(
+            shape=shape,
+            initializer="ones",
+            trainable=False,
+            name=name.replace(".", "_"),
+            # If replicas ever assign on their own, they must not drift apart.
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def mask(self) -> keras.Variable:
+        return self._single(self.masks)
+
+    @property
+    def scale(self) -> keras.Variable:
+        return self._single(self.scales)
+
+    def _single(self, variables):
+        if len(variables) != 1:
+            raise AttributeError(
+                "`mask` and `scale` are for a built layer with one kernel. "
+                f"Received: {self.name} with kernels {list(variables)}. "
+                "Use `masks[name]` and `scales[name]`."
+            )
+        return next(iter(variables.values()))
+
+    def masked_kernel(self, name: str):
+        """The kernel that the forward pass uses, a tensor."""
+        # In this order backpropagation multiplies once, not twice.
+        factor = self.masks[name].value * self.scales[name].value
+        return selection.get_kernel(self.layer, name).value * factor
+
+    def _masked_call(self, *args, **kwargs):
+        # All variables are mapped, as a scope does not see the ones around it.
+        kernels = {
+            id(selection.get_kernel(self.layer, name)): self.masked_kernel(name)
+            for name in self.kernels
+        }
+        before = [(v, kernels.get(id(v), v.value)) for v in self.layer.variables]
+        with keras.StatelessScope(before, collect_losses=True) as scope:
+            before = [(v, scope.get_current_value(v)) for v, _ in before]
+            outputs = self.layer(*args, **kwargs)
+        for loss in scope.losses:
+            # A copy, or the wrapped layer would claim the loss a second time.
+            self.add_loss(keras.ops.copy(loss))
+        for variable, value in before:
+            # What the layer itself updated, such as the seed of a dropout.
+            if scope.get_current_value(variable) is not value:
+                variable.assign(scope.get_current_value(variable))
+        return outputs
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if config and not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+        self.build()
+
+    def get_config(self):
+        return {**super().get_config(), "kernels": list(self.kernels)}

@@ -1,0 +1,196 @@
+"""Which kept weights still lie on a path from input to output.
+
+The model itself is run on ones with kernels of 0 and 1, and differentiated. Everything
+on the way that could hide a path is simplified for that run: normalization and
+activations pass their input through, a maximum becomes a sum or mean, biases are 0. A
+weight is in use if its input and the gradient at its output are not 0. Values and
+gradients are set back to 0 or 1 after each kernel, so no depth makes them vanish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.core import selection
+from keras_prune_init.core.layers import MaskedLayer
+
+L = keras.layers
+
+IDENTITIES = (
+    L.BatchNormalization,
+    L.LayerNormalization,
+    L.GroupNormalization,
+    L.RMSNormalization,
+    L.UnitNormalization,
+    L.Normalization,
+    L.Rescaling,
+    L.Activation,
+    L.Softmax,
+    L.ReLU,
+    L.LeakyReLU,
+    L.PReLU,
+    L.ELU,
+)
+SUMS = (L.Multiply, L.Maximum, L.Minimum, L.Subtract)
+POOLINGS = {
+    L.MaxPooling1D: L.AveragePooling1D,
+    L.MaxPooling2D: L.AveragePooling2D,
+    L.MaxPooling3D: L.AveragePooling3D,
+    L.GlobalMaxPooling1D: L.GlobalAveragePooling1D,
+    L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
+    L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
+}
+# Their nonlinearities gate one input by another and must stay.
+RECURRENT = (L.RNN, L.Bidirectional)
+
+
+@contextlib.contextmanager
+def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):
+    """Give layers other attributes (`call`, `activation`) for a while.
+
+    Past Keras's attribute tracking, so that not a trace is left.
+    """
+    undo = []
+    try:
+        for layer, name, value in attributes:
+            undo.append((layer, name, vars(layer).get(name, layer)))
+            object.__setattr__(layer, name, value)
+        yield
+    finally:
+        for layer, name, value in reversed(undo):
+            object.__delattr__(layer, name)
+            if value is not layer:  # the mark for: found on the class
+                object.__setattr__(layer, name, value)
+
+
+def ones_input(model: keras.Model):
+    """One sample of ones, as the model takes it; unknown sizes become 32.
+
+    Raises:
+        ValueError: If the shape of the model's input is not known.
+    """
+
+    def ones(shape, dtype):
+        return tf.ones([1, *(n or 32 for n in shape[1:])], dtype)
+
+    if selection.is_graph(model):
+        sequential = isinstance(model, keras.Sequential)
+        inputs = model.inputs[0] if sequential else model.input
+        return keras.tree.map_structure(lambda v: ones(v.shape, v.dtype), inputs)
+    config = model.get_build_config() or {}
+    if "input_shape" not in config:
+        raise ValueError(
+            "An input of ones can be made for models with one argument. "
+            f"Received: {model.name}, built with {config}. "
+            "Use a Functional model, or a method that takes data."
+        )
+    return keras.tree.map_shape_structure(
+        lambda shape: ones(shape, model.compute_dtype), config["input_shape"]
+    )
+
+
+def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
+    """The weights of a pruned model that can change its output.
+
+    Args:
+        model: A model with `MaskedLayer`s.
+
+    Returns:
+        `{(id of the MaskedLayer, kernel attribute path): bool array}`, `True` where a weight is
+        kept and on some path from an input to an output. Where this package cannot
+        look into an operation, a path is assumed.
+    """
+    leaves = [layer for _, layer in selection.walk(model)]
+    masked = [layer for layer in leaves if isinstance(layer, MaskedLayer)]
+    probes = {
+        (layer, name): tf.cast(mask.value != 0, model.compute_dtype)
+        for layer in masked
+        for name, mask in layer.masks.items()
+    }
+    mapping = [(v, tf.abs(v.value)) for v in model.weights if selection.is_float(v)]
+    with tf.GradientTape() as tape:
+        tape.watch(list(probes.values()))
+        patches = [p for layer in leaves for p in _patches(layer, probes)]
+        with patched(patches), keras.StatelessScope(mapping):
+            outputs = tf.nest.flatten(model(ones_input(model), training=False))
+        # Different weights, or a sum of probabilities would be constant.
+        total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
+    gradients = tape.gradient(total, list(probes.values()))
+    return {
+        (id(layer), name): np.zeros(p.shape, bool)
+        if g is None
+        else ((p != 0) & (tf.convert_to_tensor(g) != 0)).numpy()
+        for ((layer, name), p), g in zip(probes.items(), gradients, strict=True)
+    }
+
+
+def _ramp(x):
+    size = x.shape[-1] or 1
+    return tf.cast(tf.linspace(1.0, 2.0, size), x.dtype)
+
+
+def _patches(layer, probes):
+    inner = layer.layer if isinstance(layer, MaskedLayer) else layer
+    if selection.kernel_names(inner):
+        yield layer, "call", _kernel_call(layer, inner, probes)
+        if getattr(inner, "activation", None) and not isinstance(inner, RECURRENT):
+            yield inner, "activation", keras.activations.linear
+    elif isinstance(layer, IDENTITIES):
+        yield layer, "call", lambda inputs, *args, **kwargs: inputs
+    elif isinstance(layer, SUMS):
+        yield layer, "call", lambda inputs: sum(inputs[1:], inputs[0])
+    elif type(layer) in POOLINGS:
+        config = {k: v for k, v in layer.get_config().items() if k != "name"}
+        yield layer, "call", POOLINGS[type(layer)](**config).call
+
+
+def _kernel_call(layer, inner, probes):
+    """The layer with 0/1 kernels (averaged, so that no gate saturates), no biases."""
+    mapping = [(v, tf.zeros_like(v.value)) for v in inner.weights if selection.is_float(v)]
+    for name in selection.kernel_names(inner):
+        kernel = selection.get_kernel(inner, name)
+        probe = probes.get((layer, name))
+        if probe is None:
+            probe = tf.ones(kernel.shape, inner.compute_dtype)
+        mapping.append((kernel, probe / kernel.shape[-2]))
+
+    def call(*args, **kwargs):
+        with keras.StatelessScope(mapping):
+            outputs = _run(inner, *args, **kwargs)
+        return keras.tree.map_structure(_binary, outputs)
+
+    return call
+
+
+def _run(layer, *args, **kwargs):
+    if isinstance(layer, L.Embedding):
+        # Any row may be looked up, not only that of token 1.
+        tokens = tf.shape(args[0])
+        row = tf.reduce_mean(tf.convert_to_tensor(layer.embeddings.value), 0)
+        return tf.broadcast_to(row, tf.concat([tokens, tf.shape(row)], 0))
+    plain = type(layer).call
+    if not isinstance(layer, L.MultiHeadAttention):
+        return plain(layer, *args, **kwargs)
+    # Queries and keys only weigh the values, and equal values hide that.
+    names = ("query", "value", "key")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    outputs = plain(layer, *args, **kwargs)
+    query = layer.query_dense(given["query"])
+    key = given.get("key")
+    key = layer.key_dense(given["value"] if key is None else key)
+    link = 1 + tf.reduce_mean(query) * tf.reduce_mean(key)
+    return keras.tree.map_structure(lambda v: v * link, outputs)
+
+
+@tf.custom_gradient
+def _binary(x):
+    def gradient(upstream):
+        return tf.cast(upstream != 0, x.dtype)
+
+    return tf.cast(x != 0, x.dtype), gradient

@@ -1,0 +1,199 @@
+"""What was pruned, what of it is in use, and what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from absl import logging
+
+from keras_prune_init.core import masks as masks_lib
+from keras_prune_init.core import probe, selection, surgery
+
+
+class TensorReport(NamedTuple):
+    """Counts of one pruned kernel. `effective` is `None` if it is not known."""
+
+    path: str
+    shape: tuple[int, ...]
+    total: int
+    kept: int
+    effective: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """What pruning left of a model; `str()` gives a table.
+
+    Attributes:
+        tensors: One `TensorReport` a kernel, in definition order.
+        skipped: `(layer path, reason)` of layers that have weights but no mask.
+        digest: SHA-256 of all masks.
+    """
+
+    tensors: list[TensorReport]
+    skipped: list[tuple[str, str]]
+    digest: str
+
+    @property
+    def total(self) -> int:
+        """Number of weights in all pruned kernels."""
+        return sum(t.total for t in self.tensors)
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that the masks keep."""
+        return sum(t.kept for t in self.tensors)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights removed."""
+        return 1 - self.kept / self.total
+
+    @property
+    def effective(self) -> int | None:
+        """Number of kept weights on some path from an input to an output."""
+        counts = [t.effective for t in self.tensors]
+        return None if None in counts else sum(counts)
+
+    @property
+    def effective_sparsity(self) -> float | None:
+        """Fraction of weights removed or without use."""
+        return None if self.effective is None else 1 - self.effective / self.total
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Paths of kernels of which nothing is kept."""
+        return [t.path for t in self.tensors if t.kept == 0]
+
+    def __str__(self) -> str:
+        rows = [("kernel", "shape", "weights", "kept", "density", "effective")]
+        for t in (*self.tensors, self._sum()):
+            shape = "x".join(map(str, t.shape))
+            effective = "unknown" if t.effective is None else f"{t.effective:,}"
+            density = f"{t.kept / t.total:.2%}"
+            rows.append((t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective))
+        widths = [max(len(r[i]) for r in rows) for i in range(6)]
+        lines = [_line(row, widths) for row in rows]
+        rule = "-" * len(lines[0])
+        lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
+        if self.collapsed:
+            lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
+        reasons = {}
+        for path, reason in self.skipped:
+            reasons.setdefault(reason, []).append(path)
+        lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
+        return "\n".join([*lines, f"masks sha256 {self.digest[:16]}"])
+
+    def _sum(self):
+        return TensorReport("total", (), self.total, self.kept, self.effective)
+
+    def _effective_text(self):
+        if self.effective is None:
+            return ""
+        return f", effective sparsity {self.effective_sparsity:.4%}"
+
+    def to_json(self) -> str:
+        """Everything above as JSON."""
+        content = {
+            "total": self.total,
+            "kept": self.kept,
+            "sparsity": self.sparsity,
+            "effective": self.effective,
+            "effective_sparsity": self.effective_sparsity,
+            "collapsed": self.collapsed,
+            "digest": self.digest,
+            "tensors": [t._asdict() for t in self.tensors],
+            "skipped": self.skipped,
+        }
+        return json.dumps(content, indent=2)
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draw the kept and the effective fraction of each kernel into an image file.
+
+        Args:
+            path: File name; its ending gives the format.
+        """
+        # Not pyplot: it holds global state and may ask for a screen.
+        from matplotlib.figure import Figure
+
+        count = len(self.tensors)
+        figure = Figure(figsize=(max(6.0, 0.22 * count + 2), 4.5), layout="constrained")
+        axes = figure.subplots()
+        kept = np.array([t.kept / t.total for t in self.tensors])
+        axes.bar(range(count), kept, color="#9ecae1", label="kept")
+        if self.effective is not None:
+            used = [t.effective / t.total for t in self.tensors]
+            axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
+        axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
+        for i in np.flatnonzero(kept == 0):
+            axes.annotate("empty", (i, 0), rotation=90, ha="center", va="bottom", color="r")
+        axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
+        axes.set_xticks(range(count), [t.path for t in self.tensors], rotation=90, size=7)
+        axes.set_xlim(-0.8, count - 0.2)
+        axes.set_ylabel("fraction of weights kept")
+        axes.set_title(f"Kept weights per kernel at {self.sparsity:.2%} sparsity")
+        axes.legend()
+        figure.savefig(path, dpi=150)
+
+
+def _line(row, widths):
+    left = [row[i].ljust(widths[i]) for i in (0, 1)]
+    return "  ".join([*left, *(row[i].rjust(widths[i]) for i in range(2, 6))])
+
+
+def report(model: keras.Model) -> PruningReport:
+    """Count what is left of a pruned model.
+
+    Args:
+        model: A model from `prune_at_init`, or one loaded from its file.
+
+    Returns:
+        A `PruningReport`.
+
+    Raises:
+        ValueError: If the model has no `MaskedLayer`.
+
+    Example:
+
+    >>> print(report(pruned))
+    """
+    masked = surgery.masked_layers(model)
+    if not masked:
+        raise ValueError(
+            "`report` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer."
+        )
+    try:
+        used = probe.used_weights(model)
+    except Exception as e:  # users' own layers may do anything on an input of ones
+        logging.warning("The effective sparsity is not known: %s", e)
+        used = {}
+    tensors, masks = [], []
+    for layer in masked:
+        for name, variable in layer.masks.items():
+            mask = np.asarray(variable.value) != 0
+            masks.append(mask)
+            live = used.get((id(layer), name))
+            tensors.append(
+                TensorReport(
+                    f"{layer.path or layer.name}/{name.replace('.', '/')}",
+                    mask.shape,
+                    mask.size,
+                    int(mask.sum()),
+                    None if live is None else int(live.sum()),
+                )
+            )
+    return PruningReport(tensors, _skipped(model), masks_lib.digest(masks))
+
+
+def _skipped(model):
+    kernels, skipped = selection.find_kernels(model)
+    masked = {layer.path for layer in surgery.masked_layers(model)}
+    left_out = dict.fromkeys((k.layer.path, selection.FILTERED) for k in kernels)
+    return [s for s in [*left_out, *skipped] if s[0] not in masked]

@@ -1,0 +1,88 @@
+"""The saliency methods, by name."""
+
+from __future__ import annotations
+
+import difflib
+
+from keras_prune_init.methods.base import DataMethod, Method
+from keras_prune_init.methods.grasp import GraSP
+from keras_prune_init.methods.magnitude import Magnitude
+from keras_prune_init.methods.random import Random
+from keras_prune_init.methods.snip import SNIP
+from keras_prune_init.methods.synflow import SynFlow
+
+__all__ = ["DataMethod", "Method", "get_method", "method_names", "register_method"]
+
+_METHODS: dict[str, type[Method]] = {
+    "random": Random,
+    "magnitude": Magnitude,
+    "snip": SNIP,
+    "sbp": SNIP,
+    "grasp": GraSP,
+    "hbp": GraSP,
+    "synflow": SynFlow,
+}
+
+
+def method_names() -> list[str]:
+    """Names that `get_method` and `prune_at_init` know, aliases included."""
+    return list(_METHODS)
+
+
+def register_method(name: str, cls: type[Method]) -> None:
+    """Make a method known by name, to `prune_at_init` and the training binary.
+
+    Args:
+        name: A new name.
+        cls: A subclass of `Method`.
+
+    Raises:
+        ValueError: If the name is taken, or `cls` is no subclass of `Method`.
+    """
+    if name in _METHODS:
+        raise ValueError(
+            f"A method name can be registered once. Received: name={name!r}, which is "
+            f"{_METHODS[name].__name__}. Choose another name."
+        )
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise ValueError(
+            f"`cls` must be a subclass of keras_prune_init.Method. Received: cls={cls!r}."
+        )
+    _METHODS[name] = cls
+
+
+def get_method(name: str | Method, **options) -> Method:
+    """A method object by name.
+
+    Args:
+        name: One of `method_names()`, or a `Method` object, which is returned.
+        **options: Arguments of the method's constructor, such as `iterations`,
+            `schedule`, `batch_norm`, `temperature`.
+
+    Raises:
+        ValueError: If there is no such method, or it has no such option.
+
+    Example:
+
+    >>> get_method("grasp", temperature=1.0, batch_norm="eval")
+    """
+    if isinstance(name, Method):
+        if options:
+            raise ValueError(
+                "Options go to the constructor of a method object. "
+                f"Received: {sorted(options)} beside a {type(name).__name__} object."
+            )
+        return name
+    if name not in _METHODS:
+        near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"`method` must be a Method object or one of {method_names()}. "
+            f"Received: method={name!r}.{hint}"
+        )
+    try:
+        return _METHODS[name](**options)
+    except TypeError as e:
+        raise ValueError(
+            f"Method {name!r} does not take these options. Received: {options}. ({e})"
+        ) from None

@@ -1,0 +1,64 @@
+"""What a saliency method is: an object that turns a network into scores."""
+
+from __future__ import annotations
+
+from keras_prune_init.core.schedules import Schedule, get_schedule
+from keras_prune_init.tape import Network, Tensors
+
+
+class Method:
+    """Base of all methods. A subclass defines `scores`; the rest has defaults.
+
+    Args:
+        iterations: In how many steps weights are removed, with new scores of what is
+            left in each. Default: the authors' number.
+        schedule: How sparsity grows over the iterations: `"exponential"`, `"linear"`
+            or a function `(progress in (0, 1], sparsity) -> sparsity`.
+
+    Attributes:
+        needs_data: Whether `scores` reads `network.batches`.
+    """
+
+    needs_data = True
+
+    def __init__(self, *, iterations: int = 1, schedule: Schedule = "exponential"):
+        whole = isinstance(iterations, int) and not isinstance(iterations, bool)
+        if not whole or iterations < 1:
+            raise ValueError(
+                "`iterations` must be a whole number, 1 or more. "
+                f"Received: iterations={iterations!r}."
+            )
+        self.iterations = iterations
+        self.schedule = get_schedule(schedule)
+
+    def scores(self, network: Network, weights: Tensors) -> Tensors:
+        """Score every weight; larger means keep.
+
+        Args:
+            network: The model, its data and its gradients.
+            weights: Current kernel values, a list of tensors, 0 where already removed.
+
+        Returns:
+            One tensor or array a kernel, of its shape.
+        """
+        raise NotImplementedError
+
+
+class DataMethod(Method):
+    """A method that differentiates the loss.
+
+    Args:
+        batch_norm: Statistics that batch normalization uses while scoring: `"train"`
+            those of the batch, `"eval"` the running ones. All other layers run in
+            inference mode, so dropout is off, and nothing is updated.
+        **options: See `Method`.
+    """
+
+    def __init__(self, *, batch_norm: str = "train", **options):
+        super().__init__(**options)
+        if batch_norm not in ("train", "eval"):
+            raise ValueError(
+                "`batch_norm` must be 'train' or 'eval'. "
+                f"Received: batch_norm={batch_norm!r}."
+            )
+        self.batch_norm = batch_norm

@@ -1,0 +1,35 @@
+"""Random pruning: every weight has the same chance, the baseline of all baselines.
+
+score = U(0, 1), independent of weights and data. The draws of a tensor come from the
+seed and the tensor's path only, so that they do not change with the rest of the model.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from keras_prune_init.methods.base import Method
+
+
+class Random(Method):
+    """Uniform random scores; with `allocation="erk"` the usual sparse baseline.
+
+    Args:
+        seed: Seed of the draws.
+        **options: See `Method`.
+    """
+
+    needs_data = False
+
+    def __init__(self, *, seed: int = 0, **options):
+        super().__init__(**options)
+        self.seed = seed
+
+    def scores(self, network, weights):
+        return [self._draw(k.path, w.shape) for k, w in zip(network.kernels, weights, strict=True)]
+
+    def _draw(self, path, shape):
+        generator = np.random.default_rng([self.seed, zlib.crc32(path.encode())])
+        return generator.random(tuple(shape), np.float32)

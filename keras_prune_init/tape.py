@@ -1,0 +1,251 @@
+"""The gradients that saliency methods are made of.
+
+A `Network` is a Keras model seen as a function of its kernels. It runs the given
+model itself, with other tensors in place of the kernels (`keras.StatelessScope`), so
+nothing is ever assigned: weights, batch statistics, seeds and optimizer stay as they
+are, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.core import selection, surgery
+from keras_prune_init.core.probe import patched
+from keras_prune_init.losses import Loss
+
+# Tracing a network takes as long as about three eager passes on a batch.
+EAGER_CALLS = 2
+
+Tensors = list[tf.Tensor]
+
+
+class Network:
+    """A model as a function of its kernels, on fixed batches of data.
+
+    Args:
+        model: A built model; it is only read.
+        kernels: The kernels to differentiate with respect to.
+        batches: List of `(x, y, sample_weight)`, tensors with the batch axis first.
+            Empty for methods that need no data.
+        loss: What `gradients` and `hessian_gradient` differentiate.
+        iterations: How often the method will ask for the same quantity.
+
+    Attributes:
+        weights: The kernel values, a list of tensors in the order of `kernels`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        kernels: Sequence[selection.Kernel],
+        batches: Sequence[tuple] = (),
+        loss: Loss | None = None,
+        iterations: int = 1,
+    ):
+        self.model = model
+        self.kernels = list(kernels)
+        self.batches = list(batches)
+        self.loss = loss
+        self._eager = iterations * max(len(self.batches), 1) <= EAGER_CALLS
+        self._functions: dict = {}
+        if self.dtype not in ("float32", "float64"):
+            self.recast("float32")  # half floats would lose small gradients
+        self.weights: Tensors = [
+            tf.convert_to_tensor(k.variable.value) for k in self.kernels
+        ]
+
+    @property
+    def dtype(self) -> str:
+        """What the network computes in."""
+        return self.model.compute_dtype
+
+    def recast(self, dtype: str) -> None:
+        """Go on with a copy of the model in another dtype."""
+        keys = [(k.address, k.name) for k in self.kernels]
+        self.model = surgery.copy_model(self.model, dtype)
+        found = {(k.address, k.name): k for k in selection.find_kernels(self.model)[0]}
+        # The paths stay those of the given model.
+        self.kernels = [
+            k._replace(layer=found[key].layer, variable=found[key].variable)
+            for k, key in zip(self.kernels, keys, strict=True)
+        ]
+        self._functions = {}
+
+    def map_others(self, function: Callable) -> list[tuple]:
+        """Pairs of each float variable that is no kernel, and `function` of it."""
+        kernels = {id(k.variable) for k in self.kernels}
+        return [
+            (v, function(v.value))
+            for v in self.model.weights
+            if id(v) not in kernels and selection.is_float(v)
+        ]
+
+    def forward(self, x, weights: Tensors, others: Sequence[tuple] = ()):
+        """Outputs for inputs `x` with `weights` as kernels, in inference mode.
+
+        `others` are pairs of another variable of the model and its value.
+        """
+        variables = [k.variable for k in self.kernels]
+        weights = [tf.cast(w, self.dtype) for w in weights]
+        mapping = [*zip(variables, weights, strict=True), *others]
+        with keras.StatelessScope(mapping):
+            return self.model(x, training=False)
+
+    def gradients(
+        self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
+    ) -> Tensors:
+        """Gradient of the mean loss of each batch, summed over the batches.
+
+        Args:
+            weights: Kernel values, as `Network.weights`.
+            batch_norm: `"train"` normalizes with the statistics of the batch,
+                `"eval"` with the running ones.
+            temperature: What logits are divided by before the loss.
+
+        Returns:
+            Kernel-shaped tensors, in the order of `weights`.
+        """
+
+        def step(weights, batch):
+            return self._loss_gradients(weights, batch, temperature)
+
+        return self._sum_over_batches(step, weights, batch_norm, ("g", temperature))
+
+    def hessian_gradient(
+        self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
+    ) -> Tensors:
+        """The product H g of Hessian and gradient, both summed over the batches.
+
+        Exact, by differentiating twice. Arguments and result as `gradients`.
+        """
+        key = ("hg", temperature)
+        if len(self.batches) == 1:
+
+            def step(weights, batch):
+                with tf.GradientTape() as tape:
+                    tape.watch(weights)
+                    gradients = self._loss_gradients(weights, batch, temperature)
+                    flow = _inner(gradients, [tf.stop_gradient(g) for g in gradients])
+                return _zeros_for_none(tape.gradient(flow, weights), weights)
+
+            return self._sum_over_batches(step, weights, batch_norm, key)
+
+        total = self.gradients(weights, batch_norm, temperature)
+
+        def step(weights, batch, total):
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                gradients = self._loss_gradients(weights, batch, temperature)
+                flow = _inner(gradients, total)
+            return _zeros_for_none(tape.gradient(flow, weights), weights)
+
+        return self._sum_over_batches(step, weights, batch_norm, key, total)
+
+    def compiled(self, key, function: Callable) -> Callable:
+        """`function` as a `tf.function`, or as it is if it runs too rarely to pay."""
+        if self._eager:
+            return function
+        if key not in self._functions:
+            self._functions[key] = tf.function(function, reduce_retracing=True)
+        return self._functions[key]
+
+    def _loss_gradients(self, weights, batch, temperature):
+        x, y, sample_weight = batch
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            outputs = self.forward(x, weights)
+            loss = self.loss(y, outputs, sample_weight, temperature)
+        return _zeros_for_none(tape.gradient(loss, weights), weights)
+
+    def _sum_over_batches(self, step, weights, batch_norm, key, *args) -> Tensors:
+        step = self.compiled((key, batch_norm), step)
+        total = None
+        with normalization(self.model, batch_norm):
+            for batch in self.batches:
+                part = step(weights, batch, *args)
+                if total is None:
+                    total = part
+                else:
+                    total = [a + b for a, b in zip(total, part, strict=True)]
+        return total
+
+
+def _inner(a, b):
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
+
+
+def _zeros_for_none(gradients, weights):
+    return [
+        tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
+        for g, w in zip(gradients, weights, strict=True)
+    ]
+
+
+def normalization(model: keras.Model, mode: str):
+    """A scope in which batch normalization uses batch or running statistics."""
+    return patched(
+        [
+            (layer, "call", _batch_norm(layer, mode))
+            for layer in selection.flatten(model)
+            if isinstance(layer, keras.layers.BatchNormalization)
+            and type(layer).call is keras.layers.BatchNormalization.call
+        ]
+    )
+
+
+def linear_outputs(model: keras.Model):
+    """A scope in which the output layers have no softmax or sigmoid."""
+    squash = (keras.activations.softmax, keras.activations.sigmoid)
+    changes = []
+    for layer in selection.output_layers(model):
+        if isinstance(layer, keras.layers.Softmax):
+            changes.append((layer, "call", lambda inputs, mask=None: inputs))
+        elif getattr(layer, "activation", None) in squash:
+            changes.append((layer, "activation", keras.activations.linear))
+    return patched(changes)
+
+
+def scores_of(weights: Tensors, gradients: Sequence[tf.Tensor | None]) -> Tensors:
+    """|w * g| of each kernel; 0 where no gradient reaches it."""
+    gradients = _zeros_for_none(gradients, weights)
+    return [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
+
+
+def _batch_norm(layer, mode):
+    """The layer's forward pass with exact derivatives of every order.
+
+    Keras takes the batch variance from `tf.nn.moments`, which stops a gradient: first
+    derivatives come out right, second ones wrong by per cents. Nor are the running
+    statistics updated here.
+    """
+    plain = layer.call
+
+    def call(inputs, training=None, mask=None):
+        if mask is not None:
+            return plain(inputs, training=mode == "train", mask=mask)
+        rank = len(inputs.shape)
+        axes = [i for i in range(rank) if i != layer.axis % rank]
+        shape = [1] * rank
+        shape[layer.axis] = inputs.shape[layer.axis]
+
+        def value(variable):
+            return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)
+
+        if mode == "train":
+            mean = tf.reduce_mean(inputs, axes, keepdims=True)
+            centered = inputs - mean
+            variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
+        else:
+            centered = inputs - value(layer.moving_mean)
+            variance = value(layer.moving_variance)
+        factor = tf.math.rsqrt(variance + layer.epsilon)
+        if layer.scale:
+            factor *= value(layer.gamma)
+        outputs = centered * factor
+        return outputs + value(layer.beta) if layer.center else outputs
+
+    return call

@@ -17,6 +17,10 @@ def _on_kept(regularizer, mask):
     return lambda kernel: regularizer(kernel * mask)
 
 
+def _factor_name(kernel, kind):
+    return f"{kernel}_{kind}".replace(".", "_")
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaskedLayer(keras.layers.Wrapper):
     """Runs a layer with `kernel * mask * scale` in place of each of its kernels.
@@ -80,8 +84,6 @@ class MaskedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
         self.kernels = kernels
-        self.masks = {}
-        self.scales = {}
 
     def build(self, *args, **shapes):
         if not self.layer.built:
@@ -90,20 +92,36 @@ class MaskedLayer(keras.layers.Wrapper):
             kernel = selection.get_kernel(self.layer, name)
             inputs = selection.input_axes(self.layer, name)
             shape = [1 if i in inputs else n for i, n in enumerate(kernel.shape)]
-            self.masks[name] = self._add_factor(f"{name}_mask", kernel.shape)
-            self.scales[name] = self._add_factor(f"{name}_scale", shape)
+            self._add_factor(name, "mask", kernel.shape)
+            self._add_factor(name, "scale", shape)
             if kernel.regularizer is not None:
-                kernel.regularizer = _on_kept(kernel.regularizer, self.masks[name])
+                mask = getattr(self, _factor_name(name, "mask"))
+                kernel.regularizer = _on_kept(kernel.regularizer, mask)
 
-    def _add_factor(self, name, shape):
-        return self.add_weight(
+    def _add_factor(self, kernel, kind, shape):
+        variable = self.add_weight(
             shape=shape,
             initializer="ones",
             trainable=False,
-            name=name.replace(".", "_"),
+            name=_factor_name(kernel, kind),
             # If replicas ever assign on their own, they must not drift apart.
             aggregation="only_first_replica",
         )
+        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
+        setattr(self, variable.name, variable)
+
+    def _factors(self, kind):
+        if not self.built:
+            return {}
+        return {name: getattr(self, _factor_name(name, kind)) for name in self.kernels}
+
+    @property
+    def masks(self) -> dict[str, keras.Variable]:
+        return self._factors("mask")
+
+    @property
+    def scales(self) -> dict[str, keras.Variable]:
+        return self._factors("scale")
 
     @property
     def mask(self) -> keras.Variable:
@@ -125,7 +143,8 @@ class MaskedLayer(keras.layers.Wrapper):
     def masked_kernel(self, name: str):
         """The kernel that the forward pass uses, a tensor."""
         # In this order backpropagation multiplies once, not twice.
-        factor = self.masks[name].value * self.scales[name].value
+        mask = getattr(self, _factor_name(name, "mask")).value
+        factor = mask * getattr(self, _factor_name(name, "scale")).value
         return selection.get_kernel(self.layer, name).value * factor
 
     def _masked_call(self, *args, **kwargs):

@@ -49,8 +49,8 @@ NOT_SUPPORTED = "this layer type is not supported"
 FILTERED = "left out by `filters`"
 NOT_PLAIN = "its kernel is quantized or has LoRA weights"
 
-# Lists in which Keras keeps the layers that other attributes already name.
-BOOKKEEPING = ("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes")
+# Where Keras and TensorFlow note layers that other attributes already name.
+BOOKKEEPING = ("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes", "_self_")
 
 Address = tuple[str, ...]
 Filters = str | list[str] | Callable[[keras.layers.Layer], bool] | None
@@ -127,7 +127,7 @@ def children(layer: keras.layers.Layer) -> list[tuple[tuple[str, ...], Any]]:
         return [((str(i),), child) for i, child in enumerate(layer.layers)]
     found = []
     for name, value in vars(layer).items():
-        if name not in BOOKKEEPING:
+        if not name.startswith(BOOKKEEPING):
             found.extend(_layers_within(value, (name,)))
     return found
 

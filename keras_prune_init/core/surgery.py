@@ -175,6 +175,8 @@ def _from_config(layer, config):
     new = type(layer).from_config(config)
     if layer.built and not new.built:
         new.build_from_config(layer.get_build_config())
+        # Keras leaves this to the first call, for models whose `call` builds them.
+        new.built = True
     return new
 
 
@@ -233,8 +235,14 @@ class MaskedComposite:
         object.__setattr__(layer, "_masked_config", config)
         layer.__class__ = _composite_class(type(layer))
         if layer.built:
-            _exchange(layer, wrap, _masked_child, {})
+            layer._mask()
+        else:
+            object.__setattr__(layer, "build", _then(layer.build, layer._mask))
         return layer
+
+    def _mask(self):
+        wrap = {tuple(a): names for a, names in self._masked_config["masked"]}
+        _exchange(self, wrap, _masked_child, {})
 
     def release(self) -> Layer:
         """The opposite of `adopt`: fold all masks, in place."""
@@ -258,15 +266,26 @@ class MaskedComposite:
         return [c.original for c in MaskedComposite.__subclasses__()]
 
     def build_from_config(self, config):
+        # Of a model this may build the layers by running `call`, without `build`.
         super().build_from_config(config)
-        wrap = {tuple(a): names for a, names in self._masked_config["masked"]}
-        _exchange(self, wrap, _masked_child, {})
+        self._mask()
+
+
+def _then(function, after):
+    @functools.wraps(function)
+    def both(*args, **kwargs):
+        function(*args, **kwargs)
+        after()
+
+    return both
 
 
 def _masked_child(child, wrap):
     if () in wrap:
-        return _masked(child, wrap[()])
-    return _copy(child, wrap) if wrap and selection.is_graph(child) else child
+        done = isinstance(child, MaskedLayer)
+        return child if done else _masked(child, wrap[()])
+    graph = wrap and selection.is_graph(child) and not masked_layers(child)
+    return _copy(child, wrap) if graph else child
 
 
 def _folded_child(child, wrap):
@@ -286,6 +305,10 @@ def _exchange(layer, wrap, replace: Callable, done: dict[int, Layer]):
             _set_child(layer, key, child, new)
         elif selection.is_composite(child):
             _exchange(child, inside, replace, done)
+    for key, child in selection.children(layer):
+        if len(key) > 1:
+            # tf.train.Checkpoint does not look into the lists and dicts of Keras.
+            layer._track_trackable(child, "_".join(key), overwrite=True)
 
 
 def _set_child(layer, key, old, new):

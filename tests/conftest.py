@@ -1,0 +1,10 @@
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Every test starts from the same seed and leaves no graph behind."""
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()

@@ -1,0 +1,160 @@
+"""Every kind of model goes through surgery and comes back from every kind of file."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import (
+    L,
+    mlp,
+    subclassed,
+    transformer,
+    two_inputs_two_outputs,
+)
+
+import keras_prune_init as kpi
+
+
+def convolutional():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            L.Conv2D(6, 3, padding="same", use_bias=False),
+            L.BatchNormalization(),
+            L.ReLU(),
+            L.SeparableConv2D(8, 3),
+            L.DepthwiseConv2D(3),
+            L.Conv2DTranspose(4, 3),
+            L.Dropout(0.5),
+            L.GlobalAveragePooling2D(),
+            L.Dense(3),
+        ]
+    )
+
+
+def recurrent():
+    tokens = keras.Input((7,), dtype="int32")
+    x = L.Embedding(20, 6, mask_zero=True)(tokens)
+    x = L.Bidirectional(L.LSTM(5, return_sequences=True, dropout=0.2))(x)
+    x = L.TimeDistributed(L.Dense(6))(x)
+    x = L.GRU(4, return_sequences=True)(x)
+    return keras.Model(tokens, L.Dense(3)(L.SimpleRNN(4)(x)))
+
+
+RNG = np.random.default_rng(1)
+
+
+def floats(*shape):
+    return RNG.normal(size=(4, *shape)).astype("float32")
+
+
+def tokens():
+    return RNG.integers(0, 20, (4, 7)).astype("int32")
+
+
+MODELS = {
+    "mlp": lambda: (mlp(), floats(5)),
+    "convolutional": lambda: (convolutional(), floats(8, 8, 3)),
+    "recurrent": lambda: (recurrent(), tokens()),
+    "transformer": lambda: (transformer(), tokens()),
+    "subclassed": lambda: (subclassed(), floats(5)),
+    "two inputs, two outputs": lambda: (
+        two_inputs_two_outputs(),
+        {"a": floats(4), "b": floats(6)},
+    ),
+}
+
+
+def outputs_of(model, x):
+    return [np.asarray(v) for v in keras.tree.flatten(model(x, training=False))]
+
+
+def assert_same(a, b):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def case(request):
+    """A pruned model, the one it was made from, and inputs for them."""
+    keras.utils.set_random_seed(1)
+    model, x = MODELS[request.param]()
+    return kpi.prune_at_init(model, None, "random", sparsity=0.7), model, x
+
+
+def test_the_given_model_is_not_changed(case):
+    pruned, model, x = case
+    outputs = outputs_of(model, x)
+    variables = [v.numpy() for v in model.variables]
+    again = kpi.prune_at_init(model, None, "random", sparsity=0.5)
+    assert_same([v.numpy() for v in model.variables], variables)
+    assert_same(outputs_of(model, x), outputs)
+    assert not {id(v) for v in again.variables} & {id(v) for v in model.variables}
+
+
+def test_outputs_are_those_of_a_model_with_zeroed_kernels(case):
+    pruned, model, x = case
+    dense = kpi.prune_at_init(model, None, "random", sparsity=0.0)
+    for a, b in zip(outputs_of(dense, x), outputs_of(model, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(outputs_of(pruned, x)[0], outputs_of(model, x)[0])
+
+
+def test_the_count_is_exact(case):
+    pruned, model, x = case
+    report = kpi.report(pruned)
+    assert report.total == sum(s.size for s in kpi.score(model, None, "magnitude").values())
+    assert report.kept == report.total - int(0.7 * report.total + 1e-6)
+
+
+def test_strip_gives_ordinary_layers_and_the_same_outputs(case):
+    pruned, model, x = case
+    plain = kpi.strip(pruned)
+    for a, b in zip(outputs_of(plain, x), outputs_of(pruned, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert type(plain) is type(model)
+    assert len(plain.weights) == len(model.weights)
+    assert [tuple(w.shape) for w in plain.weights] == [tuple(w.shape) for w in model.weights]
+
+
+def test_keras_file(case, tmp_path):
+    pruned, model, x = case
+    pruned.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert_same(outputs_of(loaded, x), outputs_of(pruned, x))
+    assert kpi.report(loaded).digest == kpi.report(pruned).digest
+
+
+def test_weights_file(case, tmp_path):
+    pruned, model, x = case
+    other = kpi.prune_at_init(model, None, "random", sparsity=0.2, seed=5)
+    pruned.save_weights(tmp_path / "m.weights.h5")
+    other.load_weights(tmp_path / "m.weights.h5")
+    assert_same(outputs_of(other, x), outputs_of(pruned, x))
+
+
+def test_checkpoint(case, tmp_path):
+    pruned, model, x = case
+    other = kpi.prune_at_init(model, None, "random", sparsity=0.2, seed=5)
+    path = tf.train.Checkpoint(model=pruned).save(str(tmp_path / "ckpt"))
+    tf.train.Checkpoint(model=other).restore(path).assert_consumed()
+    assert_same(outputs_of(other, x), outputs_of(pruned, x))
+
+
+def test_saved_model_export(case, tmp_path):
+    pruned, model, x = case
+    expected = outputs_of(pruned, x)
+    pruned.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    for a, b in zip(keras.tree.flatten(loaded.serve(x)), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_clone_model(case):
+    pruned, model, x = case
+    clone = keras.models.clone_model(pruned)
+    clone.set_weights(pruned.get_weights())
+    assert_same(outputs_of(clone, x), outputs_of(pruned, x))

@@ -4,6 +4,7 @@ from keras_prune_init.compatibility import check as _check
 
 _check()
 
+from keras_prune_init import models  # noqa: E402
 from keras_prune_init.api import prune_at_init, score  # noqa: E402
 from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
@@ -25,6 +26,7 @@ __all__ = [
     "critical_sparsity",
     "get_method",
     "method_names",
+    "models",
     "prune_at_init",
     "register_method",
     "report",

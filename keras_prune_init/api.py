@@ -63,7 +63,7 @@ def prune_at_init(
         batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
             `"eval"`. Default: the method's; see `DataMethod`.
         min_per_layer: Weights that every tensor keeps at least.
-        filters: Which layers may be pruned: a regular expression searched in their
+        filters: Which layers may be pruned: a regular expression searched in names and
             paths, a list of these, or a function from layer to bool. `None`: all.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.

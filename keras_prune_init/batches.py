@@ -125,7 +125,10 @@ def _balanced(source, count, classes):
             f"samples_per_class={count}; class {int(np.argmax(left > 0))} has only "
             f"{count - int(left[np.argmax(left > 0)])}."
         )
-    whole = keras.tree.map_structure(lambda *v: np.concatenate(v), *parts)
+    whole = tuple(
+        None if part[0] is None else keras.tree.map_structure(_concatenate, *part)
+        for part in zip(*parts, strict=True)
+    )
     total = count * classes
     return [_rows(whole, np.arange(i, min(i + size, total))) for i in range(0, total, size)]
 
@@ -150,6 +153,10 @@ def _first_of_each(labels, left):
     ordered = labels[order]
     rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
     return np.sort(order[rank < left[ordered]])
+
+
+def _concatenate(*arrays):
+    return np.concatenate(arrays)
 
 
 def _rows(batch, rows):

@@ -75,11 +75,13 @@ def _tempered(outputs, kind, temperature):
         return outputs
     if kind == LOGITS:
         return outputs / temperature
-    tiny = np.finfo(outputs.dtype.as_numpy_dtype).tiny
-    logits = tf.math.log(outputs + tiny)
+    # Keras clips probabilities so in its own cross-entropies.
+    epsilon = keras.config.epsilon()
+    outputs = tf.clip_by_value(outputs, epsilon, 1 - epsilon)
     if kind == SOFTMAX:
-        return tf.nn.softmax(logits / temperature)
-    return tf.sigmoid((logits - tf.math.log(1 - outputs + tiny)) / temperature)
+        return tf.nn.softmax(tf.math.log(outputs) / temperature)
+    logits = tf.math.log(outputs) - tf.math.log(1 - outputs)
+    return tf.sigmoid(logits / temperature)
 
 
 def resolve(model: keras.Model, loss: Any, y: Any, shapes: Any) -> Loss | ComputeLoss:

@@ -19,6 +19,7 @@ from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
 EAGER_CALLS = 2
+HALF = ("float16", "bfloat16")
 
 Tensors = list[tf.Tensor]
 
@@ -36,6 +37,7 @@ class Network:
 
     Attributes:
         weights: The kernel values, a list of tensors in the order of `kernels`.
+        dtype: What the network computes in.
     """
 
     def __init__(
@@ -52,16 +54,12 @@ class Network:
         self.loss = loss
         self._eager = iterations * max(len(self.batches), 1) <= EAGER_CALLS
         self._functions: dict = {}
-        if self.dtype not in ("float32", "float64"):
+        self.dtype: str = self.kernels[0].layer.compute_dtype
+        if any(k.layer.compute_dtype in HALF for k in self.kernels):
             self.recast("float32")  # half floats would lose small gradients
         self.weights: Tensors = [
             tf.convert_to_tensor(k.variable.value) for k in self.kernels
         ]
-
-    @property
-    def dtype(self) -> str:
-        """What the network computes in."""
-        return self.model.compute_dtype
 
     def recast(self, dtype: str) -> None:
         """Go on with a copy of the model in another dtype."""
@@ -73,6 +71,7 @@ class Network:
             k._replace(layer=found[key].layer, variable=found[key].variable)
             for k, key in zip(self.kernels, keys, strict=True)
         ]
+        self.dtype = dtype
         self._functions = {}
 
     def map_others(self, function: Callable) -> list[tuple]:
@@ -90,7 +89,6 @@ class Network:
         `others` are pairs of another variable of the model and its value.
         """
         variables = [k.variable for k in self.kernels]
-        weights = [tf.cast(w, self.dtype) for w in weights]
         mapping = [*zip(variables, weights, strict=True), *others]
         with keras.StatelessScope(mapping):
             return self.model(x, training=False)
@@ -197,8 +195,11 @@ def normalization(model: keras.Model, mode: str):
     )
 
 
-def linear_outputs(model: keras.Model):
-    """A scope in which the output layers have no softmax or sigmoid."""
+def unbounded(model: keras.Model):
+    """A scope without what keeps a flow from growing through the network.
+
+    Output layers have no softmax or sigmoid, ReLUs no maximum.
+    """
     squash = (keras.activations.softmax, keras.activations.sigmoid)
     changes = []
     for layer in selection.output_layers(model):
@@ -206,6 +207,11 @@ def linear_outputs(model: keras.Model):
             changes.append((layer, "call", lambda inputs, mask=None: inputs))
         elif getattr(layer, "activation", None) in squash:
             changes.append((layer, "activation", keras.activations.linear))
+    for layer in selection.flatten(model):
+        if isinstance(layer, keras.layers.ReLU) and layer.max_value is not None:
+            changes.append((layer, "max_value", None))
+        elif getattr(layer, "activation", None) is keras.activations.relu6:
+            changes.append((layer, "activation", keras.activations.relu))
     return patched(changes)
 
 

@@ -14,7 +14,8 @@ PACKAGE = "keras_prune_init"
 
 
 def _on_kept(regularizer, mask):
-    return lambda kernel: regularizer(kernel * mask)
+    # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
+    return lambda kernel: regularizer(keras.ops.where(mask, kernel, 0.0))
 
 
 def _factor_name(kernel, kind):

@@ -189,7 +189,8 @@ def _matches(layer, filters: Filters) -> bool:
     if callable(filters):
         return bool(filters(layer))
     patterns = [filters] if isinstance(filters, str) else filters
-    return any(re.search(p, layer.path or layer.name) for p in patterns)
+    names = (layer.name, layer.path or layer.name)
+    return any(re.search(p, name) for p in patterns for name in names)
 
 
 def _reason(layer, names, filters) -> str | None:
@@ -217,8 +218,8 @@ def find_kernels(
     Args:
         model: A built Keras model.
         filters: Which layers may be pruned: a regular expression searched in the
-            layer's path, a list of them (any may match), or a function from layer
-            to bool. `None`: all.
+            layer's name and path, a list of them (any may match), or a function from
+            layer to bool. `None`: all.
 
     Returns:
         A list of `Kernel`, in definition order, with unique paths, and a list of

@@ -37,8 +37,7 @@ def preserved_random_state():
 
 def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
     """A copy of a model with its weights, optionally in another dtype."""
-    with preserved_random_state(), _custom_objects(model):
-        return _copy(model, {}, dtype)
+    return _copy_model(model, {}, dtype)
 
 
 def install(
@@ -59,8 +58,7 @@ def install(
     for kernel in kernels:
         wrap.setdefault(kernel.address, []).append(kernel)
     names = {address: [k.name for k in group] for address, group in wrap.items()}
-    with preserved_random_state(), _custom_objects(model):
-        pruned = _copy(model, names)
+    pruned = _copy_model(model, names)
     for address, layer in selection.walk(pruned):
         for kernel in wrap.get(address, ()):
             layer.masks[kernel.name].assign(masks[kernel.path])
@@ -92,13 +90,20 @@ def strip(model: keras.Model) -> keras.Model:
             "`strip` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer."
         )
-    with preserved_random_state(), _custom_objects(model):
-        return _copy(model, {}, fold=True)
+    return _copy_model(model, {}, fold=True)
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     """The `MaskedLayer`s of a model, each once, in definition order."""
     return [v for _, v in selection.walk(model) if isinstance(v, MaskedLayer)]
+
+
+def _copy_model(model, wrap, dtype=None, fold=False):
+    with preserved_random_state(), _custom_objects(model):
+        new = _copy(model, wrap, dtype, fold)
+        if model.compiled and not new.compiled:
+            new.compile_from_config(model.get_compile_config())
+        return new
 
 
 def _copy(layer, wrap, dtype=None, fold=False):
@@ -166,8 +171,6 @@ def _copy_leaf(layer, dtype=None):
         finally:
             keras.config.set_dtype_policy(policy)
     _copy_variables(layer, new)
-    if isinstance(layer, keras.Model) and layer.compiled:
-        new.compile_from_config(layer.get_compile_config())
     return new
 
 

@@ -4,8 +4,8 @@ R is the sum of the outputs for one input of ones, in the network whose weights,
 and normalization parameters are replaced by their absolute values. 100 iterations with
 exponentially falling density; without iterations it collapses like the others.
 
-Deviations from the authors' code: a final softmax or sigmoid is left out, as the
-gradient of its sum would vanish (theirs have logits). Where R leaves the range in which
+Deviations from the authors' code: a final softmax or sigmoid and the maximum of a ReLU6
+are left out, as the flow through them has no gradient (theirs have neither). Where R leaves the range in which
 float32 is safe, scoring goes on in float64. A weight that an earlier iteration removed
 stays removed, also if a kept one scores 0.
 """
@@ -63,5 +63,5 @@ class SynFlow(Method):
         inputs = ones_input(network.model)
         others = network.map_others(tf.abs)
         weights = [tf.abs(tf.cast(w, network.dtype)) for w in weights]
-        with tape.normalization(network.model, "eval"), tape.linear_outputs(network.model):
+        with tape.normalization(network.model, "eval"), tape.unbounded(network.model):
             return network.compiled("flow", step)(weights)

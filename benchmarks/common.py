@@ -1,0 +1,97 @@
+"""What the benchmarks share: data, the unit of time, fresh processes, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def fresh_process(script: str, *args) -> dict:
+    """Run a script in a process of its own; the last line it prints is JSON."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, script, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def cifar_batch(size=128, seed=0):
+    """Random images of CIFAR shape and labels; values do not matter for time."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(size, 32, 32, 3)).astype("float32")
+    return x, rng.integers(0, 10, size)
+
+
+def unit_seconds(model, x, y, repeats=7) -> float:
+    """Median seconds of one compiled forward and backward pass, once it is traced."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @tf.function(jit_compile=False)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x, training=True))
+        return tape.gradient(value, model.trainable_variables)
+
+    x, y = tf.constant(x), tf.constant(y)
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        _ = step(x, y)[0].numpy()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[2:]))
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def save(name: str, rows: list[dict]) -> None:
+    """Write rows with command and versions into `results/NAME.json`."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    content = {
+        "command": f"python benchmarks/{pathlib.Path(sys.argv[0]).name}",
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "processors": os.cpu_count(),
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as a Markdown table."""
+    keys = list(rows[0])
+    text = [[f"{r[k]:.2f}" if isinstance(r[k], float) else str(r[k]) for k in keys] for r in rows]
+    widths = [max(len(k), *(len(t[i]) for t in text)) for i, k in enumerate(keys)]
+    lines = [keys, ["-" * w for w in widths], *text]
+    return "\n".join(
+        "| " + " | ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )

@@ -1,0 +1,112 @@
+"""From scores to masks: exact totals in every allocation."""
+
+import numpy as np
+import pytest
+
+import keras_prune_init as kpi
+from keras_prune_init.core import allocation
+
+
+def random_scores(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (3, 3, 4, 8), "b": (5, 7), "c": (1,), "d": (40, 30)}
+    return {k: rng.random(s) for k, s in shapes.items()}
+
+
+def kept(masks):
+    return {k: int(m.sum()) for k, m in masks.items()}
+
+
+@pytest.mark.parametrize("name", ["global", "uniform", "erk"])
+@pytest.mark.parametrize("sparsity", [0, 0.1, 0.5, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("floor", [0, 1])
+def test_the_total_is_exact(name, sparsity, floor):
+    scores = random_scores()
+    total = sum(s.size for s in scores.values())
+    expected = total - int(sparsity * total + 1e-6)
+    if 4 * floor > expected:
+        with pytest.raises(ValueError, match="Lower one of the two"):
+            kpi.select(scores, sparsity, name, floor)
+        return
+    counts = kept(kpi.select(scores, sparsity, name, floor))
+    assert sum(counts.values()) == expected
+    assert min(counts.values()) >= floor
+
+
+def test_global_ranks_all_weights_together():
+    masks = kpi.select({"a": np.array([3.0, 1.0, 2.0]), "b": np.array([0.5])}, 0.5)
+    assert masks["a"].tolist() == [True, False, True] and masks["b"].tolist() == [False]
+
+
+def test_global_ties_go_to_the_first_tensor():
+    masks = kpi.select({"a": np.ones(3), "b": np.ones((2, 1))}, 0.2)
+    assert masks["a"].all() and masks["b"].tolist() == [[True], [False]]
+
+
+def test_all_zero_scores_still_keep_the_exact_number():
+    assert kept(kpi.select({"a": np.zeros((10, 10))}, 0.93)) == {"a": 7}
+
+
+def test_uniform_keeps_the_same_fraction_of_each():
+    counts = kept(kpi.select({"a": np.arange(100.0), "b": np.arange(50.0)}, 0.9, "uniform"))
+    assert counts == {"a": 10, "b": 5}
+
+
+def test_erk_by_hand():
+    # Densities proportional to (10+10)/100 and (2+10)/20 at 30 of 120 weights:
+    # epsilon * (20 + 12) = 30, so 18.75 and 11.25 weights; the larger remainder is .75.
+    scores = {"a": np.zeros((10, 10)), "b": np.zeros((2, 10))}
+    assert kept(kpi.select(scores, 0.75, "erk")) == {"a": 19, "b": 11}
+
+
+def test_erk_keeps_a_small_tensor_whole_rather_than_more_than_whole():
+    densities = allocation.erk_densities([(100, 100), (2, 2)], 0.5)
+    assert densities[1] == 1.0
+    assert densities[0] * 10_000 + 4 == pytest.approx(0.5 * 10_004)
+
+
+def test_min_per_layer_saves_a_layer_that_would_go():
+    scores = {"strong": np.arange(10.0) + 5, "weak": np.array([1.0, 3.0, 2.0])}
+    assert kept(kpi.select(scores, 0.5)) == {"strong": 7, "weak": 0}
+    masks = kpi.select(scores, 0.5, min_per_layer=2)
+    assert kept(masks) == {"strong": 5, "weak": 2}
+    assert masks["weak"].tolist() == [False, True, True]
+
+
+def test_more_sparsity_keeps_a_subset():
+    scores = random_scores(3)
+    few, many = kpi.select(scores, 0.9), kpi.select(scores, 0.6)
+    assert all((few[k] <= many[k]).all() for k in scores)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sparsity": 1.0}, "0 <= sparsity < 1. Received: sparsity=1.0"),
+        ({"sparsity": -0.1}, "Received: sparsity=-0.1"),
+        ({"sparsity": "90%"}, "Received: sparsity='90%'. For 90 %, pass 0.9"),
+        ({"allocation": "layer"}, "one of .* Received: allocation='layer'"),
+        ({"min_per_layer": -1}, "Received: min_per_layer=-1"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        kpi.select(random_scores(), **{"sparsity": 0.5, **change})
+
+
+def test_critical_sparsity_by_hand():
+    # `b` dies with its best weight, 0.5; below that are 0.1, 0.2, 0.3 of all 6.
+    scores = {"a": np.array([0.9, 0.1, 0.2]), "b": np.array([0.5, 0.3]), "c": np.array([0.6])}
+    assert kpi.critical_sparsity(scores) == (4 / 6, "b")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_critical_sparsity_is_where_select_empties_a_layer(seed):
+    rng = np.random.default_rng(seed)
+    scores = {k: rng.integers(0, 6, n) * 1.0 for k, n in (("a", 7), ("b", 4), ("c", 9))}
+    critical = kpi.critical_sparsity(scores)
+    assert critical.layer in scores
+    if critical.sparsity < 1:
+        assert not kpi.select(scores, critical.sparsity)[critical.layer].any()
+    below = kpi.select(scores, max(critical.sparsity - 1 / 20, 0))
+    assert all(m.any() for m in below.values())

@@ -1,0 +1,286 @@
+"""`prune_at_init` and `score`: what they leave alone, and what they refuse."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import L, batch, masked_list, mlp, subclassed, transformer
+
+import keras_prune_init as kpi
+
+METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
+
+
+def norm_net():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            L.Conv2D(4, 3),
+            L.BatchNormalization(),
+            L.ReLU(),
+            L.Dropout(0.5),
+            L.GlobalAveragePooling2D(),
+            L.Dense(3),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*batch(model), verbose=0)  # an optimizer with state
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scoring_leaves_everything_as_it_was(method):
+    model = norm_net()
+    data = batch(model)
+    state = [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
+    attributes = [set(vars(v)) for v in [model, *model.layers]]
+    seeds = random.getstate(), np.random.get_state()[1].copy()
+    kpi.score(model, data, method, verbose=0)
+    kpi.prune_at_init(model, data, method, verbose=0)
+    for a, b in zip(state, [*model.variables, *model.optimizer.variables], strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+    assert [set(vars(v)) for v in [model, *model.layers]] == attributes
+    assert random.getstate() == seeds[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], seeds[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_random_streams_of_keras_and_tensorflow_go_on_as_if_nothing_was(method):
+    def draws(prune):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        model = norm_net()
+        if prune:
+            kpi.prune_at_init(model, batch(model), method, verbose=0)
+        return (
+            keras.random.normal((3,)).numpy(),
+            tf.random.normal((3,)).numpy(),
+            L.Dense(2).kernel_initializer((2, 2)).numpy(),
+            np.random.rand(2),
+        )
+
+    for a, b in zip(draws(True), draws(False), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_call_same_masks(method):
+    model = norm_net()
+    reports = [
+        kpi.report(kpi.prune_at_init(model, batch(model), method, verbose=0)) for _ in range(2)
+    ]
+    assert reports[0].digest == reports[1].digest
+
+
+def test_keys_are_the_paths_of_the_given_model():
+    model = transformer()
+    scores = kpi.score(model, None, "magnitude")
+    variables = {v.path: v for v in model.variables}
+    for path, s in scores.items():
+        np.testing.assert_array_equal(s, np.abs(variables[path].numpy()))
+
+
+def test_equal_paths_of_nested_models_are_told_apart():
+    def inner():
+        x = keras.Input((4,))
+        return keras.Model(x, L.Dense(4, name="same")(x))
+
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(2, name="same")(inner()(inner()(x))))
+    scores = kpi.score(model, None, "magnitude")
+    assert len(scores) == 3 and sum(s.size for s in scores.values()) == 40
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5)
+    assert kpi.report(pruned).kept == 20
+
+
+def test_filters():
+    model = mlp()
+    names = [v.name for v in model.layers]
+    for filters in (names[1], [f"^{names[1]}$"], lambda layer: layer.name == names[1]):
+        pruned = kpi.prune_at_init(model, None, "random", filters=filters)
+        assert [v.name for v in masked_list(pruned)] == [names[1]]
+        report = kpi.report(pruned)
+        assert {p: "filters" in r for p, r in report.skipped} == {
+            p: True for p in (names[0], names[2])
+        }
+
+
+def test_datasets_of_every_kind_give_the_same():
+    model = mlp()
+    x, y = batch(model, 128)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return x, y
+
+    expected = kpi.score(model, (x, y), "snip")
+    for dataset in (
+        tf.data.Dataset.from_tensor_slices((x, y)).batch(128),
+        Batches(),
+        (x, y, np.ones(128, "float32")),
+        (x, keras.utils.to_categorical(y, 3)),
+    ):
+        for path, s in kpi.score(model, dataset, "snip").items():
+            np.testing.assert_allclose(s, expected[path], rtol=1e-4, atol=1e-8)
+
+
+def test_several_inputs_and_outputs_and_loss_weights():
+    a, b = keras.Input((3,), name="a"), keras.Input((4,), name="b")
+    x = L.Concatenate()([a, b])
+    outputs = {"u": L.Dense(3, name="u")(x), "v": L.Dense(1, name="v")(x)}
+    model = keras.Model({"a": a, "b": b}, outputs)
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(6, 3)), "b": rng.normal(size=(6, 4))}
+    y = {"u": rng.integers(0, 3, 6), "v": rng.normal(size=(6, 1))}
+    losses = {"u": keras.losses.SparseCategoricalCrossentropy(True), "v": "mse"}
+    model.compile("sgd", losses, loss_weights={"u": 1.0, "v": 0.0})
+    scores = {p.split("/")[0]: s for p, s in kpi.score(model, (x, y)).items()}
+    assert scores["u"].max() > 0 and scores["v"].max() == 0
+    scores = kpi.score(model, (x, y), loss={"u": losses["u"], "v": "mse"})
+    assert all(s.max() > 0 for s in scores.values())
+
+
+def test_a_model_with_its_own_compute_loss():
+    @keras.saving.register_keras_serializable("tests")
+    class Own(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, **kwargs):
+            return keras.ops.mean(y_pred[:, :1] ** 2)
+
+    x = keras.Input((4,))
+    model = Own(x, L.Dense(3)(x))
+    (scores,) = kpi.score(model, batch(model)).values()
+    assert (scores[:, 0] > 0).all() and (scores[:, 1:] == 0).all()
+
+
+BAD_ARGUMENTS = [
+    ({"sparsity": 1.0}, "0 <= sparsity < 1. Received: sparsity=1.0"),
+    ({"sparsity": -0.1}, "Received: sparsity=-0.1"),
+    ({"sparsity": "90%"}, "Received: sparsity='90%'. For 90 %, pass 0.9"),
+    ({"method": "snap"}, "Received: method='snap'. Did you mean 'snip'"),
+    ({"method": "Synflow"}, "Did you mean 'synflow'"),
+    ({"allocation": "layerwise"}, "Received: allocation='layerwise'"),
+    ({"iterations": 0}, "whole number, 1 or more. Received: iterations=0"),
+    ({"iterations": 2, "schedule": "cubic"}, "Received: schedule='cubic'"),
+    ({"batch_norm": "off"}, "'train' or 'eval'. Received: batch_norm='off'"),
+    ({"method": "magnitude", "batch_norm": "eval"}, "does not take these options"),
+    ({"method": kpi.get_method("snip"), "iterations": 3}, "beside a SNIP object"),
+    ({"batches": 0}, "Received: batches=0"),
+    ({"batches": 5}, "batches=5, and a dataset of 1. Lower `batches`"),
+    ({"min_per_layer": 30}, "Lower one of the two"),
+    ({"filters": "no such layer"}, "at least one layer that can be pruned"),
+    ({"dataset": None}, "needs data. Received: method=SNIP, dataset=None"),
+    ({"dataset": tf.data.Dataset.range(0).map(lambda i: (i, i))}, "Received: an empty dataset"),
+    (
+        {"dataset": tf.data.Dataset.from_tensor_slices((np.ones((4, 5)), [0, 1, 2, 0]))},
+        "must be batched: .* `dataset.batch",
+    ),
+    ({"dataset": (np.ones((4, 5)), np.array([0, 1, 2, 3]))}, "from 0 to 2, .* labels from 0 to 3"),
+    ({"dataset": (np.ones((4, 5)), np.ones((4, 7)))}, "labels of shape \\(4, 7\\)"),
+    ({"dataset": (np.ones((4, 6)), np.zeros(4, int))}, "x of shape \\(4, 6\\) for an input"),
+    ({"dataset": (np.ones((4, 5)), np.zeros(3, int))}, "same number of samples"),
+    ({"dataset": tf.data.Dataset.from_tensors(np.ones((4, 5)))}, "must give \\(x, y\\)"),
+    ({"samples_per_class": 9}, "samples_per_class=9; class 0 has only"),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD_ARGUMENTS)
+@pytest.mark.parametrize("function", [kpi.prune_at_init, kpi.score])
+def test_bad_arguments_are_refused(function, change, message):
+    model = mlp()
+    arguments = {"dataset": batch(model), "method": "snip", **change}
+    with pytest.raises(ValueError, match=message):
+        function(model, **arguments)
+
+
+def unbuilt():
+    return keras.Sequential([L.Dense(3)])
+
+
+def without_kernels():
+    return keras.Sequential([keras.Input((4,)), L.BatchNormalization(), L.ReLU()])
+
+
+def pruned_already():
+    return kpi.prune_at_init(mlp(), None, "random")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (unbuilt, "must be built, so that it has weights. Received: .*Give it an `Input`"),
+        (without_kernels, "at least one layer that can be pruned. .*only vectors"),
+        (pruned_already, "can be pruned once. .*`strip` it first"),
+    ],
+)
+def test_models_that_cannot_be_pruned_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        kpi.prune_at_init(make(), None, "random")
+
+
+def test_other_types_are_refused():
+    with pytest.raises(TypeError, match="must be a keras.Model .* Received: builtins.list"):
+        kpi.prune_at_init([], None, "random")
+    with pytest.raises(TypeError, match="`dataset` must be .* Received: list"):
+        kpi.prune_at_init(mlp(), [1, 2])
+
+
+def test_scores_that_are_no_numbers_name_the_layer():
+    model = mlp()
+    model.layers[1].kernel.assign(np.full(model.layers[1].kernel.shape, np.nan))
+    with pytest.raises(ValueError, match=f"NaN or infinite .*/{model.layers[1].name}/kernel"):
+        kpi.prune_at_init(model, None, "magnitude")
+
+
+def test_a_subclassed_model_that_cannot_be_copied_says_how():
+    class NoConfig(keras.Model):
+        def __init__(self, layer):
+            super().__init__()
+            self.inner = layer
+
+        def call(self, x):
+            return self.inner(x)
+
+        def get_config(self):
+            return {"layer": 3}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(L.Dense(7))
+
+    model = NoConfig(L.Dense(3))
+    model(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="must have the same variables.*get_config"):
+        kpi.prune_at_init(model, None, "random")
+
+
+def test_balanced_scoring_batches():
+    model = mlp()
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 5)).astype("float32"), rng.permutation(np.arange(300) % 3)
+    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(3)]))
+    expected = kpi.score(model, (x[rows], y[rows]))
+    for path, s in kpi.score(model, (x, y), samples_per_class=4).items():
+        np.testing.assert_allclose(s, expected[path], rtol=1e-5, atol=1e-9)
+
+
+def test_signed_gradients_are_summed_over_batches():
+    model = mlp()
+    x, y = batch(model, 256)
+    whole = kpi.score(model, (x, y), batches=2)
+    parts = [kpi.score(model, (x[i : i + 128], y[i : i + 128])) for i in (0, 128)]
+    for path, s in whole.items():
+        upper = parts[0][path] + parts[1][path]
+        assert (s <= upper + 1e-6).all() and (s < 0.99 * upper).any()
+
+
+def test_subclassed_data_methods_need_no_input_layer():
+    model = subclassed()
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    for method in METHODS:
+        pruned = kpi.prune_at_init(model, (x, np.arange(6) % 3), method, sparsity=0.5, verbose=0)
+        assert kpi.report(pruned).effective > 0

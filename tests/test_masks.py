@@ -1,0 +1,64 @@
+"""Exact top-k, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from keras_prune_init.core import masks
+
+
+def test_keeps_the_largest():
+    kept = masks.top_k(np.array([[0.1, 0.9], [-0.2, 0.5]]), 2)
+    np.testing.assert_array_equal(kept, [[False, True], [False, True]])
+
+
+def test_ties_go_to_the_first_index():
+    kept = masks.top_k(np.array([1.0, 2.0, 1.0, 1.0]), 2)
+    np.testing.assert_array_equal(kept, [True, True, False, False])
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -1.0])
+@pytest.mark.parametrize("k", [0, 1, 5, 12])
+def test_all_equal_scores_keep_the_first(value, k):
+    kept = masks.top_k(np.full((3, 4), value), k)
+    np.testing.assert_array_equal(kept.ravel(), np.arange(12) < k)
+
+
+def test_a_single_weight():
+    assert masks.top_k(np.array([[[0.0]]]), 1).tolist() == [[[True]]]
+    assert masks.top_k(np.array([[[9.0]]]), 0).tolist() == [[[False]]]
+
+
+def test_agrees_with_a_stable_sort_on_many_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scores = rng.integers(0, 4, 37).astype("float32")
+        k = int(rng.integers(0, 38))
+        expected = np.zeros(37, bool)
+        expected[np.argsort(-scores, kind="stable")[:k]] = True
+        np.testing.assert_array_equal(masks.top_k(scores, k), expected)
+
+
+@pytest.mark.parametrize(
+    "sparsity, total, removed",
+    [(0.29, 100, 29), (0.9, 1824, 1641), (0.95, 3684, 3499), (0, 7, 0), (0.999, 999, 998)],
+)
+def test_removed_count_is_that_of_the_number_typed(sparsity, total, removed):
+    assert masks.removed_count(sparsity, total) == removed
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_names_its_layer(bad):
+    scores = {"good": np.ones(3), "conv/kernel": np.array([1.0, bad])}
+    with pytest.raises(ValueError, match="NaN or infinite scores in conv/kernel"):
+        masks.check_finite(scores)
+
+
+def test_large_finite_scores_are_fine():
+    masks.check_finite({"a": np.full(9, 3e38, "float32")})
+
+
+def test_digest_tells_masks_and_shapes_apart():
+    ones = np.ones((2, 3))
+    assert masks.digest([ones]) == masks.digest([ones.astype(bool)])
+    assert masks.digest([ones]) != masks.digest([ones.reshape(3, 2)])
+    assert masks.digest([ones]) != masks.digest([ones * [1, 1, 0]])

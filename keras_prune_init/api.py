@@ -15,7 +15,7 @@ from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import surgery
 from keras_prune_init.core.schedules import Schedule
-from keras_prune_init.core.selection import Filters
+from keras_prune_init.core.selection import Filters, scoring_dtype
 from keras_prune_init.methods import Method, get_method
 from keras_prune_init.tape import Network
 
@@ -156,34 +156,28 @@ def _run(
     kernels = checks.prunable_kernels(model, filters)
     data, resolved = [], None
     if method.needs_data:
-        data, resolved = _data(model, method, dataset, loss, batches, samples_per_class)
+        data, resolved = _data(
+            model, method, dataset, loss, batches, samples_per_class, scoring_dtype(kernels)
+        )
     network = Network(model, kernels, data, resolved, method.iterations)
 
-    weights, masks = network.weights, None
-    total = method.iterations
-    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not verbose or total == 1):
+    weights, masks, total = network.weights, None, method.iterations
+    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not verbose):
         values = method.scores(network, weights)
         scores = {k.path: np.asarray(v) for k, v in zip(kernels, values, strict=True)}
         masks_lib.check_finite(scores)
-        if masks is not None:  # what is gone stays gone
-            scores = _fill_removed(scores, masks, -np.inf)
-        last = i == total
-        target = sparsity if last else method.schedule(i / total, sparsity)
-        kept = masks
-        masks = allocation_lib.choose(scores, target, allocation, min_per_layer)
-        if not last:
+        within = masks and list(masks.values())  # what is gone stays gone
+        target = sparsity if i == total else method.schedule(i / total, sparsity)
+        masks = allocation_lib.choose(scores, target, allocation, min_per_layer, within)
+        if i < total:
             weights = [
-                w * tf.cast(masks[k.path], w.dtype)
-                for k, w in zip(kernels, network.weights, strict=True)
+                tf.where(masks[k.path], w, tf.zeros((), w.dtype))
+                for k, w in zip(kernels, weights, strict=True)
             ]
-    if kept is not None:
-        lowest = min(np.min(s, where=kept[p], initial=0) for p, s in scores.items())
-        scores = _fill_removed(scores, kept, lowest)
+    if within:
+        lowest = min(np.min(s, where=w, initial=0) for s, w in zip(scores.values(), within, strict=True))
+        scores = {p: np.where(w, s, lowest) for (p, s), w in zip(scores.items(), within, strict=True)}
     return kernels, scores, masks
-
-
-def _fill_removed(scores, masks, value):
-    return {p: np.where(masks[p], s, s.dtype.type(value)) for p, s in scores.items()}
 
 
 def _method(method, iterations, schedule, batch_norm, seed):
@@ -194,7 +188,7 @@ def _method(method, iterations, schedule, batch_norm, seed):
     return get_method(method, **options)
 
 
-def _data(model, method, dataset, loss, batches, samples_per_class):
+def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
     if dataset is None:
         raise ValueError(
             "This method differentiates the loss, so it needs data. "
@@ -210,4 +204,4 @@ def _data(model, method, dataset, loss, batches, samples_per_class):
         return shapes[-1] if isinstance(shapes, tuple) else None
 
     data = batches_lib.take(dataset, inspect, batches, samples_per_class)
-    return data, losses.resolve(model, loss, data[0][1], shapes)
+    return data, losses.resolve(model, loss, data[0][1], shapes, dtype)

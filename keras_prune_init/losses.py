@@ -84,7 +84,9 @@ def _tempered(outputs, kind, temperature):
     return tf.sigmoid(logits / temperature)
 
 
-def resolve(model: keras.Model, loss: Any, y: Any, shapes: Any) -> Loss | ComputeLoss:
+def resolve(
+    model: keras.Model, loss: Any, y: Any, shapes: Any, dtype: str = "float32"
+) -> Loss | ComputeLoss:
     """The loss to differentiate.
 
     Args:
@@ -94,6 +96,7 @@ def resolve(model: keras.Model, loss: Any, y: Any, shapes: Any) -> Loss | Comput
             from labels and last activation.
         y: One batch of labels, as numpy arrays.
         shapes: Shape of the model's output, or a list or dict of shapes.
+        dtype: What the loss is computed in.
 
     Raises:
         ValueError: If the labels do not fit the outputs, or no loss can be inferred.
@@ -122,7 +125,7 @@ def resolve(model: keras.Model, loss: Any, y: Any, shapes: Any) -> Loss | Comput
         if losses[i] is None and not shared:
             parts.append(None)  # Keras trains such an output without a loss
         else:
-            part = _part(losses[i], kinds[i], labels[i], shapes[i], model.compute_dtype)
+            part = _part(losses[i], kinds[i], labels[i], shapes[i], dtype)
             parts.append(part._replace(weight=float(weight)))
     return Loss(parts, names)
 

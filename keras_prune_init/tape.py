@@ -19,7 +19,6 @@ from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
 EAGER_CALLS = 2
-HALF = ("float16", "bfloat16")
 
 Tensors = list[tf.Tensor]
 
@@ -54,9 +53,9 @@ class Network:
         self.loss = loss
         self._eager = iterations * max(len(self.batches), 1) <= EAGER_CALLS
         self._functions: dict = {}
-        self.dtype: str = self.kernels[0].layer.compute_dtype
-        if any(k.layer.compute_dtype in HALF for k in self.kernels):
-            self.recast("float32")  # half floats would lose small gradients
+        self.dtype = selection.scoring_dtype(kernels)
+        if any(k.layer.compute_dtype != self.dtype for k in self.kernels):
+            self.recast(self.dtype)  # half floats would lose small gradients
         self.weights: Tensors = [
             tf.convert_to_tensor(k.variable.value) for k in self.kernels
         ]
@@ -109,9 +108,9 @@ class Network:
         """
 
         def step(weights, batch):
-            return self._loss_gradients(weights, batch, temperature)
+            return self._loss_gradients(weights, batch, batch_norm, temperature)
 
-        return self._sum_over_batches(step, weights, batch_norm, ("g", temperature))
+        return self._sum_over_batches(("g", batch_norm, temperature), step, weights)
 
     def hessian_gradient(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
@@ -120,55 +119,52 @@ class Network:
 
         Exact, by differentiating twice. Arguments and result as `gradients`.
         """
-        key = ("hg", temperature)
-        if len(self.batches) == 1:
-
-            def step(weights, batch):
-                with tf.GradientTape() as tape:
-                    tape.watch(weights)
-                    gradients = self._loss_gradients(weights, batch, temperature)
-                    flow = _inner(gradients, [tf.stop_gradient(g) for g in gradients])
-                return _zeros_for_none(tape.gradient(flow, weights), weights)
-
-            return self._sum_over_batches(step, weights, batch_norm, key)
-
-        total = self.gradients(weights, batch_norm, temperature)
 
         def step(weights, batch, total):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                gradients = self._loss_gradients(weights, batch, temperature)
+                gradients = self._loss_gradients(weights, batch, batch_norm, temperature)
+                if total is None:  # one batch: its own gradient, without a second pass
+                    total = [tf.stop_gradient(g) for g in gradients]
                 flow = _inner(gradients, total)
             return _zeros_for_none(tape.gradient(flow, weights), weights)
 
-        return self._sum_over_batches(step, weights, batch_norm, key, total)
+        total = None
+        if len(self.batches) > 1:
+            total = self.gradients(weights, batch_norm, temperature)
+        key = ("hg", batch_norm, temperature)
+        return self._sum_over_batches(key, step, weights, total)
 
-    def compiled(self, key, function: Callable) -> Callable:
-        """`function` as a `tf.function`, or as it is if it runs too rarely to pay."""
-        if self._eager:
-            return function
+    def compiled(self, key, make: Callable[[], Callable]) -> Callable:
+        """The function that `make` returns, made once for each key.
+
+        It is a `tf.function`, unless it runs too rarely for that to pay.
+        """
         if key not in self._functions:
-            self._functions[key] = tf.function(function, reduce_retracing=True)
+            function = make()
+            if not self._eager:
+                function = tf.function(function, reduce_retracing=True)
+            self._functions[key] = function
         return self._functions[key]
 
-    def _loss_gradients(self, weights, batch, temperature):
+    def _loss_gradients(self, weights, batch, batch_norm, temperature):
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            outputs = self.forward(x, weights)
+            with normalization(self.model, batch_norm):
+                outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
         return _zeros_for_none(tape.gradient(loss, weights), weights)
 
-    def _sum_over_batches(self, step, weights, batch_norm, key, *args) -> Tensors:
-        step = self.compiled((key, batch_norm), step)
+    def _sum_over_batches(self, key, step, weights, *args) -> Tensors:
+        step = self.compiled(key, lambda: step)
         total = None
-        with normalization(self.model, batch_norm):
-            for batch in self.batches:
-                part = step(weights, batch, *args)
-                if total is None:
-                    total = part
-                else:
-                    total = [a + b for a, b in zip(total, part, strict=True)]
+        for batch in self.batches:
+            part = step(weights, batch, *args)
+            if total is None:
+                total = part
+            else:
+                total = [a + b for a, b in zip(total, part, strict=True)]
         return total
 
 
@@ -184,15 +180,34 @@ def _zeros_for_none(gradients, weights):
 
 
 def normalization(model: keras.Model, mode: str):
-    """A scope in which batch normalization uses batch or running statistics."""
-    return patched(
-        [
-            (layer, "call", _batch_norm(layer, mode))
-            for layer in selection.flatten(model)
-            if isinstance(layer, keras.layers.BatchNormalization)
-            and type(layer).call is keras.layers.BatchNormalization.call
-        ]
-    )
+    """A scope in which normalization is differentiable exactly, to every order.
+
+    Keras takes variances from `tf.nn.moments`, which stops a gradient: first
+    derivatives come out right, second ones wrong by per cents. Batch normalization uses
+    statistics of the batch (mode `"train"`) or running ones (`"eval"`), and updates
+    nothing.
+    """
+    batch_norm = keras.layers.BatchNormalization
+    changes = []
+    for layer in selection.flatten(model):
+        if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
+            changes.append((layer, "call", _batch_norm(layer, mode)))
+        elif isinstance(layer, keras.layers.GroupNormalization):
+            changes.append((layer, "call", _with_exact_moments(layer.call)))
+    return patched(changes)
+
+
+def _with_exact_moments(plain):
+    def moments(x, axes, keepdims=False):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+        return mean if keepdims else tf.squeeze(mean, axes), variance
+
+    def call(*args, **kwargs):
+        with patched([(tf.nn, "moments", moments)]):
+            return plain(*args, **kwargs)
+
+    return call
 
 
 def unbounded(model: keras.Model):
@@ -222,12 +237,7 @@ def scores_of(weights: Tensors, gradients: Sequence[tf.Tensor | None]) -> Tensor
 
 
 def _batch_norm(layer, mode):
-    """The layer's forward pass with exact derivatives of every order.
-
-    Keras takes the batch variance from `tf.nn.moments`, which stops a gradient: first
-    derivatives come out right, second ones wrong by per cents. Nor are the running
-    statistics updated here.
-    """
+    """The layer's forward pass in one of its two modes, whatever `training` says."""
     plain = layer.call
 
     def call(inputs, training=None, mask=None):
@@ -241,17 +251,20 @@ def _batch_norm(layer, mode):
         def value(variable):
             return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)
 
-        if mode == "train":
-            mean = tf.reduce_mean(inputs, axes, keepdims=True)
-            centered = inputs - mean
-            variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
-        else:
-            centered = inputs - value(layer.moving_mean)
-            variance = value(layer.moving_variance)
-        factor = tf.math.rsqrt(variance + layer.epsilon)
-        if layer.scale:
-            factor *= value(layer.gamma)
-        outputs = centered * factor
+        def gain(variance):
+            factor = tf.math.rsqrt(variance + layer.epsilon)
+            return factor * value(layer.gamma) if layer.scale else factor
+
+        if mode == "eval":
+            with tf.init_scope():  # once, not in every run of a traced function
+                factor = gain(value(layer.moving_variance))
+                offset = -value(layer.moving_mean) * factor
+                if layer.center:
+                    offset += value(layer.beta)
+            return inputs * factor + offset
+        centered = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
+        outputs = centered * gain(variance)
         return outputs + value(layer.beta) if layer.center else outputs
 
     return call

@@ -106,7 +106,7 @@ def two_inputs_two_outputs():
     deepest = keras.Sequential([keras.Input((5,)), L.Dense(5, "relu", name="deep")])
     inner = keras.Model(inner_in, L.Dense(5, name="shared")(deepest(inner_in)), name="inner")
     x, y = shared(a), shared(L.Dense(4, name="adapt")(b))
-    z = inner(L.Concatenate()([x, y])[:, :5] + keras.ops.relu(x))
+    z = inner(L.Concatenate()([x, y])[:, 3:8] + keras.ops.relu(x))
     return keras.Model(
         {"a": a, "b": b}, [L.Dense(3, name="c")(z), L.Dense(1, name="d")(z)]
     )

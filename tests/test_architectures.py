@@ -1,5 +1,6 @@
 """Real architectures, every method: prune, fit, save, load in a new process."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,13 @@ from helpers import L, subclassed, transformer
 
 import keras_prune_init as kpi
 
-METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
+METHODS = {
+    "random": {},
+    "magnitude": {},
+    "snip": {},
+    "grasp": {},
+    "synflow": {"iterations": int(os.environ.get("SYNFLOW_ITERATIONS", 5))},
+}
 
 
 def application(name):
@@ -58,8 +65,10 @@ def test_prune_fit_save_and_load_in_a_new_process(name, tmp_path):
     logits = name in ("keras_cv", "transformer", "subclassed")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
-    for method in METHODS:
-        pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.9, verbose=0)
+    for method, options in METHODS.items():
+        pruned = kpi.prune_at_init(
+            model, (x, y), method, sparsity=0.9, verbose=0, **options
+        )
         pruned.fit(x, y, batch_size=2, epochs=1, verbose=0)  # three steps
         report = kpi.report(pruned)
         assert report.kept == report.total - int(0.9 * report.total + 1e-6)

@@ -1,7 +1,7 @@
 """From scores and a sparsity to masks: how many weights each tensor keeps.
 
-An allocation is a function `(scores, keep) -> list of counts`, one per tensor, that
-sum to `keep`. `global` needs none: the scores themselves decide.
+An allocation is a function `(shapes, density) -> densities`, one a tensor, which are
+then rounded to counts with the exact sum. `global` needs none: the scores decide.
 """
 
 from __future__ import annotations
@@ -80,24 +80,33 @@ def select(
     return choose(scores, sparsity, allocation, min_per_layer)
 
 
-def choose(scores, sparsity, allocation, min_per_layer):
-    """`select` without checks; scores may be -inf for weights that are gone."""
+def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
+    """`select` without checks, and among the weights that `within` keeps."""
     values = [np.asarray(v) for v in scores.values()]
+    pools = [np.ones(v.shape, bool) for v in values] if within is None else within
     total = sum(v.size for v in values)
     keep = total - masks_lib.removed_count(sparsity, total)
-    floors = [min(min_per_layer, v.size) for v in values]
+    sizes = [int(np.count_nonzero(p)) for p in pools]
+    floors = [min(min_per_layer, n) for n in sizes]
     if sum(floors) > keep:
         raise ValueError(
             "`min_per_layer` must leave room for the sparsity. "
             f"Received: min_per_layer={min_per_layer} over {len(values)} tensors, "
             f"where sparsity={sparsity} keeps {keep} weights. Lower one of the two."
         )
-    if allocation == "global":
-        masks = _global(values, keep, floors)
+    if allocation == "global" and not any(floors):
+        masks = masks_lib.top_k_of_all(values, keep, within)
     else:
-        densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
-        counts = _round([v.size for v in values], densities, keep, floors)
-        masks = [masks_lib.top_k(v, k) for v, k in zip(values, counts, strict=True)]
+        if allocation == "global":
+            counts = _global_counts(values, keep, floors, pools)
+        else:
+            densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
+            exact = [d * v.size for d, v in zip(densities, values, strict=True)]
+            counts = _round(exact, keep, floors, sizes)
+        masks = [
+            masks_lib.top_k_of_all([v], k, [p])[0]
+            for v, k, p in zip(values, counts, pools, strict=True)
+        ]
     return dict(zip(scores, masks, strict=True))
 
 
@@ -122,33 +131,26 @@ def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) ->
         )
 
 
-def _global(values, keep, floors):
-    flat = np.concatenate([v.reshape(-1) for v in values])
-    bounds = np.cumsum([v.size for v in values])[:-1]
-    if not any(floors):
-        chosen = masks_lib.top_k(flat, keep)
-    else:
-        # First what every tensor keeps, then the best of what is left.
-        chosen = np.concatenate(
-            [masks_lib.top_k(v.reshape(-1), k) for v, k in zip(values, floors, strict=True)]
-        )
-        rest = np.flatnonzero(~chosen)
-        chosen[rest[masks_lib.top_k(flat[rest], keep - sum(floors))]] = True
-    parts = np.split(chosen, bounds)
-    return [m.reshape(v.shape) for m, v in zip(parts, values, strict=True)]
+def _global_counts(values, keep, floors, pools):
+    """First what every tensor keeps at least, then the best of what is left."""
+    parts = list(zip(values, floors, pools, strict=True))
+    first = [masks_lib.top_k_of_all([v], k, [p])[0] for v, k, p in parts]
+    rest = [p & ~m for p, m in zip(pools, first, strict=True)]
+    more = masks_lib.top_k_of_all(values, keep - sum(floors), rest)
+    return [k + int(np.count_nonzero(m)) for k, m in zip(floors, more, strict=True)]
 
 
-def _round(sizes, densities, keep, floors):
+def _round(exact, keep, floors, sizes):
     """Whole counts with the exact sum: largest remainders first, then the order."""
-    sizes, floors = np.array(sizes), np.array(floors)
-    exact = np.clip(np.array(densities) * sizes, floors, sizes)
+    floors, sizes = np.array(floors), np.array(sizes)
+    exact = np.clip(exact, floors, sizes)
     counts = np.floor(exact + 1e-9).astype(int)
     while counts.sum() != keep:
         step = 1 if counts.sum() < keep else -1
-        open_ = counts < sizes if step > 0 else counts > floors
-        gain = np.where(open_, step * (exact - counts), -np.inf)
-        count = min(abs(keep - counts.sum()), np.count_nonzero(open_))
-        counts[np.argsort(-gain, kind="stable")[:count]] += step
+        free = counts < sizes if step > 0 else counts > floors
+        gain = np.where(free, step * (exact - counts), -np.inf)
+        some = min(abs(keep - counts.sum()), np.count_nonzero(free))
+        counts[np.argsort(-gain, kind="stable")[:some]] += step
     return counts.tolist()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,16 +32,44 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     Returns:
         A bool array of the shape of `scores` with exactly `k` times `True`.
     """
+    return top_k_of_all([scores], k)[0]
+
+
+def top_k_of_all(
+    scores: Sequence[np.ndarray],
+    k: int,
+    within: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """`top_k` of several arrays together, optionally among some entries only.
+
+    Args:
+        scores: Arrays of any shapes.
+        k: How many to keep in all.
+        within: Bool arrays of the same shapes: the entries to choose from, at least
+            `k`. Default: all.
+    """
+    flat = [s.reshape(-1) for s in scores]
+    if within is not None:
+        flat = [s[w.reshape(-1)] for s, w in zip(flat, within, strict=True)]
+    pool = flat[0] if len(flat) == 1 else np.concatenate(flat)
     if k <= 0:
-        return np.zeros(scores.shape, bool)
-    if k >= scores.size:
-        return np.ones(scores.shape, bool)
-    flat = scores.reshape(-1)
-    threshold = np.partition(flat, flat.size - k)[flat.size - k]
-    mask = flat > threshold
-    missing = k - np.count_nonzero(mask)
-    mask[np.flatnonzero(flat == threshold)[:missing]] = True
-    return mask.reshape(scores.shape)
+        return [np.zeros(s.shape, bool) for s in scores]
+    threshold = np.partition(pool, pool.size - k)[pool.size - k]
+    masks = [s > threshold for s in scores]
+    if within is not None:
+        for mask, w in zip(masks, within, strict=True):
+            mask &= w
+    missing = k - sum(np.count_nonzero(m) for m in masks)
+    for i, mask in enumerate(masks):
+        if missing == 0:
+            break
+        tied = scores[i] == threshold
+        if within is not None:
+            tied &= within[i]
+        first = np.flatnonzero(tied)[:missing]
+        mask.reshape(-1)[first] = True
+        missing -= first.size
+    return masks
 
 
 def check_finite(scores: Mapping[str, np.ndarray]) -> None:

@@ -46,6 +46,9 @@ POOLINGS = {
     L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
     L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
 }
+# With one sample, TensorFlow 2.21 on oneDNN corrupts the heap in the gradient of strided
+# 1x1 convolutions of few channels (3 to 8 on 12x12 crashes within 60 calls).
+SAMPLES = 2
 # Their nonlinearities gate one input by another and must stay.
 RECURRENT = (L.RNN, L.Bidirectional)
 
@@ -60,24 +63,25 @@ def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):
     try:
         for layer, name, value in attributes:
             undo.append((layer, name, vars(layer).get(name, layer)))
-            object.__setattr__(layer, name, value)
+            vars(layer)[name] = value
         yield
     finally:
         for layer, name, value in reversed(undo):
-            object.__delattr__(layer, name)
-            if value is not layer:  # the mark for: found on the class
-                object.__setattr__(layer, name, value)
+            if value is layer:  # the mark for: found on the class
+                del vars(layer)[name]
+            else:
+                vars(layer)[name] = value
 
 
 def ones_input(model: keras.Model):
-    """One sample of ones, as the model takes it; unknown sizes become 32.
+    """`SAMPLES` equal samples of ones, as the model takes it; unknown sizes become 32.
 
     Raises:
         ValueError: If the shape of the model's input is not known.
     """
 
     def ones(shape, dtype):
-        return tf.ones([1, *(n or 32 for n in shape[1:])], dtype)
+        return tf.ones([SAMPLES, *(n or 32 for n in shape[1:])], dtype)
 
     if selection.is_graph(model):
         sequential = isinstance(model, keras.Sequential)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -75,6 +75,12 @@ def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
     else:
         return next((n for cls, n in KERNELS if isinstance(layer, cls)), ())
     return tuple(f"{p}.{n}" for p in parts for n in kernel_names(getattr(layer, p)))
+
+
+def scoring_dtype(kernels: Iterable[Kernel]) -> str:
+    """Scores are made in float32, or in float64 if the layers compute in it."""
+    wide = any(k.layer.compute_dtype == "float64" for k in kernels)
+    return "float64" if wide else "float32"
 
 
 def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:

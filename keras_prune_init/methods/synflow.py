@@ -15,7 +15,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_prune_init import tape
-from keras_prune_init.core.probe import ones_input
+from keras_prune_init.core.probe import SAMPLES, ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
 
@@ -52,16 +52,23 @@ class SynFlow(Method):
         return scores
 
     def _flow(self, network, weights):
-        def step(weights):
-            with tf.GradientTape() as gradient_tape:
-                gradient_tape.watch(weights)
-                outputs = network.forward(inputs, weights, others)
-                total = tf.add_n([tf.reduce_sum(v) for v in tf.nest.flatten(outputs)])
-            gradients = gradient_tape.gradient(total, weights)
-            return total, tape.scores_of(weights, gradients)
+        weights = [tf.cast(w, network.dtype) for w in weights]
+        return network.compiled("flow", lambda: _flow_of(network))(weights)
 
-        inputs = ones_input(network.model)
-        others = network.map_others(tf.abs)
-        weights = [tf.abs(tf.cast(w, network.dtype)) for w in weights]
-        with tape.normalization(network.model, "eval"), tape.unbounded(network.model):
-            return network.compiled("flow", step)(weights)
+
+def _flow_of(network):
+    """The function from weights to R and scores."""
+    inputs = ones_input(network.model)
+    others = network.map_others(tf.abs)
+
+    def flow(weights):
+        weights = [tf.abs(w) for w in weights]
+        with tf.GradientTape() as gradient_tape:
+            gradient_tape.watch(weights)
+            with tape.normalization(network.model, "eval"), tape.unbounded(network.model):
+                outputs = network.forward(inputs, weights, others)
+            sums = [tf.reduce_sum(v) for v in tf.nest.flatten(outputs)]
+            total = tf.add_n(sums) / SAMPLES  # which are equal
+        return total, tape.scores_of(weights, gradient_tape.gradient(total, weights))
+
+    return flow

@@ -1,0 +1,76 @@
+"""Imports go one way, and only the one place uses private Keras API."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import keras_prune_init
+
+ROOT = pathlib.Path(keras_prune_init.__file__).parent
+# Each may import itself and what stands before it.
+ORDER = ("compatibility", "core", "losses", "tape", "methods", "batches", "checks", "api")
+ORDER = (*ORDER, "models", "train")
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "keras_prune_init" and len(parts) > 1 and parts[1] in ORDER:
+                yield parts[1]
+
+
+FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.parent != ROOT or p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    assert room in ORDER
+    for other in imported_rooms(path):
+        assert ORDER.index(other) <= ORDER.index(room), f"{room} imports {other}"
+
+
+def test_private_keras_api_is_used_in_one_place():
+    pattern = re.compile(r"keras\.src|\._tracker|\._track_trackable|\._flatten_layers")
+    users = {p.name for p in FILES if pattern.search(p.read_text())}
+    assert users == {"surgery.py"}
+
+
+def test_keras_keeps_what_that_place_uses():
+    import keras
+
+    layer = keras.layers.Layer()
+    layer.child = child = keras.layers.Dense(2)
+    assert layer._tracker.is_in_store("layers", child)
+    layer._tracker.replace_tracked_value("layers", child, keras.layers.Dense(2))
+    assert not layer._tracker.is_in_store("layers", child)
+    layer._track_trackable(child, "name", overwrite=True)
+    assert "name" in layer._trackable_children()
+
+
+@pytest.mark.parametrize(
+    "setup, message",
+    [
+        ("import keras; keras.__version__ = '3.14.1'", "needs Keras 3.15 or newer"),
+        ("import keras; keras.backend.backend = lambda: 'jax'", "TensorFlow backend"),
+    ],
+)
+def test_an_unsupported_keras_fails_on_import(setup, message):
+    code = f"{setup}; import keras_prune_init"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.search(f"ImportError: .*{message}", done.stderr)

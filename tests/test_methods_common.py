@@ -1,0 +1,214 @@
+"""What every method must do; a new method adds its row."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import L, batch, mlp
+
+import keras_prune_init as kpi
+from keras_prune_init.methods import DataMethod
+
+# name, options that make it quick, whether it reads data
+METHODS = [
+    ("random", {}, False),
+    ("magnitude", {}, False),
+    ("snip", {}, True),
+    ("sbp", {}, True),
+    ("grasp", {}, True),
+    ("hbp", {}, True),
+    ("synflow", {"iterations": 5}, False),
+]
+EACH = pytest.mark.parametrize("name, options, needs_data", METHODS)
+
+
+def net():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            L.Conv2D(4, 3, use_bias=False),
+            L.BatchNormalization(),
+            L.ReLU(),
+            L.Flatten(),
+            L.Dense(3),
+        ]
+    )
+    return model, batch(model, 12)
+
+
+def test_every_method_has_a_row():
+    assert [row[0] for row in METHODS] == kpi.method_names()
+
+
+@EACH
+def test_scores_have_the_shapes_of_the_kernels(name, options, needs_data):
+    model, data = net()
+    scores = kpi.score(model, data, name, **options)
+    shapes = {v.path: tuple(v.shape) for v in model.variables if len(v.shape) > 1}
+    assert {k: s.shape for k, s in scores.items()} == shapes
+    assert all(s.dtype in (np.float32, np.float64) for s in scores.values())
+
+
+@EACH
+def test_needs_data(name, options, needs_data):
+    model, data = net()
+    assert kpi.get_method(name).needs_data == needs_data
+    if needs_data:
+        with pytest.raises(ValueError, match="needs data"):
+            kpi.score(model, None, name)
+        other = (data[0] * 2, 2 - data[1])
+        different = kpi.score(model, other, name), kpi.score(model, data, name)
+        assert any((different[0][k] != different[1][k]).any() for k in different[0])
+    else:
+        kpi.score(model, None, name, **options)
+
+
+@EACH
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.98])
+@pytest.mark.parametrize("schedule", ["exponential", "linear", lambda t, s: s * t**2])
+def test_iterations_end_at_the_exact_count(name, options, needs_data, sparsity, schedule):
+    model, data = net()
+    pruned = kpi.prune_at_init(
+        model, data, name, sparsity=sparsity, iterations=3, schedule=schedule
+    )
+    report = kpi.report(pruned)
+    assert report.kept == report.total - int(sparsity * report.total + 1e-6)
+
+
+@EACH
+def test_what_was_removed_stays_removed(name, options, needs_data):
+    model, data = net()
+    scores = kpi.score(model, data, name, sparsity=0.9, iterations=3)
+    pruned = kpi.prune_at_init(model, data, name, sparsity=0.9, iterations=3)
+    flat = np.concatenate([s.ravel() for s in scores.values()])
+    kept = np.concatenate(
+        [v.mask.numpy().ravel() for v in pruned.layers if isinstance(v, kpi.MaskedLayer)]
+    )
+    # Linear in two of three steps, 60 % are gone before the last scores are made.
+    assert flat[kept == 1].min() >= flat[kept == 0].max()
+
+
+@EACH
+def test_options_in_the_constructor_are_those_in_the_call(name, options, needs_data):
+    model, data = net()
+    method = kpi.get_method(name, iterations=2, schedule="linear")
+    a = kpi.score(model, data, method, sparsity=0.5)
+    b = kpi.score(model, data, name, sparsity=0.5, iterations=2, schedule="linear")
+    for k in a:
+        np.testing.assert_array_equal(a[k], b[k])
+
+
+@EACH
+def test_half_precision_models_are_scored_in_float32(name, options, needs_data):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half, data = net()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    full, _ = net()
+    full.set_weights(half.get_weights())
+    a = kpi.score(half, data, name, **options)
+    b = kpi.score(full, data, name, **options)
+    if name != "random":  # which draws by path
+        for s, t in zip(a.values(), b.values(), strict=True):
+            np.testing.assert_allclose(s, t, rtol=1e-3, atol=1e-3 * np.abs(t).max())
+
+
+def test_random_depends_on_seed_and_path_only():
+    model = mlp()
+    first = kpi.score(model, None, "random", seed=1)
+    again = kpi.score(model, None, "random", seed=1)
+    other = kpi.score(model, None, "random", seed=2)
+    alone = kpi.score(model, None, "random", seed=1, filters=model.layers[1].name)
+    for path, s in first.items():
+        np.testing.assert_array_equal(s, again[path])
+        assert (s != other[path]).any()
+    ((path, s),) = alone.items()
+    np.testing.assert_array_equal(s, first[path])
+
+
+def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = keras.Sequential(
+            [
+                keras.Input((4, 4, 2), dtype="float64"),
+                L.Conv2D(3, 3),
+                L.GroupNormalization(1),
+                L.BatchNormalization(),
+                L.Activation("tanh"),
+                L.Flatten(),
+                L.Dense(3, "softmax"),
+            ]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    data = batch(model, 10)
+    method = kpi.get_method("grasp", temperature=3.0)
+    scores = kpi.score(model, data, method)
+
+    import tensorflow as tf
+
+    from keras_prune_init import losses
+    from keras_prune_init.core import selection
+    from keras_prune_init.tape import Network
+
+    kernels, _ = selection.find_kernels(model)
+    loss = losses.resolve(model, None, data[1], model.output_shape, "float64")
+    network = Network(model, kernels, [(*data, None)], loss)
+    weights = network.weights
+    gradients = network.gradients(weights, "train", 3.0)
+    step = 1e-4
+    ahead = network.gradients([w + step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0)
+    behind = network.gradients([w - step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0)
+    for k, w, a, b in zip(kernels, weights, ahead, behind, strict=True):
+        expected = (w * (a - b) / (2 * step)).numpy()
+        np.testing.assert_allclose(scores[k.path], expected, atol=1e-6 * np.abs(expected).max())
+    assert tf.executing_eagerly()
+
+
+def test_synflow_is_conserved_from_layer_to_layer():
+    layers = [L.Dense(n, "relu", use_bias=False) for n in (7, 6, 5)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    sums = [float(s.sum()) for s in kpi.score(model, None, "synflow", iterations=1).values()]
+    np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
+
+
+def test_synflow_empties_no_layer_where_one_shot_methods_do():
+    layers = [L.Dense(n, "relu", use_bias=False) for n in (64, 4, 64, 3)]
+    model = keras.Sequential([keras.Input((32,)), *layers])
+    pruned = kpi.prune_at_init(model, None, "synflow", sparsity=0.98)
+    report = kpi.report(pruned)
+    assert not report.collapsed and report.effective == report.kept
+    one_shot = kpi.prune_at_init(model, None, "magnitude", sparsity=0.98)
+    assert kpi.report(one_shot).collapsed
+
+
+@pytest.mark.parametrize("gain", [1e9, 1e-9])
+def test_synflow_goes_to_float64_where_float32_would_overflow(gain):
+    layers = [L.Dense(6, "relu") for _ in range(6)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    plain = kpi.score(model, None, "synflow", iterations=1)
+    for layer in layers:
+        layer.kernel.assign(layer.kernel * gain)
+    scores = kpi.score(model, None, "synflow", iterations=1)
+    for path, s in scores.items():
+        assert s.dtype == np.float64
+        np.testing.assert_allclose(s / gain**6, plain[path], rtol=1e-4)
+
+
+def test_a_new_method_is_one_class_and_one_line(monkeypatch):
+    from keras_prune_init import methods
+
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+
+    class GradientOnly(DataMethod):
+        def scores(self, network, weights):
+            return [abs(g) for g in network.gradients(weights, self.batch_norm)]
+
+    kpi.register_method("gradient", GradientOnly)
+    model, data = net()
+    assert kpi.report(kpi.prune_at_init(model, data, "gradient", sparsity=0.5)).sparsity == 0.5
+    with pytest.raises(ValueError, match="registered once. Received: name='gradient'"):
+        kpi.register_method("gradient", GradientOnly)
+    with pytest.raises(ValueError, match="subclass of keras_prune_init.Method"):
+        kpi.register_method("other", dict)

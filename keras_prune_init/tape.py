@@ -9,6 +9,7 @@ are, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -52,7 +53,7 @@ class Network:
         self.batches = list(batches)
         self.loss = loss
         self._eager = iterations * max(len(self.batches), 1) <= EAGER_CALLS
-        self._functions: dict = {}
+        self._made: dict = {}
         self.dtype = selection.scoring_dtype(kernels)
         if any(k.layer.compute_dtype != self.dtype for k in self.kernels):
             self.recast(self.dtype)  # half floats would lose small gradients
@@ -71,7 +72,6 @@ class Network:
             for k, key in zip(self.kernels, keys, strict=True)
         ]
         self.dtype = dtype
-        self._functions = {}
 
     def map_others(self, function: Callable) -> list[tuple]:
         """Pairs of each float variable that is no kernel, and `function` of it."""
@@ -135,17 +135,17 @@ class Network:
         key = ("hg", batch_norm, temperature)
         return self._sum_over_batches(key, step, weights, total)
 
-    def compiled(self, key, make: Callable[[], Callable]) -> Callable:
-        """The function that `make` returns, made once for each key.
+    def once(self, key, make: Callable[[], Any]) -> Any:
+        """What `make` returned when it was first asked for under this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
-        It is a `tf.function`, unless it runs too rarely for that to pay.
-        """
-        if key not in self._functions:
-            function = make()
-            if not self._eager:
-                function = tf.function(function, reduce_retracing=True)
-            self._functions[key] = function
-        return self._functions[key]
+    def graph_if_it_pays(self, function: Callable) -> Callable:
+        """`function` as a `tf.function`, or as it is if it will run too rarely."""
+        if self._eager:
+            return function
+        return tf.function(function, reduce_retracing=True)
 
     def _loss_gradients(self, weights, batch, batch_norm, temperature):
         x, y, sample_weight = batch
@@ -157,7 +157,7 @@ class Network:
         return _zeros_for_none(tape.gradient(loss, weights), weights)
 
     def _sum_over_batches(self, key, step, weights, *args) -> Tensors:
-        step = self.compiled(key, lambda: step)
+        step = self.once(key, lambda: self.graph_if_it_pays(step))
         total = None
         for batch in self.batches:
             part = step(weights, batch, *args)

@@ -38,6 +38,23 @@ def test_agrees_with_a_stable_sort_on_many_ties():
         np.testing.assert_array_equal(masks.top_k(scores, k), expected)
 
 
+@pytest.mark.parametrize("levels", [3, 1000, 10**9])
+@pytest.mark.parametrize("order", ["random", "sorted"])
+def test_many_scores_in_several_arrays_among_some(levels, order):
+    rng = np.random.default_rng(levels)
+    flat = rng.integers(0, levels, 300_000).astype("float32")
+    flat = np.sort(flat) if order == "sorted" else flat
+    pool = rng.random(flat.size) < 0.3
+    scores = [flat[:100_000].reshape(100, 1000), flat[100_000:]]
+    within = [pool[:100_000].reshape(100, 1000), pool[100_000:]]
+    for k in (1, 777, 40_000, int(pool.sum())):
+        got = np.concatenate([m.ravel() for m in masks.top_k_of_all(scores, k, within)])
+        expected = np.zeros(flat.size, bool)
+        order_ = np.argsort(np.where(pool, -flat, np.inf), kind="stable")
+        expected[order_[:k]] = True
+        np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize(
     "sparsity, total, removed",
     [(0.29, 100, 29), (0.9, 1824, 1641), (0.95, 3684, 3499), (0, 7, 0), (0.999, 999, 998)],

@@ -13,6 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+# Size of the sample that tells where the threshold lies, so that only a few per cent
+# of many millions of scores need to be ranked.
+SAMPLE = 2**16
+
 
 def removed_count(sparsity: float, total: int) -> int:
     """How many of `total` weights a sparsity removes: floor(sparsity * total).
@@ -48,28 +52,56 @@ def top_k_of_all(
         within: Bool arrays of the same shapes: the entries to choose from, at least
             `k`. Default: all.
     """
-    flat = [s.reshape(-1) for s in scores]
-    if within is not None:
-        flat = [s[w.reshape(-1)] for s, w in zip(flat, within, strict=True)]
-    pool = flat[0] if len(flat) == 1 else np.concatenate(flat)
     if k <= 0:
         return [np.zeros(s.shape, bool) for s in scores]
-    threshold = np.partition(pool, pool.size - k)[pool.size - k]
-    masks = [s > threshold for s in scores]
+    bracket = _likely_bracket(scores, k, within)
+    masks = _top_k_between(*bracket, scores, k, within)
+    return masks or _top_k_between(-np.inf, np.inf, scores, k, within)
+
+
+def _likely_bracket(scores, k, within):
+    """Two values between which the k-th largest lies, unless a sample deceives."""
+    total = sum(s.size for s in scores)
+    stride = total // SAMPLE | 1  # odd, or it could follow one channel
+    sample = [s.reshape(-1)[::stride] for s in scores]
+    pool = total
     if within is not None:
-        for mask, w in zip(masks, within, strict=True):
-            mask &= w
-    missing = k - sum(np.count_nonzero(m) for m in masks)
-    for i, mask in enumerate(masks):
-        if missing == 0:
-            break
-        tied = scores[i] == threshold
-        if within is not None:
-            tied &= within[i]
-        first = np.flatnonzero(tied)[:missing]
-        mask.reshape(-1)[first] = True
-        missing -= first.size
-    return masks
+        sample = [
+            s[w.reshape(-1)[::stride]] for s, w in zip(sample, within, strict=True)
+        ]
+        pool = sum(np.count_nonzero(w) for w in within)
+    sample = np.sort(np.concatenate(sample))
+    rank = sample.size * (1 - k / pool)
+    margin = 5 * math.sqrt(sample.size)
+    low, high = math.floor(rank - margin), math.ceil(rank + margin)
+    return (
+        sample[low] if low >= 0 else -np.inf,
+        sample[high] if high < sample.size else np.inf,
+    )
+
+
+def _top_k_between(low, high, scores, k, within):
+    """Keep all above `high` and rank what lies between; `None` if k is not there."""
+    above = [s > high for s in scores]
+    between = [(s >= low) ^ a for s, a in zip(scores, above, strict=True)]
+    for i, w in enumerate(within or ()):
+        above[i] &= w
+        between[i] &= w
+    missing = k - sum(np.count_nonzero(a) for a in above)
+    # In the order of the flat index, which is the order in which ties are kept.
+    places = [np.flatnonzero(b) for b in between]
+    flat = [s.reshape(-1) for s in scores]
+    values = np.concatenate([s[p] for s, p in zip(flat, places, strict=True)])
+    if not 0 < missing <= values.size:
+        return None
+    threshold = np.partition(values, values.size - missing)[values.size - missing]
+    chosen = values > threshold
+    tied = np.flatnonzero(values == threshold)
+    chosen[tied[: missing - np.count_nonzero(chosen)]] = True
+    parts = np.split(chosen, np.cumsum([p.size for p in places])[:-1])
+    for mask, place, part in zip(above, places, parts, strict=True):
+        mask.reshape(-1)[place[part]] = True
+    return above
 
 
 def check_finite(scores: Mapping[str, np.ndarray]) -> None:

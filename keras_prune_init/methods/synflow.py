@@ -5,22 +5,63 @@ and normalization parameters are replaced by their absolute values. 100 iteratio
 exponentially falling density; without iterations it collapses like the others.
 
 Deviations from the authors' code: a final softmax or sigmoid and the maximum of a ReLU6
-are left out, as the flow through them has no gradient (theirs have neither). Where R leaves the range in which
-float32 is safe, scoring goes on in float64. A weight that an earlier iteration removed
-stays removed, also if a kept one scores 0.
+are left out, as the flow through them has no gradient (theirs have neither). A weight
+that an earlier iteration removed stays removed, also if a kept one scores 0.
+
+R grows exponentially with depth and soon leaves float32. Where it does, input and sum
+are multiplied by powers of two, which changes all scores by one known factor, if the
+network is homogeneous (ReLUs, no offsets); else scoring goes on in float64.
 """
 
 from __future__ import annotations
 
+import math
+
+import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_prune_init import tape
+from keras_prune_init.core import selection
 from keras_prune_init.core.probe import SAMPLES, ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
 
-# Beyond these a factor of 1e8 between R and single terms would not fit float32.
-SAFE_RANGE = (1e-25, 1e30)
+L = keras.layers
+
+# R between 2^-SAFE and 2^SAFE leaves room in float32 for all that goes into it.
+SAFE = 80
+# Half of the powers of two go to the input, which must not underflow.
+WIDEST = {"float32": 200, "float64": 1600}
+# Layers f with f(a x) = a f(x) for a > 0, if their offsets are 0.
+HOMOGENEOUS = (
+    *(cls for cls, _ in selection.KERNELS[:13]),
+    L.BatchNormalization,
+    L.ReLU,
+    L.LeakyReLU,
+    L.Activation,
+    L.Add,
+    L.Average,
+    L.Maximum,
+    L.Concatenate,
+    L.Flatten,
+    L.Reshape,
+    L.Permute,
+    L.Dropout,
+    L.InputLayer,
+    L.ZeroPadding1D,
+    L.ZeroPadding2D,
+    L.AveragePooling1D,
+    L.AveragePooling2D,
+    L.MaxPooling1D,
+    L.MaxPooling2D,
+    L.GlobalAveragePooling1D,
+    L.GlobalAveragePooling2D,
+    L.GlobalMaxPooling1D,
+    L.GlobalMaxPooling2D,
+    L.UpSampling2D,
+)
+LINEAR = (keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
 
 
 class SynFlow(Method):
@@ -44,31 +85,94 @@ class SynFlow(Method):
         super().__init__(iterations=iterations, schedule=schedule)
 
     def scores(self, network, weights):
-        total, scores = self._flow(network, weights)
-        low, high = SAFE_RANGE
-        if network.dtype != "float64" and not low < abs(float(total)) < high:
-            network.recast("float64")
-            total, scores = self._flow(network, weights)
+        return network.once("flow", lambda: _Flow(network)).scores(weights)
+
+
+class _Flow:
+    """R and its gradient, in whatever range R lies; made once for a network."""
+
+    def __init__(self, network):
+        self.network = network
+        self.homogeneous = _is_homogeneous(network.model)
+        self.exponent = None
+        self._prepare()
+
+    def _prepare(self):
+        self.inputs = ones_input(self.network.model)
+        self.others = self.network.map_others(tf.abs)
+        self.step = self.network.graph_if_it_pays(self._gradient)
+
+    def scores(self, weights):
+        """Scores; divided by 2^exponent where they would not fit otherwise."""
+        if self.exponent is None:
+            self._adapt(weights)  # by a forward pass, before anything is traced
+        total, scores = self.step(self._absolute(weights), self._factors())
+        if not self._fits(total):
+            self._adapt(weights)
+            _, scores = self.step(self._absolute(weights), self._factors())
         return scores
 
-    def _flow(self, network, weights):
-        weights = [tf.cast(w, network.dtype) for w in weights]
-        return network.compiled("flow", lambda: _flow_of(network))(weights)
+    def _absolute(self, weights):
+        return [tf.abs(tf.cast(w, self.network.dtype)) for w in weights]
 
+    def _factors(self):
+        """What input and sum are multiplied by, together 2^-exponent."""
+        half = self.exponent // 2
+        powers = [2.0**-half, 2.0 ** (half - self.exponent)]
+        return [tf.constant(v, self.network.dtype) for v in powers]
 
-def _flow_of(network):
-    """The function from weights to R and scores."""
-    inputs = ones_input(network.model)
-    others = network.map_others(tf.abs)
+    def _total(self, weights, factors):
+        before, after = factors
+        inputs = keras.tree.map_structure(
+            lambda v: v * tf.cast(before, v.dtype), self.inputs
+        )
+        model = self.network.model
+        with tape.normalization(model, "eval"), tape.unbounded(model):
+            outputs = self.network.forward(inputs, weights, self.others)
+        sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
+        return tf.add_n(sums) / SAMPLES  # which are equal
 
-    def flow(weights):
-        weights = [tf.abs(w) for w in weights]
+    def _gradient(self, weights, factors):
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
-            with tape.normalization(network.model, "eval"), tape.unbounded(network.model):
-                outputs = network.forward(inputs, weights, others)
-            sums = [tf.reduce_sum(v) for v in tf.nest.flatten(outputs)]
-            total = tf.add_n(sums) / SAMPLES  # which are equal
+            total = self._total(weights, factors)
         return total, tape.scores_of(weights, gradient_tape.gradient(total, weights))
 
-    return flow
+    def _fits(self, total):
+        total = abs(float(total))
+        if not self.homogeneous and self.network.dtype == "float64":
+            return math.isfinite(total)
+        return 2.0**-SAFE < total < 2.0**SAFE
+
+    def _adapt(self, weights):
+        """Find the exponent that brings R near 1, or go to float64 if there is none."""
+        widest = WIDEST[self.network.dtype]
+        steps = range(0, widest, SAFE) if self.homogeneous else (0,)
+        for exponent in sorted({*steps, *(-s for s in steps)}, key=abs):
+            self.exponent = exponent
+            total = abs(float(self._total(self._absolute(weights), self._factors())))
+            if self._fits(total):
+                if exponent:
+                    self.exponent += round(math.log2(total))
+                return
+        self.exponent = 0
+        if self.network.dtype != "float64":
+            self.network.recast("float64")
+            self._prepare()
+            self._adapt(weights)
+
+
+def _is_homogeneous(model):
+    """Whether R of a times the input is a times R, as far as the layers tell."""
+    if not selection.is_graph(model):
+        return False
+    for _, layer in selection.walk(model):
+        activation = getattr(layer, "activation", None) or keras.activations.linear
+        offsets = [getattr(layer, n, None) for n in ("bias", "beta", "moving_mean")]
+        offset = any(v is not None and np.any(v.numpy()) for v in offsets)
+        output = layer in selection.output_layers(model)
+        if not isinstance(layer, HOMOGENEOUS) or offset:
+            return False
+        if activation not in LINEAR and not output:
+            return False
+    return True

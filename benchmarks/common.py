@@ -88,7 +88,10 @@ def save(name: str, rows: list[dict]) -> None:
 def table(rows: list[dict]) -> str:
     """Rows as a Markdown table."""
     keys = list(rows[0])
-    text = [[f"{r[k]:.2f}" if isinstance(r[k], float) else str(r[k]) for k in keys] for r in rows]
+    text = [
+        [f"{r[k]:.2f}" if isinstance(r[k], float) else str(r[k]) for k in keys]
+        for r in rows
+    ]
     widths = [max(len(k), *(len(t[i]) for t in text)) for i, k in enumerate(keys)]
     lines = [keys, ["-" * w for w in widths], *text]
     return "\n".join(

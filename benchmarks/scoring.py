@@ -58,9 +58,7 @@ def worker(name, method, batches):
     x, y = common.cifar_batch()
     data = np.tile(x, (batches, 1, 1, 1)), np.tile(y, batches)
     start = time.perf_counter()
-    kpi.prune_at_init(
-        model, data, method, sparsity=0.95, batches=batches, verbose=0
-    )
+    kpi.prune_at_init(model, data, method, sparsity=0.95, batches=batches, verbose=0)
     seconds = time.perf_counter() - start
     memory = common.peak_gigabytes()
     unit = common.unit_seconds(model, x, y)
@@ -70,7 +68,10 @@ def worker(name, method, batches):
 
 def measure(name, method, batches, runs):
     """Median of some fresh processes."""
-    got = [common.fresh_process(__file__, "--worker", name, method, batches) for _ in range(runs)]
+    got = [
+        common.fresh_process(__file__, "--worker", name, method, batches)
+        for _ in range(runs)
+    ]
     units = [g["seconds"] / g["unit"] for g in got]
     return {
         "units": statistics.median(units),
@@ -97,7 +98,9 @@ def row(name, method, runs):
     if method in ("snip", "grasp"):
         few, many = (measure(name, method, n, runs) for n in (FEW, MANY))
         unit = statistics.median([few["unit"], many["unit"]])
-        result["further batch"] = (many["seconds"] - few["seconds"]) / (MANY - FEW) / unit
+        result["further batch"] = (
+            (many["seconds"] - few["seconds"]) / (MANY - FEW) / unit
+        )
     return result
 
 
@@ -140,7 +143,9 @@ def selection():
             start = time.perf_counter()
             kpi.select(scores, 0.95, allocation)
             seconds.append(time.perf_counter() - start)
-        rows.append({"select 25M scores": allocation, "seconds": statistics.median(seconds)})
+        rows.append(
+            {"select 25M scores": allocation, "seconds": statistics.median(seconds)}
+        )
     return rows
 
 

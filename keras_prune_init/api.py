@@ -157,7 +157,13 @@ def _run(
     data, resolved = [], None
     if method.needs_data:
         data, resolved = _data(
-            model, method, dataset, loss, batches, samples_per_class, scoring_dtype(kernels)
+            model,
+            method,
+            dataset,
+            loss,
+            batches,
+            samples_per_class,
+            scoring_dtype(kernels),
         )
     network = Network(model, kernels, data, resolved, method.iterations)
 
@@ -175,8 +181,14 @@ def _run(
                 for k, w in zip(kernels, weights, strict=True)
             ]
     if within:
-        lowest = min(np.min(s, where=w, initial=0) for s, w in zip(scores.values(), within, strict=True))
-        scores = {p: np.where(w, s, lowest) for (p, s), w in zip(scores.items(), within, strict=True)}
+        lowest = min(
+            np.min(s, where=w, initial=0)
+            for s, w in zip(scores.values(), within, strict=True)
+        )
+        scores = {
+            p: np.where(w, s, lowest)
+            for (p, s), w in zip(scores.items(), within, strict=True)
+        }
     return kernels, scores, masks
 
 

@@ -120,17 +120,20 @@ def _balanced(source, count, classes):
         if not left.any() or idle > PATIENCE:
             break
     if left.any():
+        poor = int(np.argmax(left > 0))
         raise ValueError(
-            "The dataset must hold `samples_per_class` samples of each class. Received: "
-            f"samples_per_class={count}; class {int(np.argmax(left > 0))} has only "
-            f"{count - int(left[np.argmax(left > 0)])}."
+            "The dataset must hold `samples_per_class` samples of each class. "
+            f"Received: samples_per_class={count}; class {poor} has only "
+            f"{count - int(left[poor])}."
         )
     whole = tuple(
         None if part[0] is None else keras.tree.map_structure(_concatenate, *part)
         for part in zip(*parts, strict=True)
     )
     total = count * classes
-    return [_rows(whole, np.arange(i, min(i + size, total))) for i in range(0, total, size)]
+    return [
+        _rows(whole, np.arange(i, min(i + size, total))) for i in range(0, total, size)
+    ]
 
 
 def class_indices(y) -> np.ndarray:
@@ -161,6 +164,8 @@ def _concatenate(*arrays):
 
 def _rows(batch, rows):
     return tuple(
-        None if part is None else keras.tree.map_structure(lambda v: np.asarray(v)[rows], part)
+        None
+        if part is None
+        else keras.tree.map_structure(lambda v: np.asarray(v)[rows], part)
         for part in batch
     )

@@ -53,7 +53,9 @@ def output_shapes(model: keras.Model, x: Any):
     """
     if not selection.is_graph(model):
         specs = keras.tree.map_structure(
-            lambda v: keras.KerasTensor(v.shape, keras.backend.standardize_dtype(v.dtype)),
+            lambda v: keras.KerasTensor(
+                v.shape, keras.backend.standardize_dtype(v.dtype)
+            ),
             x,
         )
         specs = model.compute_output_spec(specs)

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_prune_init.core import selection, surgery
-from keras_prune_init.core.probe import patched
+from keras_prune_init.core.patching import is_strided_pointwise, patched, subsampled
 from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
@@ -123,7 +123,9 @@ class Network:
         def step(weights, batch, total):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                gradients = self._loss_gradients(weights, batch, batch_norm, temperature)
+                gradients = self._loss_gradients(
+                    weights, batch, batch_norm, temperature
+                )
                 if total is None:  # one batch: its own gradient, without a second pass
                     total = [tf.stop_gradient(g) for g in gradients]
                 flow = _inner(gradients, total)
@@ -151,7 +153,7 @@ class Network:
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with normalization(self.model, batch_norm):
+            with exact_layers(self.model, batch_norm):
                 outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
         return _zeros_for_none(tape.gradient(loss, weights), weights)
@@ -179,8 +181,8 @@ def _zeros_for_none(gradients, weights):
     ]
 
 
-def normalization(model: keras.Model, mode: str):
-    """A scope in which normalization is differentiable exactly, to every order.
+def exact_layers(model: keras.Model, mode: str):
+    """A scope in which layers are differentiable exactly, to every order.
 
     Keras takes variances from `tf.nn.moments`, which stops a gradient: first
     derivatives come out right, second ones wrong by per cents. Batch normalization uses
@@ -194,6 +196,8 @@ def normalization(model: keras.Model, mode: str):
             changes.append((layer, "call", _batch_norm(layer, mode)))
         elif isinstance(layer, keras.layers.GroupNormalization):
             changes.append((layer, "call", _with_exact_moments(layer.call)))
+        elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
+            changes.append((layer, "call", subsampled(layer)))
     return patched(changes)
 
 

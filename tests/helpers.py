@@ -10,7 +10,9 @@ L = keras.layers
 
 def mlp(units=(8, 6), inputs=5, classes=3, **kwargs):
     layers = [L.Dense(n, "relu", **kwargs) for n in units]
-    return keras.Sequential([keras.Input((inputs,)), *layers, L.Dense(classes, **kwargs)])
+    return keras.Sequential(
+        [keras.Input((inputs,)), *layers, L.Dense(classes, **kwargs)]
+    )
 
 
 def batch(model, size=8, seed=0):
@@ -22,7 +24,9 @@ def batch(model, size=8, seed=0):
 
 def masked(model):
     """`{wrapper name: MaskedLayer}` of a model whose layers are reachable by name."""
-    return {v.name: v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)}
+    return {
+        v.name: v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)
+    }
 
 
 def masked_list(model):
@@ -104,7 +108,9 @@ def two_inputs_two_outputs():
     shared = L.Dense(5, "relu", name="shared")
     inner_in = keras.Input((5,))
     deepest = keras.Sequential([keras.Input((5,)), L.Dense(5, "relu", name="deep")])
-    inner = keras.Model(inner_in, L.Dense(5, name="shared")(deepest(inner_in)), name="inner")
+    inner = keras.Model(
+        inner_in, L.Dense(5, name="shared")(deepest(inner_in)), name="inner"
+    )
     x, y = shared(a), shared(L.Dense(4, name="adapt")(b))
     z = inner(L.Concatenate()([x, y])[:, 3:8] + keras.ops.relu(x))
     return keras.Model(

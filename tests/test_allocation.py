@@ -48,7 +48,9 @@ def test_all_zero_scores_still_keep_the_exact_number():
 
 
 def test_uniform_keeps_the_same_fraction_of_each():
-    counts = kept(kpi.select({"a": np.arange(100.0), "b": np.arange(50.0)}, 0.9, "uniform"))
+    counts = kept(
+        kpi.select({"a": np.arange(100.0), "b": np.arange(50.0)}, 0.9, "uniform")
+    )
     assert counts == {"a": 10, "b": 5}
 
 
@@ -96,7 +98,11 @@ def test_bad_arguments(change, message):
 
 def test_critical_sparsity_by_hand():
     # `b` dies with its best weight, 0.5; below that are 0.1, 0.2, 0.3 of all 6.
-    scores = {"a": np.array([0.9, 0.1, 0.2]), "b": np.array([0.5, 0.3]), "c": np.array([0.6])}
+    scores = {
+        "a": np.array([0.9, 0.1, 0.2]),
+        "b": np.array([0.5, 0.3]),
+        "c": np.array([0.6]),
+    }
     assert kpi.critical_sparsity(scores) == (4 / 6, "b")
 
 

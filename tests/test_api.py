@@ -69,7 +69,8 @@ def test_the_random_streams_of_keras_and_tensorflow_go_on_as_if_nothing_was(meth
 def test_same_call_same_masks(method):
     model = norm_net()
     reports = [
-        kpi.report(kpi.prune_at_init(model, batch(model), method, verbose=0)) for _ in range(2)
+        kpi.report(kpi.prune_at_init(model, batch(model), method, verbose=0))
+        for _ in range(2)
     ]
     assert reports[0].digest == reports[1].digest
 
@@ -174,16 +175,32 @@ BAD_ARGUMENTS = [
     ({"min_per_layer": 30}, "Lower one of the two"),
     ({"filters": "no such layer"}, "at least one layer that can be pruned"),
     ({"dataset": None}, "needs data. Received: method=SNIP, dataset=None"),
-    ({"dataset": tf.data.Dataset.range(0).map(lambda i: (i, i))}, "Received: an empty dataset"),
     (
-        {"dataset": tf.data.Dataset.from_tensor_slices((np.ones((4, 5)), [0, 1, 2, 0]))},
+        {"dataset": tf.data.Dataset.range(0).map(lambda i: (i, i))},
+        "Received: an empty dataset",
+    ),
+    (
+        {
+            "dataset": tf.data.Dataset.from_tensor_slices(
+                (np.ones((4, 5)), [0, 1, 2, 0])
+            )
+        },
         "must be batched: .* `dataset.batch",
     ),
-    ({"dataset": (np.ones((4, 5)), np.array([0, 1, 2, 3]))}, "from 0 to 2, .* labels from 0 to 3"),
+    (
+        {"dataset": (np.ones((4, 5)), np.array([0, 1, 2, 3]))},
+        "from 0 to 2, .* labels from 0 to 3",
+    ),
     ({"dataset": (np.ones((4, 5)), np.ones((4, 7)))}, "labels of shape \\(4, 7\\)"),
-    ({"dataset": (np.ones((4, 6)), np.zeros(4, int))}, "x of shape \\(4, 6\\) for an input"),
+    (
+        {"dataset": (np.ones((4, 6)), np.zeros(4, int))},
+        "x of shape \\(4, 6\\) for an input",
+    ),
     ({"dataset": (np.ones((4, 5)), np.zeros(3, int))}, "same number of samples"),
-    ({"dataset": tf.data.Dataset.from_tensors(np.ones((4, 5)))}, "must give \\(x, y\\)"),
+    (
+        {"dataset": tf.data.Dataset.from_tensors(np.ones((4, 5)))},
+        "must give \\(x, y\\)",
+    ),
     ({"samples_per_class": 9}, "samples_per_class=9; class 0 has only"),
 ]
 
@@ -212,7 +229,10 @@ def pruned_already():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (unbuilt, "must be built, so that it has weights. Received: .*Give it an `Input`"),
+        (
+            unbuilt,
+            "must be built, so that it has weights. Received: .*Give it an `Input`",
+        ),
         (without_kernels, "at least one layer that can be pruned. .*only vectors"),
         (pruned_already, "can be pruned once. .*`strip` it first"),
     ],
@@ -223,7 +243,9 @@ def test_models_that_cannot_be_pruned_are_refused(make, message):
 
 
 def test_other_types_are_refused():
-    with pytest.raises(TypeError, match="must be a keras.Model .* Received: builtins.list"):
+    with pytest.raises(
+        TypeError, match="must be a keras.Model .* Received: builtins.list"
+    ):
         kpi.prune_at_init([], None, "random")
     with pytest.raises(TypeError, match="`dataset` must be .* Received: list"):
         kpi.prune_at_init(mlp(), [1, 2])
@@ -232,7 +254,9 @@ def test_other_types_are_refused():
 def test_scores_that_are_no_numbers_name_the_layer():
     model = mlp()
     model.layers[1].kernel.assign(np.full(model.layers[1].kernel.shape, np.nan))
-    with pytest.raises(ValueError, match=f"NaN or infinite .*/{model.layers[1].name}/kernel"):
+    with pytest.raises(
+        ValueError, match=f"NaN or infinite .*/{model.layers[1].name}/kernel"
+    ):
         kpi.prune_at_init(model, None, "magnitude")
 
 
@@ -261,7 +285,10 @@ def test_a_subclassed_model_that_cannot_be_copied_says_how():
 def test_balanced_scoring_batches():
     model = mlp()
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(300, 5)).astype("float32"), rng.permutation(np.arange(300) % 3)
+    x, y = (
+        rng.normal(size=(300, 5)).astype("float32"),
+        rng.permutation(np.arange(300) % 3),
+    )
     rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(3)]))
     expected = kpi.score(model, (x[rows], y[rows]))
     for path, s in kpi.score(model, (x, y), samples_per_class=4).items():
@@ -282,5 +309,7 @@ def test_subclassed_data_methods_need_no_input_layer():
     model = subclassed()
     x = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
     for method in METHODS:
-        pruned = kpi.prune_at_init(model, (x, np.arange(6) % 3), method, sparsity=0.5, verbose=0)
+        pruned = kpi.prune_at_init(
+            model, (x, np.arange(6) % 3), method, sparsity=0.5, verbose=0
+        )
         assert kpi.report(pruned).effective > 0

@@ -22,7 +22,10 @@ LAYERS = {
     "DepthwiseConv2D": (lambda: L.DepthwiseConv2D(3, depth_multiplier=2), (6, 6, 2)),
     "SeparableConv1D": (lambda: L.SeparableConv1D(4, 3), (6, 2)),
     "SeparableConv2D": (lambda: L.SeparableConv2D(4, 3), (6, 6, 2)),
-    "EinsumDense": (lambda: L.EinsumDense("abc,cde->abde", (None, 3, 2), bias_axes="de"), (4, 5)),
+    "EinsumDense": (
+        lambda: L.EinsumDense("abc,cde->abde", (None, 3, 2), bias_axes="de"),
+        (4, 5),
+    ),
     "SimpleRNN": (lambda: L.SimpleRNN(3), (4, 5)),
     "LSTM": (lambda: L.LSTM(3, return_sequences=True), (4, 5)),
     "GRU": (lambda: L.GRU(3), (4, 5)),
@@ -83,7 +86,9 @@ def test_attention_takes_all_its_arguments():
     random_mask(layer)
     for a, b in zip(layer(q, **arguments), folded(layer)(q, **arguments), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert set(layer.masks) == {f"{p}_dense.kernel" for p in ("query", "key", "value", "output")}
+    assert set(layer.masks) == {
+        f"{p}_dense.kernel" for p in ("query", "key", "value", "output")
+    }
 
 
 def test_initial_state_and_sequence_mask_reach_the_layer():
@@ -93,7 +98,9 @@ def test_initial_state_and_sequence_mask_reach_the_layer():
     layer(x)
     random_mask(layer)
     y = layer(x, initial_state=state, mask=steps)
-    np.testing.assert_allclose(y, folded(layer)(x, initial_state=state, mask=steps), rtol=1e-5)
+    np.testing.assert_allclose(
+        y, folded(layer)(x, initial_state=state, mask=steps), rtol=1e-5
+    )
     assert np.abs(y - layer(x)).max() > 1e-3
 
 
@@ -174,7 +181,9 @@ def test_mixed_precision():
     layer = MaskedLayer(L.Dense(3, dtype="mixed_float16"))
     x = RNG.normal(size=(2, 4)).astype("float32")
     assert layer(x).dtype == tf.float16
-    assert layer.mask.dtype == layer.scale.dtype == layer.layer.kernel.dtype == "float32"
+    assert (
+        layer.mask.dtype == layer.scale.dtype == layer.layer.kernel.dtype == "float32"
+    )
     random_mask(layer)
     np.testing.assert_array_equal(layer(x), folded(layer)(x))
 
@@ -189,7 +198,9 @@ def test_xla_gives_the_same():
 
 
 def test_config_round_trip():
-    layer = MaskedLayer(L.LSTM(3), kernels=["cell.kernel"], name="recurrent", trainable=False)
+    layer = MaskedLayer(
+        L.LSTM(3), kernels=["cell.kernel"], name="recurrent", trainable=False
+    )
     layer.build((None, 4, 5))
     copy = MaskedLayer.from_config(layer.get_config())
     copy.build_from_config(layer.get_build_config())
@@ -199,7 +210,9 @@ def test_config_round_trip():
 
 
 def test_a_layer_without_a_kernel_is_refused():
-    with pytest.raises(ValueError, match="needs a layer with a kernel. Received: layer=<ReLU"):
+    with pytest.raises(
+        ValueError, match="needs a layer with a kernel. Received: layer=<ReLU"
+    ):
         MaskedLayer(L.ReLU())
 
 

@@ -57,7 +57,13 @@ def test_many_scores_in_several_arrays_among_some(levels, order):
 
 @pytest.mark.parametrize(
     "sparsity, total, removed",
-    [(0.29, 100, 29), (0.9, 1824, 1641), (0.95, 3684, 3499), (0, 7, 0), (0.999, 999, 998)],
+    [
+        (0.29, 100, 29),
+        (0.9, 1824, 1641),
+        (0.95, 3684, 3499),
+        (0, 7, 0),
+        (0.999, 999, 998),
+    ],
 )
 def test_removed_count_is_that_of_the_number_typed(sparsity, total, removed):
     assert masks.removed_count(sparsity, total) == removed

@@ -65,7 +65,9 @@ def test_needs_data(name, options, needs_data):
 @EACH
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.98])
 @pytest.mark.parametrize("schedule", ["exponential", "linear", lambda t, s: s * t**2])
-def test_iterations_end_at_the_exact_count(name, options, needs_data, sparsity, schedule):
+def test_iterations_end_at_the_exact_count(
+    name, options, needs_data, sparsity, schedule
+):
     model, data = net()
     pruned = kpi.prune_at_init(
         model, data, name, sparsity=sparsity, iterations=3, schedule=schedule
@@ -81,7 +83,11 @@ def test_what_was_removed_stays_removed(name, options, needs_data):
     pruned = kpi.prune_at_init(model, data, name, sparsity=0.9, iterations=3)
     flat = np.concatenate([s.ravel() for s in scores.values()])
     kept = np.concatenate(
-        [v.mask.numpy().ravel() for v in pruned.layers if isinstance(v, kpi.MaskedLayer)]
+        [
+            v.mask.numpy().ravel()
+            for v in pruned.layers
+            if isinstance(v, kpi.MaskedLayer)
+        ]
     )
     # Linear in two of three steps, 60 % are gone before the last scores are made.
     assert flat[kept == 1].min() >= flat[kept == 0].max()
@@ -158,18 +164,26 @@ def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
     weights = network.weights
     gradients = network.gradients(weights, "train", 3.0)
     step = 1e-4
-    ahead = network.gradients([w + step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0)
-    behind = network.gradients([w - step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0)
+    ahead = network.gradients(
+        [w + step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0
+    )
+    behind = network.gradients(
+        [w - step * g for w, g in zip(weights, gradients, strict=True)], "train", 3.0
+    )
     for k, w, a, b in zip(kernels, weights, ahead, behind, strict=True):
         expected = (w * (a - b) / (2 * step)).numpy()
-        np.testing.assert_allclose(scores[k.path], expected, atol=1e-6 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            scores[k.path], expected, atol=1e-6 * np.abs(expected).max()
+        )
     assert tf.executing_eagerly()
 
 
 def test_synflow_is_conserved_from_layer_to_layer():
     layers = [L.Dense(n, "relu", use_bias=False) for n in (7, 6, 5)]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    sums = [float(s.sum()) for s in kpi.score(model, None, "synflow", iterations=1).values()]
+    sums = [
+        float(s.sum()) for s in kpi.score(model, None, "synflow", iterations=1).values()
+    ]
     np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
 
 
@@ -191,7 +205,10 @@ def test_synflow_beyond_the_range_of_float32(gain, activation):
     keras.config.set_dtype_policy("float64")
     try:
         wide = keras.models.clone_model(
-            model, clone_function=lambda v: type(v).from_config({**v.get_config(), "dtype": "float64"})
+            model,
+            clone_function=lambda v: type(v).from_config(
+                {**v.get_config(), "dtype": "float64"}
+            ),
         )
     finally:
         keras.config.set_dtype_policy("float32")
@@ -201,7 +218,8 @@ def test_synflow_beyond_the_range_of_float32(gain, activation):
     scores = kpi.score(model, None, "synflow", iterations=1)
     expected = kpi.score(wide, None, "synflow", iterations=1)
     factors = [
-        np.median(s / t) for s, t in zip(scores.values(), expected.values(), strict=True)
+        np.median(s / t)
+        for s, t in zip(scores.values(), expected.values(), strict=True)
     ]
     for s, t in zip(scores.values(), expected.values(), strict=True):
         assert s.dtype == (np.float32 if activation == "relu" else np.float64)
@@ -219,7 +237,10 @@ def test_a_new_method_is_one_class_and_one_line(monkeypatch):
 
     kpi.register_method("gradient", GradientOnly)
     model, data = net()
-    assert kpi.report(kpi.prune_at_init(model, data, "gradient", sparsity=0.5)).sparsity == 0.5
+    assert (
+        kpi.report(kpi.prune_at_init(model, data, "gradient", sparsity=0.5)).sparsity
+        == 0.5
+    )
     with pytest.raises(ValueError, match="registered once. Received: name='gradient'"):
         kpi.register_method("gradient", GradientOnly)
     with pytest.raises(ValueError, match="subclass of keras_prune_init.Method"):

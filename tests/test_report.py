@@ -40,7 +40,9 @@ def test_an_empty_layer_leaves_nothing_in_use():
     pruned = with_masks(chain(), {"b": [[0, 0], [0, 0]]})
     report = kpi.report(pruned)
     assert report.kept == 8 and report.effective == 0
-    assert report.collapsed == [t.path for t in report.tensors if "b" in t.path.split("/")]
+    assert report.collapsed == [
+        t.path for t in report.tensors if "b" in t.path.split("/")
+    ]
     assert "COLLAPSED, nothing is kept of: " + report.collapsed[0] in str(report)
 
 
@@ -131,7 +133,9 @@ def test_an_unknown_operation_makes_it_unknown_not_wrong():
         def call(self, x):
             return keras.ops.reshape(x, (3, 4))
 
-    model = keras.Sequential([keras.Input((4,), batch_size=3), OnlyBatchesOfThree(), L.Dense(2)])
+    model = keras.Sequential(
+        [keras.Input((4,), batch_size=3), OnlyBatchesOfThree(), L.Dense(2)]
+    )
     report = kpi.report(kpi.prune_at_init(model, None, "random", sparsity=0.5))
     assert report.kept == 4 and report.effective is None
     assert report.effective_sparsity is None and "unknown" in str(report)

@@ -1,8 +1,5 @@
 """Every kind of model goes through surgery and comes back from every kind of file."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -106,7 +103,9 @@ def test_outputs_are_those_of_a_model_with_zeroed_kernels(case):
 def test_the_count_is_exact(case):
     pruned, model, x = case
     report = kpi.report(pruned)
-    assert report.total == sum(s.size for s in kpi.score(model, None, "magnitude").values())
+    assert report.total == sum(
+        s.size for s in kpi.score(model, None, "magnitude").values()
+    )
     assert report.kept == report.total - int(0.7 * report.total + 1e-6)
 
 
@@ -117,7 +116,9 @@ def test_strip_gives_ordinary_layers_and_the_same_outputs(case):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert type(plain) is type(model)
     assert len(plain.weights) == len(model.weights)
-    assert [tuple(w.shape) for w in plain.weights] == [tuple(w.shape) for w in model.weights]
+    assert [tuple(w.shape) for w in plain.weights] == [
+        tuple(w.shape) for w in model.weights
+    ]
 
 
 def test_keras_file(case, tmp_path):

@@ -24,7 +24,11 @@ def model_and_data():
             L.Conv2D(8, 3, activation="relu", **decay),
             L.BatchNormalization(),
             L.Flatten(),
-            L.Dense(16, "relu", kernel_regularizer=keras.regularizers.OrthogonalRegularizer()),
+            L.Dense(
+                16,
+                "relu",
+                kernel_regularizer=keras.regularizers.OrthogonalRegularizer(),
+            ),
             L.Dense(4),
         ]
     )
@@ -82,7 +86,9 @@ def test_a_plain_gradient_tape_loop():
         with tf.GradientTape() as tape:
             loss = LOSS(y, pruned(x, training=True)) + sum(pruned.losses)
         variables = pruned.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, variables), variables, strict=True)
+        )
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     for layer in masked_list(pruned):
@@ -93,7 +99,9 @@ def test_a_compiled_model_comes_back_compiled():
     model, x, y = model_and_data()
 
     def my_loss(y, outputs):
-        return keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=True)
+        return keras.losses.sparse_categorical_crossentropy(
+            y, outputs, from_logits=True
+        )
 
     model.compile(OPTIMIZERS["sgd"](), my_loss, metrics=["accuracy"])
     pruned = kpi.prune_at_init(model, (x, y), "snip", sparsity=0.9)

@@ -9,16 +9,13 @@ gradients are set back to 0 or 1 after each kernel, so no depth makes them vanis
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import selection
 from keras_prune_init.core.layers import MaskedLayer
+from keras_prune_init.core.patching import is_strided_pointwise, patched, subsampled
 
 L = keras.layers
 
@@ -46,42 +43,19 @@ POOLINGS = {
     L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
     L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
 }
-# With one sample, TensorFlow 2.21 on oneDNN corrupts the heap in the gradient of strided
-# 1x1 convolutions of few channels (3 to 8 on 12x12 crashes within 60 calls).
-SAMPLES = 2
 # Their nonlinearities gate one input by another and must stay.
 RECURRENT = (L.RNN, L.Bidirectional)
 
 
-@contextlib.contextmanager
-def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):
-    """Give layers other attributes (`call`, `activation`) for a while.
-
-    Past Keras's attribute tracking, so that not a trace is left.
-    """
-    undo = []
-    try:
-        for layer, name, value in attributes:
-            undo.append((layer, name, vars(layer).get(name, layer)))
-            vars(layer)[name] = value
-        yield
-    finally:
-        for layer, name, value in reversed(undo):
-            if value is layer:  # the mark for: found on the class
-                del vars(layer)[name]
-            else:
-                vars(layer)[name] = value
-
-
 def ones_input(model: keras.Model):
-    """`SAMPLES` equal samples of ones, as the model takes it; unknown sizes become 32.
+    """One sample of ones, as the model takes it; unknown sizes become 32.
 
     Raises:
         ValueError: If the shape of the model's input is not known.
     """
 
     def ones(shape, dtype):
-        return tf.ones([SAMPLES, *(n or 32 for n in shape[1:])], dtype)
+        return tf.ones([1, *(n or 32 for n in shape[1:])], dtype)
 
     if selection.is_graph(model):
         sequential = isinstance(model, keras.Sequential)
@@ -106,9 +80,9 @@ def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
         model: A model with `MaskedLayer`s.
 
     Returns:
-        `{(id of the MaskedLayer, kernel attribute path): bool array}`, `True` where a weight is
-        kept and on some path from an input to an output. Where this package cannot
-        look into an operation, a path is assumed.
+        `{(id of the MaskedLayer, kernel attribute path): bool array}`, `True` where a
+        weight is kept and on some path from an input to an output. Where this package
+        cannot look into an operation, a path is assumed.
     """
     leaves = [layer for _, layer in selection.walk(model)]
     masked = [layer for layer in leaves if isinstance(layer, MaskedLayer)]
@@ -156,7 +130,9 @@ def _patches(layer, probes):
 
 def _kernel_call(layer, inner, probes):
     """The layer with 0/1 kernels (averaged, so that no gate saturates), no biases."""
-    mapping = [(v, tf.zeros_like(v.value)) for v in inner.weights if selection.is_float(v)]
+    mapping = [
+        (v, tf.zeros_like(v.value)) for v in inner.weights if selection.is_float(v)
+    ]
     for name in selection.kernel_names(inner):
         kernel = selection.get_kernel(inner, name)
         probe = probes.get((layer, name))
@@ -178,6 +154,8 @@ def _run(layer, *args, **kwargs):
         tokens = tf.shape(args[0])
         row = tf.reduce_mean(tf.convert_to_tensor(layer.embeddings.value), 0)
         return tf.broadcast_to(row, tf.concat([tokens, tf.shape(row)], 0))
+    if is_strided_pointwise(layer):
+        return subsampled(layer)(*args, **kwargs)
     plain = type(layer).call
     if not isinstance(layer, L.MultiHeadAttention):
         return plain(layer, *args, **kwargs)

@@ -76,7 +76,9 @@ class PruningReport:
             shape = "x".join(map(str, t.shape))
             effective = "unknown" if t.effective is None else f"{t.effective:,}"
             density = f"{t.kept / t.total:.2%}"
-            rows.append((t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective))
+            rows.append(
+                (t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective)
+            )
         widths = [max(len(r[i]) for r in rows) for i in range(6)]
         lines = [_line(row, widths) for row in rows]
         rule = "-" * len(lines[0])
@@ -132,9 +134,13 @@ class PruningReport:
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
         for i in np.flatnonzero(kept == 0):
-            axes.annotate("empty", (i, 0), rotation=90, ha="center", va="bottom", color="r")
+            axes.annotate(
+                "empty", (i, 0), rotation=90, ha="center", va="bottom", color="r"
+            )
         axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
-        axes.set_xticks(range(count), [t.path for t in self.tensors], rotation=90, size=7)
+        axes.set_xticks(
+            range(count), [t.path for t in self.tensors], rotation=90, size=7
+        )
         axes.set_xlim(-0.8, count - 0.2)
         axes.set_ylabel("fraction of weights kept")
         axes.set_title(f"Kept weights per kernel at {self.sparsity:.2%} sparsity")

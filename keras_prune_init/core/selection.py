@@ -161,7 +161,7 @@ def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 def output_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that make a graph model's outputs; of other layers, they themselves."""
+    """The layers that make a graph model's outputs; of others, they themselves."""
     if not is_graph(layer):
         return [layer]
     if isinstance(layer, keras.Sequential):

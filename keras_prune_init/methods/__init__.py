@@ -46,7 +46,8 @@ def register_method(name: str, cls: type[Method]) -> None:
         )
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise ValueError(
-            f"`cls` must be a subclass of keras_prune_init.Method. Received: cls={cls!r}."
+            "`cls` must be a subclass of keras_prune_init.Method. "
+            f"Received: cls={cls!r}."
         )
     _METHODS[name] = cls
 

@@ -28,7 +28,10 @@ class Random(Method):
         self.seed = seed
 
     def scores(self, network, weights):
-        return [self._draw(k.path, w.shape) for k, w in zip(network.kernels, weights, strict=True)]
+        return [
+            self._draw(k.path, w.shape)
+            for k, w in zip(network.kernels, weights, strict=True)
+        ]
 
     def _draw(self, path, shape):
         generator = np.random.default_rng([self.seed, zlib.crc32(path.encode())])

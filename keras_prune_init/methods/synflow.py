@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from keras_prune_init import tape
 from keras_prune_init.core import selection
-from keras_prune_init.core.probe import SAMPLES, ones_input
+from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
 
@@ -61,7 +61,11 @@ HOMOGENEOUS = (
     L.GlobalMaxPooling2D,
     L.UpSampling2D,
 )
-LINEAR = (keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
+LINEAR = (
+    keras.activations.linear,
+    keras.activations.relu,
+    keras.activations.leaky_relu,
+)
 
 
 class SynFlow(Method):
@@ -127,10 +131,10 @@ class _Flow:
             lambda v: v * tf.cast(before, v.dtype), self.inputs
         )
         model = self.network.model
-        with tape.normalization(model, "eval"), tape.unbounded(model):
+        with tape.exact_layers(model, "eval"), tape.unbounded(model):
             outputs = self.network.forward(inputs, weights, self.others)
         sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
-        return tf.add_n(sums) / SAMPLES  # which are equal
+        return tf.add_n(sums)
 
     def _gradient(self, weights, factors):
         with tf.GradientTape() as gradient_tape:

@@ -1,0 +1,8 @@
+"""Architectures to prune: plain Functional Keras models whose outputs are logits."""
+
+from keras_prune_init.models.cnn import cnn
+from keras_prune_init.models.mlp import mlp
+from keras_prune_init.models.resnet import resnet
+from keras_prune_init.models.vgg import vgg
+
+__all__ = ["cnn", "mlp", "resnet", "vgg"]

@@ -1,0 +1,62 @@
+"""Fully connected networks of any depth."""
+
+import keras
+from keras import layers
+
+from keras_prune_init.models.common import check_positive
+
+
+def mlp(
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    classes: int = 10,
+    *,
+    depth: int = 3,
+    width: int = 256,
+    activation: str = "relu",
+) -> keras.Model:
+    """A fully connected network: `depth - 1` hidden layers of `width` units.
+
+    Use it for small images or feature vectors, and as the net that the theory of signal
+    propagation is about. Hidden weights are drawn from N(0, 2 / fan_in), the edge of
+    chaos of ReLU; biases are 0.
+
+    Args:
+        input_shape: Shape of one example without the batch size; anything but a vector
+            is flattened.
+        classes: Number of logits.
+        depth: Number of layers with weights, at least 1 (a linear classifier).
+        width: Units of each hidden layer.
+        activation: Name of a Keras activation, or a callable.
+
+    Returns:
+        A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
+
+    Raises:
+        ValueError: If a number is not a positive integer, or the activation is unknown.
+
+    Example:
+
+    >>> model = keras_prune_init.models.mlp((28, 28, 1), depth=5, activation="tanh")
+    >>> model.output_shape
+    (None, 10)
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797 (the FFNN of its experiments).
+    """
+    check_positive(classes=classes, depth=depth, width=width)
+    inputs = x = keras.Input(input_shape, name="input")
+    if len(input_shape) > 1:
+        x = layers.Flatten(name="flatten")(x)
+    initializer = keras.initializers.VarianceScaling(
+        2.0, "fan_in", "untruncated_normal"
+    )
+    for number in range(1, depth):
+        x = layers.Dense(
+            width,
+            activation=activation,
+            kernel_initializer=initializer.clone(),
+            name=f"dense{number}",
+        )(x)
+    logits = layers.Dense(classes, kernel_initializer=initializer, name="logits")
+    return keras.Model(inputs, logits(x), name=f"mlp{depth}")

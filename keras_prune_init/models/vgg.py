@@ -1,0 +1,79 @@
+"""VGG networks for small images."""
+
+import keras
+from keras import layers
+
+from keras_prune_init.models.common import (
+    check_image,
+    check_positive,
+    classifier,
+    conv,
+)
+
+# Convolutions in each stage. The names count three linear layers on top; here is one.
+STAGES = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+
+def vgg(
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    classes: int = 10,
+    *,
+    depth: int = 16,
+    width: int = 64,
+    batch_norm: bool = True,
+) -> keras.Model:
+    """VGG-11/13/16/19 as used on CIFAR: stages of 3x3 convolutions, one linear layer.
+
+    Use it as a plain, very wide net with most of its weights in the last stages. Stages
+    have `width` x (1, 2, 4, 8, 8) filters, with 2x2 max pooling between them and global
+    average pooling after the last, so that images from 16x16 pixels on fit. The two
+    hidden linear layers of the ImageNet net are left out.
+
+    Args:
+        input_shape: `(height, width, channels)` in pixels, at least 16x16.
+        classes: Number of logits.
+        depth: 11, 13, 16 or 19.
+        width: Filters of the first stage.
+        batch_norm: Whether each convolution is followed by batch normalization. Without
+            it convolutions have biases, and deep ones need a small learning rate.
+
+    Returns:
+        A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
+
+    Raises:
+        ValueError: If the depth is not one of the four, a number is not a positive
+            integer, or the image is too small.
+
+    Example:
+
+    >>> model = keras_prune_init.models.vgg((32, 32, 3), depth=16, batch_norm=True)
+    >>> model.output_shape
+    (None, 10)
+
+    Reference:
+        Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+        Recognition", 2015, arXiv 1409.1556.
+    """
+    if depth not in STAGES:
+        raise ValueError(
+            f"`depth` of a VGG must be one of {', '.join(map(str, STAGES))}. "
+            f"Received: depth={depth!r}. Use depth=16."
+        )
+    check_positive(classes=classes, width=width)
+    check_image(input_shape, smallest=16)
+    inputs = x = keras.Input(input_shape, name="input")
+    for stage, count in enumerate(STAGES[depth], start=1):
+        if stage > 1:
+            x = layers.MaxPooling2D(name=f"stage{stage - 1}_pool")(x)
+        filters = width * min(2 ** (stage - 1), 8)
+        for number in range(count):
+            name = f"stage{stage}_conv{number}"
+            x = conv(x, filters, name, batch_norm=batch_norm)
+            x = layers.ReLU(name=f"{name}_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, classifier(x, classes), name=f"vgg{depth}")

@@ -1,0 +1,58 @@
+"""Prunes a model before training, then trains it.
+
+    python -m keras_prune_init.train
+    python -m keras_prune_init.train --config=FILE.py --config.prune.sparsity=0.98
+
+configs/ has ready-made files; train/default_config.py explains every key.
+"""
+
+import datetime
+import os
+import pathlib
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from keras_prune_init.train import main
+
+DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    DEFAULT_CONFIG,
+    "What to run; --config.a.b=value overrides one value of it.",
+    lock_config=True,
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. Default: runs/<config>-<date>-<time>."
+)
+RESUME = flags.DEFINE_bool(
+    "resume", False, "Go on with the run in --workdir, if there is one."
+)
+DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "Same seed, same machine, same accuracy; slower."
+)
+flags.FLAGS.set_default("verbosity", logging.INFO)
+
+
+def _new_folder():
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"runs/{name.removesuffix('_config')}-{now}"
+
+
+def _main(arguments):
+    if arguments[1:]:
+        raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
+    if RESUME.value and not WORKDIR.value:
+        raise app.UsageError("--resume needs the folder to go on with: --workdir=...")
+    main.run(
+        CONFIG.value,
+        WORKDIR.value or _new_folder(),
+        resume=RESUME.value,
+        deterministic=DETERMINISTIC.value,
+    )
+
+
+if __name__ == "__main__":
+    app.run(_main)

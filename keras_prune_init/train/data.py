@@ -1,0 +1,243 @@
+"""Images for the training binary: one dataclass, whatever the source.
+
+Images stay uint8 in memory. Each batch is gathered, augmented and normalised inside
+`tf.data`. Everything random is a function of (seed, epoch, batch) and of nothing else,
+so a run that was stopped goes on with exactly the batches it would have seen.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.train import sources
+
+EMBEDDED = "fashion_mnist_mini"
+PADDING = 4  # pixels that "crop" may move an image, as usual for CIFAR
+AUGMENTATIONS = ("", "crop", "flip", "crop+flip")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """Training and test images of one source, with their `tf.data` pipelines.
+
+    Args:
+        name: The source it came from.
+        x_train, x_test: uint8 arrays of shape `(images, height, width, channels)`.
+        y_train, y_test: int32 arrays of shape `(images,)`, classes from 0.
+        classes: Number of classes.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.x_train.shape[1:]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and test images."""
+        return len(self.x_train), len(self.x_test)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch; the last one may be smaller."""
+        return -(-len(self.x_train) // batch_size)
+
+    def first(self, train: int, test: int) -> "ImageData":
+        """The same source with only its first images, for a quick trial."""
+        return dataclasses.replace(
+            self,
+            x_train=self.x_train[:train],
+            y_train=self.y_train[:train],
+            x_test=self.x_test[:test],
+            y_test=self.y_test[:test],
+        )
+
+    def train(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: str = "",
+        first_epoch: int = 0,
+        epochs: int = 1,
+    ) -> tf.data.Dataset:
+        """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
+
+        Args:
+            batch_size: Images in a batch.
+            seed: Same seed, same batches.
+            augment: `""`, `"crop"` (pad with 4 black pixels, cut out at random),
+                `"flip"` (left-right, every other image) or `"crop+flip"`.
+            first_epoch: Number of the epoch to begin with; each has its own order.
+            epochs: How many epochs the dataset holds.
+        """
+        if augment not in AUGMENTATIONS:
+            raise ValueError(
+                f"`augment` must be one of {AUGMENTATIONS}. Received: "
+                f"augment={augment!r}. Choose one of them."
+            )
+        images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
+        mean, scale = self._statistics
+
+        def batch(rows, batch_seed):
+            x = _augment(tf.gather(images, rows), augment, batch_seed)
+            return _normalise(x, mean, scale), tf.gather(labels, rows)
+
+        def one_epoch(epoch):
+            epoch_seed = _fold_in(tf.constant([seed, 0], tf.int64), epoch)
+            rows = tf.random.experimental.stateless_shuffle(
+                tf.range(len(images)), epoch_seed
+            )
+            numbered = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+            return numbered.enumerate().map(
+                lambda number, rows: batch(rows, _fold_in(epoch_seed, number + 1)),
+                num_parallel_calls=4,
+            )
+
+        dataset = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
+        # flat_map hides the length, which Keras and progress bars want to know.
+        length = tf.data.experimental.assert_cardinality(
+            epochs * self.steps(batch_size)
+        )
+        return _prefetched(dataset.flat_map(one_epoch).apply(length))
+
+    def test(self, batch_size: int) -> tf.data.Dataset:
+        """Test batches `(images, labels)`, in order, never augmented."""
+        mean, scale = self._statistics
+        dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
+        return _prefetched(
+            dataset.batch(batch_size).map(lambda x, y: (_normalise(x, mean, scale), y))
+        )
+
+    @functools.cached_property
+    def _statistics(self):
+        """Per-channel mean and 1/std of the training images."""
+        # From the 256-bin histogram: exact, and no float copy of the whole set.
+        values = np.arange(256)
+        channels = np.moveaxis(self.x_train, -1, 0)
+        counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        mean = weights @ values
+        std = np.sqrt(weights @ values**2 - mean**2)
+        # A channel that never changes carries nothing; leave its scale alone.
+        scale = 1 / np.where(std > 0, std, 1)
+        return mean.astype("float32"), scale.astype("float32")
+
+
+def load(source: str = EMBEDDED) -> ImageData:
+    """Loads a data source by name.
+
+    Args:
+        source: `"fashion_mnist_mini"` (comes with the package), `"npz:PATH"` (keys
+            x_train, y_train, x_test, y_test), `"idx:FOLDER"` (the four files of MNIST),
+            `"tfds:NAME"` (tensorflow_datasets) or `"keras:NAME"` (keras.datasets).
+
+    Returns:
+        An `ImageData`.
+
+    Raises:
+        ValueError: For an unknown source, or arrays that are not labelled images.
+        FileNotFoundError: For a missing file; the message names it.
+        RuntimeError: When a download failed; the message says what to do instead.
+
+    Example:
+
+    >>> data = load("fashion_mnist_mini")
+    >>> data.input_shape, data.classes, data.sizes
+    ((28, 28, 1), 10, (10000, 2000))
+    """
+    kind, _, where = source.partition(":")
+    readers = {
+        "npz": sources.read_npz,
+        "idx": sources.read_idx,
+        "tfds": sources.read_tfds,
+        "keras": sources.read_keras,
+    }
+    if source == EMBEDDED:
+        return _check(source, *sources.read_embedded())
+    if kind not in readers or not where:
+        raise ValueError(
+            f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, tfds:NAME or "
+            f"keras:NAME. Received: source={source!r}. Write one of these."
+        )
+    return _check(source, *readers[kind](where))
+
+
+def _check(source, x_train, y_train, x_test, y_test):
+    """The arrays of a source as `ImageData`, or an error that says what is wrong."""
+    arrays = {}
+    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        x = x[..., None] if x.ndim == 3 else x
+        if x.ndim != 4 or x.dtype != np.uint8:
+            raise ValueError(
+                "Images must be uint8 of shape (images, height, width) or (images, "
+                f"height, width, channels). Received: x_{split} of {source} with dtype "
+                f"{x.dtype} and shape {x.shape}. Convert it, for values in [0, 1] by "
+                "np.round(255 * x).astype('uint8')."
+            )
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        if y.shape != x.shape[:1] or not len(y) or y.dtype.kind not in "iu":
+            raise ValueError(
+                "Labels must be one integer per image, for at least one image. "
+                f"Received: y_{split} of {source} with dtype {y.dtype} and shape "
+                f"{y.shape} for {len(x)} images. Convert it, for one-hot labels by "
+                "np.argmax(y, axis=-1)."
+            )
+        arrays |= {f"x_{split}": x, f"y_{split}": y.astype("int32")}
+    classes = int(arrays["y_train"].max()) + 1
+    y_all = np.concatenate([arrays["y_train"], arrays["y_test"]])
+    if y_all.min() < 0 or y_all.max() >= classes:
+        raise ValueError(
+            "Labels must count from 0, and every test label must occur in training. "
+            f"Received: labels {y_all.min()}..{y_all.max()} in {source}, with "
+            f"{classes - 1} the last of training. Renumber the labels."
+        )
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise ValueError(
+            "Training and test images must have one shape. Received: "
+            f"{arrays['x_train'].shape[1:]} and {arrays['x_test'].shape[1:]} in "
+            f"{source}. Resize one of them."
+        )
+    return ImageData(source, **arrays, classes=classes)
+
+
+def _prefetched(dataset):
+    """Makes the next batches while one is in use."""
+    # Four batches are enough, as each takes milliseconds. tf.data's own tuning is off:
+    # with it, one run in three hung for 8 to 38 seconds after the last epoch on a busy
+    # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(4).with_options(options)
+
+
+def _normalise(images, mean, scale):
+    return (tf.cast(images, tf.float32) - mean) * scale
+
+
+def _fold_in(seed, number):
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def _augment(images, augment, seed):
+    """Random crop and flip of a whole uint8 batch at once."""
+    count, height, width = tf.unstack(tf.shape(images)[:3])
+    if "crop" in augment:
+        shift = tf.random.stateless_uniform(
+            [2, count, 1], seed, maxval=2 * PADDING + 1, dtype=tf.int32
+        )
+        edge = [PADDING, PADDING]
+        padded = tf.pad(images, [[0, 0], edge, edge, [0, 0]])
+        rows = tf.gather(padded, shift[0] + tf.range(height), axis=1, batch_dims=1)
+        images = tf.gather(rows, shift[1] + tf.range(width), axis=2, batch_dims=1)
+    if "flip" in augment:
+        coin = tf.random.stateless_uniform([count, 1, 1, 1], _fold_in(seed, 1)) < 0.5
+        images = tf.where(coin, images[:, :, ::-1], images)
+    return images

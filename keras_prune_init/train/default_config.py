@@ -1,0 +1,51 @@
+"""The run of `python -m keras_prune_init.train` when no --config is given.
+
+ResNet-20 on the embedded part of Fashion-MNIST, 95 % of the weights removed by SNIP.
+The files in configs/ start from this one, so every key is explained here.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Every key of a run; `--config.a.b=value` sets key b of part a."""
+    config = ConfigDict()
+    config.seed = 0  # initial weights, order and augmentation of the images
+    config.smoke = False  # True: two steps on a few images, to see that all works
+
+    config.data = ConfigDict()
+    # fashion_mnist_mini, npz:PATH, idx:FOLDER, tfds:NAME or keras:NAME
+    config.data.source = "fashion_mnist_mini"
+    config.data.augment = ""  # "", "crop", "flip" or "crop+flip"
+
+    config.model = ConfigDict()
+    config.model.name = "resnet"  # a function of keras_prune_init.models ...
+    config.model.depth = 20  # ... and its arguments
+    config.model.width = 16
+
+    # The arguments of keras_prune_init.prune_at_init.
+    config.prune = ConfigDict()
+    config.prune.method = "snip"
+    config.prune.sparsity = 0.95  # fraction removed; 0.0 trains the dense net
+    config.prune.allocation = "global"
+    config.prune.iterations = config_dict.placeholder(int)  # None: the method's own
+    config.prune.schedule = config_dict.placeholder(str)  # None: the method's own
+    config.prune.batches = 1  # training batches to score on ...
+    # ... or, in place of them, this many images of every class.
+    config.prune.samples_per_class = config_dict.placeholder(int)
+    config.prune.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
+    config.prune.min_per_layer = 0
+
+    # SGD with momentum. Weight decay is decoupled (w -= learning_rate * decay * w,
+    # beside the gradient step). The weight_decay of PyTorch's SGD goes through the
+    # momentum; it corresponds to weight_decay / (1 - momentum) here.
+    config.train = ConfigDict()
+    config.train.epochs = 6
+    config.train.batch_size = 128
+    config.train.learning_rate = 0.2
+    config.train.schedule = "cosine"  # or "step": x 0.1 after 50 % and 75 %
+    config.train.warmup_epochs = 1.0  # rising linearly from 0; only with "cosine"
+    config.train.momentum = 0.9
+    config.train.nesterov = True
+    config.train.weight_decay = 5e-4
+    return config

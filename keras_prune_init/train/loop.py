@@ -1,0 +1,114 @@
+"""What happens during training: the optimizer, and what is saved after each epoch."""
+
+import time
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.train import run_folder
+
+SCHEDULES = ("cosine", "step")
+
+
+def check(config) -> None:
+    """Raises ValueError if the `train` part of a configuration makes no training."""
+    for name in ("epochs", "batch_size"):
+        if config[name] < 1:
+            raise ValueError(
+                f"`train.{name}` must be at least 1. Received: train.{name}="
+                f"{config[name]}. Pass for example --config.train.{name}=8."
+            )
+    if config.schedule not in SCHEDULES:
+        raise ValueError(
+            f"`train.schedule` must be one of {SCHEDULES}. Received: "
+            f"train.schedule={config.schedule!r}. Choose one of them."
+        )
+    if config.warmup_epochs and config.schedule != "cosine":
+        raise ValueError(
+            "`train.warmup_epochs` works only with train.schedule='cosine'. Received: "
+            f"train.warmup_epochs={config.warmup_epochs} with "
+            f"train.schedule={config.schedule!r}. Set --config.train.warmup_epochs=0."
+        )
+
+
+def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
+    """SGD as the `train` part of the configuration describes it.
+
+    Args:
+        config: The `train` part; default_config.py explains its keys.
+        steps: Batches in an epoch.
+    """
+    return keras.optimizers.SGD(
+        _learning_rate(config, steps),
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay or None,
+    )
+
+
+def _learning_rate(config, steps):
+    # A function of the optimizer's step count, so it needs nothing else to resume.
+    schedules = keras.optimizers.schedules
+    total, peak = config.epochs * steps, config.learning_rate
+    if config.schedule == "step":
+        # Keras changes the rate after the boundary step, and counts from 0.
+        boundaries = [total // 2 - 1, total * 3 // 4 - 1]
+        return schedules.PiecewiseConstantDecay(
+            boundaries, [peak, 0.1 * peak, 0.01 * peak]
+        )
+    warmup = min(round(config.warmup_epochs * steps), total - 1)
+    if not warmup:
+        return schedules.CosineDecay(peak, total)
+    return schedules.CosineDecay(
+        0.0, total - warmup, warmup_target=peak, warmup_steps=warmup
+    )
+
+
+class SaveEpoch(keras.callbacks.Callback):
+    """After each epoch: a line of history.csv, TensorBoard scalars, and the model.
+
+    The model file comes last and in one move. It holds masks, weights, optimizer and
+    step count, so it alone decides where a stopped run goes on.
+
+    Args:
+        folder: The folder of the run.
+        rows: The lines of the epochs already done.
+    """
+
+    def __init__(self, folder, rows):
+        super().__init__()
+        self.folder = folder
+        self.rows = rows
+
+    def on_train_begin(self, logs=None):
+        events = str(self.folder / run_folder.EVENTS)
+        self.events = tf.summary.create_file_writer(events)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, **logs}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = time.perf_counter() - self.started
+        self.rows.append(row)
+        run_folder.write_history(self.folder, self.rows)
+        with self.events.as_default():
+            for name, value in logs.items():
+                _write_scalar(name, value, epoch + 1)
+        self.events.flush()
+        with run_folder.atomic(self.folder / run_folder.MODEL) as path:
+            self.model.save(path)
+
+    def on_train_end(self, logs=None):
+        self.events.close()
+
+
+def _write_scalar(name, value, step):
+    # What tf.summary.scalar does, without its need for the tensorboard package, which
+    # TensorFlow no longer installs; only whoever looks at the curves needs it.
+    metadata = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
+        data_class="DATA_CLASS_SCALAR",
+    )
+    tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)

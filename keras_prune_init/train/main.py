@@ -1,0 +1,198 @@
+"""The whole run, from images to a pruned and trained model in a folder."""
+
+import json
+import pathlib
+import platform
+import sys
+import time
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import keras_prune_init as kpi
+from keras_prune_init import models
+from keras_prune_init.train import data as image_data
+from keras_prune_init.train import loop, run_folder
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    resume: bool = False,
+    deterministic: bool = False,
+) -> dict:
+    """Prunes a new model, trains it, and leaves everything in a folder.
+
+    Args:
+        config: What `default_config.get_config()` returns, with other values.
+        workdir: The folder of the run; it must not exist yet, or be empty.
+        resume: Go on with a run that was stopped in `workdir`, if there is one.
+        deterministic: Use slower operations that give the same numbers every time.
+
+    Returns:
+        The content of the folder's result.json.
+
+    Raises:
+        FileExistsError: If `workdir` is in use and `resume` is false.
+        ValueError: If a value of the configuration is impossible, or differs from the
+            run to resume.
+    """
+    loop.check(config.train)
+    folder = pathlib.Path(workdir)
+    settings = json.loads(config.to_json())
+    run_folder.check(folder, settings, resume)
+    result = run_folder.read_json(folder / run_folder.RESULT)
+    if result and result["finished"]:
+        logging.info("The run in %s is finished: %s", folder, _summary(result))
+        return result
+
+    keras.utils.set_random_seed(config.seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    config = _smoke(config) if config.smoke else config
+    data = _load(config)
+
+    if (folder / run_folder.MODEL).exists():
+        logging.info("Going on with the run in %s", folder)
+        pruned = keras.models.load_model(folder / run_folder.MODEL)
+    else:
+        model = _build(config, data)
+        started = time.perf_counter()
+        pruned = kpi.prune_at_init(
+            model, _training_batches(config, data), seed=config.seed, **config.prune
+        )
+        seconds = time.perf_counter() - started
+        _save_start(folder, settings, pruned, seconds)
+
+    _train(folder, config, data, pruned)
+    return _save_end(folder, config, data, pruned)
+
+
+def _load(config):
+    data = image_data.load(config.data.source)
+    if config.smoke:
+        data = data.first(2 * config.train.batch_size, config.train.batch_size)
+    logging.info("%s: %d training and %d test images", data.name, *data.sizes)
+    return data
+
+
+def _build(config, data):
+    """A new, compiled model."""
+    arguments = config.model.to_dict()
+    name = arguments.pop("name")
+    if name not in models.__all__:
+        raise ValueError(
+            f"`model.name` must be one of {', '.join(models.__all__)}. Received: "
+            f"model.name={name!r}. Choose one of them."
+        )
+    model = getattr(models, name)(data.input_shape, data.classes, **arguments)
+    model.compile(
+        loop.optimizer(config.train, data.steps(config.train.batch_size)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _training_batches(config, data, first_epoch=0, epochs=1):
+    return data.train(
+        config.train.batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        first_epoch=first_epoch,
+        epochs=epochs,
+    )
+
+
+def _save_start(folder, settings, pruned, seconds):
+    """The folder, with the model last: only then there is something to resume."""
+    report = kpi.report(pruned)
+    logging.info("\n%s", report)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_json(folder / run_folder.CONFIG, settings)
+    run_folder.write(folder / run_folder.REPORT, report.to_json())
+    with run_folder.atomic(folder / run_folder.PLOT) as path:
+        report.plot(path)
+    result = {
+        "finished": False,
+        "sparsity": report.sparsity,
+        "effective_sparsity": report.effective_sparsity,
+        "kept": report.kept,
+        "total": report.total,
+        "mask_digest": report.digest,
+        "seconds_of_pruning": seconds,
+        "seed": settings["seed"],
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "keras_prune_init": kpi.__version__,
+        },
+    }
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    with run_folder.atomic(folder / run_folder.MODEL) as path:
+        pruned.save(path)
+
+
+def _train(folder, config, data, pruned):
+    steps = data.steps(config.train.batch_size)
+    done = int(pruned.optimizer.iterations) // steps
+    left = config.train.epochs - done
+    if not left:  # stopped between the last epoch and the result
+        return
+    logging.info("Training epochs %d to %d", done + 1, config.train.epochs)
+    rows = run_folder.read_history(folder, done)
+    pruned.fit(
+        _training_batches(config, data, first_epoch=done, epochs=left),
+        shuffle=False,  # the batches are shuffled already
+        epochs=config.train.epochs,
+        initial_epoch=done,
+        steps_per_epoch=steps,
+        validation_data=data.test(config.train.batch_size),
+        callbacks=[loop.SaveEpoch(folder, rows)],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+
+
+def _save_end(folder, config, data, pruned):
+    """The stripped model, and last of all the result that says the run is finished."""
+    with run_folder.atomic(folder / run_folder.STRIPPED) as path:
+        kpi.strip(pruned).save(path)
+    rows = run_folder.read_history(folder, config.train.epochs)
+    seconds = np.median([float(row["seconds"]) for row in rows])
+    test = pruned.evaluate(
+        data.test(config.train.batch_size), return_dict=True, verbose=0
+    )
+    result = run_folder.read_json(folder / run_folder.RESULT)
+    result |= {
+        "finished": True,
+        "epochs": len(rows),
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "seconds_of_an_epoch": float(seconds),
+    }
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    logging.info("%s is complete: %s", folder, _summary(result))
+    return result
+
+
+def _summary(result):
+    return (
+        f"test accuracy {result['test_accuracy']:.4f} after {result['epochs']} epochs, "
+        f"{result['kept']} of {result['total']} weights kept "
+        f"(sparsity {result['sparsity']:.6f})"
+    )
+
+
+def _smoke(config):
+    """The same run in two small steps."""
+    config = config.copy_and_resolve_references()
+    config.train.epochs = 1
+    config.train.batch_size = min(config.train.batch_size, 32)
+    if config.prune.samples_per_class:
+        config.prune.samples_per_class = 1
+    return config

@@ -1,0 +1,116 @@
+"""The folder of a run: never overwritten, never half-written, ready to resume."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+
+# The names a reader of the folder meets; "model" is written after every epoch.
+CONFIG = "config.json"
+REPORT = "report.json"
+PLOT = "report.png"
+HISTORY = "history.csv"
+EVENTS = "tensorboard"
+MODEL = "model.keras"
+STRIPPED = "stripped.keras"
+RESULT = "result.json"
+
+
+@contextlib.contextmanager
+def atomic(path: pathlib.Path):
+    """Yields a path beside `path` to write to, and moves it there when that is done."""
+    # In front, because Keras and matplotlib choose the format by the ending.
+    temporary = path.with_name(f"tmp-{path.name}")
+    yield temporary
+    os.replace(temporary, path)
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a text file."""
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def write_json(path: pathlib.Path, content) -> None:
+    """Writes `content` as JSON for people to read."""
+    write(path, json.dumps(content, indent=2))
+
+
+def read_json(path: pathlib.Path):
+    """The content of a JSON file, or None if it does not exist."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
+    """Writes one line per epoch."""
+    with atomic(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
+    """The lines of the first `epochs` epochs."""
+    if not epochs:
+        return []
+    with (folder / HISTORY).open(newline="") as file:
+        return list(csv.DictReader(file))[:epochs]
+
+
+def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
+    """Checks that a run of `config` may use `folder`, and writes nothing.
+
+    Args:
+        folder: The folder of the run.
+        config: The configuration as nested dicts of JSON values.
+        resume: Whether to go on with a run of the same configuration in the folder. A
+            folder that does not exist yet is no error, so that a job that may be
+            stopped at any moment can always be started by the same command.
+
+    Raises:
+        FileExistsError: If something is in the folder and `resume` is false, or if it
+            is not the folder of a run.
+        ValueError: If the run in the folder has another configuration.
+    """
+    used = folder.exists() and any(
+        not path.name.startswith("tmp-") for path in folder.iterdir()
+    )
+    if used and not resume:
+        raise FileExistsError(
+            f"A run folder is never overwritten. Received: workdir={folder}, which is "
+            "not empty. Add --resume to go on with the run in it, or choose another "
+            "--workdir."
+        )
+    earlier = read_json(folder / CONFIG)
+    if used and earlier is None:
+        raise FileExistsError(
+            f"Only the folder of a run can be resumed. Received: workdir={folder}, "
+            f"which has files but no {CONFIG}. Choose another --workdir."
+        )
+    changed = _differences(_flat(earlier or config), _flat(config))
+    if changed:
+        raise ValueError(
+            "A run is resumed with the configuration it was started with. Received: "
+            f"workdir={folder}, and other values for {'; '.join(changed)}. Use the "
+            "values of the first start, or choose another --workdir."
+        )
+
+
+def _flat(config, prefix=""):
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _differences(old, new):
+    return [
+        f"{key} (then {old.get(key)!r}, now {new.get(key)!r})"
+        for key in sorted(old.keys() | new.keys())
+        if (key in old, old.get(key)) != (key in new, new.get(key))
+    ]

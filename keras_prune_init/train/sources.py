@@ -1,0 +1,135 @@
+"""Where images come from: one reader per kind of source, each returning plain arrays.
+
+A reader returns `(x_train, y_train, x_test, y_test)` as the source stores them;
+`data.load` checks them and brings them into one shape.
+"""
+
+import gzip
+import importlib.resources
+import pathlib
+
+import keras
+import numpy as np
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+# MNIST's own names for the four arrays, in the order of `ARRAYS`.
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def read_embedded():
+    """The Fashion-MNIST subset that comes with the package."""
+    package = importlib.resources.files("keras_prune_init.train")
+    with (package / "embedded" / "fashion_mnist_mini.npz").open("rb") as file:
+        return read_npz(file)
+
+
+def read_npz(path):
+    """An `.npz` file with the keys `x_train`, `y_train`, `x_test`, `y_test`."""
+    with np.load(path) as stored:
+        missing = [key for key in ARRAYS if key not in stored]
+        if missing:
+            raise ValueError(
+                f"An npz data source needs the keys {', '.join(ARRAYS)}. Received: "
+                f"{path} with the keys {', '.join(stored) or '(none)'}. Save it with "
+                f"np.savez(path, {', '.join(f'{key}=...' for key in ARRAYS)})."
+            )
+        return tuple(stored[key] for key in ARRAYS)
+
+
+def read_idx(folder):
+    """A folder with the four files of MNIST, each plain or gzipped."""
+    folder = pathlib.Path(folder)
+    paths = []
+    for name in IDX_FILES:
+        found = [p for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"An idx data source is a folder with the files {', '.join(IDX_FILES)}"
+                f" (or the same names with .gz). Received: {folder}, without {name}. "
+                "Put the missing file there."
+            )
+        paths.append(found[0])
+    return tuple(_read_idx_file(path) for path in paths)
+
+
+def _read_idx_file(path):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        content = file.read()
+    # Header: two zero bytes, the type (8 = unsigned byte), the number of dimensions,
+    # then every dimension as a big-endian 32-bit integer.
+    start = 4 + 4 * content[3] if len(content) > 3 else 0
+    if content[:3] != b"\0\0\x08" or len(content) < start:
+        raise ValueError(
+            "An idx file of images or labels starts with the bytes 00 00 08. Received: "
+            f"{path}, which starts with {content[:4].hex(' ') or '(nothing)'}. "
+            "Fetch the file again."
+        )
+    shape = np.frombuffer(content[4:start], ">i4")
+    if len(content) - start != np.prod(shape):
+        raise ValueError(
+            f"An idx file holds as many bytes as its header says. Received: {path} "
+            f"with {len(content) - start} bytes for shape {tuple(shape.tolist())}. "
+            "Fetch the file again."
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_tfds(name):
+    """A `tensorflow_datasets` data set with the splits train and test."""
+    try:
+        import tensorflow_datasets as tfds  # only this source needs it
+    except ImportError as error:
+        raise ImportError(
+            f"The data source tfds:{name} needs tensorflow_datasets. "
+            "Install it with: pip install 'keras_prune_init[data]'"
+        ) from error
+    try:
+        splits = tfds.load(name, split=["train", "test"], as_supervised=True)
+        # Not batch_size=-1: that batch of 2^63 images aborts TensorFlow 2.21.
+        parts = [list(tfds.as_numpy(split.batch(1000))) for split in splits]
+        arrays = [np.concatenate(a) for part in parts for a in zip(*part, strict=True)]
+    # Whatever goes wrong inside (no network, no such data set, no labels, images of
+    # several sizes), the way out is the same.
+    except Exception as error:
+        raise RuntimeError(
+            f"tensorflow_datasets could not provide {name} with the splits train and "
+            f"test as (image, label) pairs of one size. It said: {error}\n"
+            "If the download failed, run tfds.load on a machine with a network and "
+            "copy its folder tensorflow_datasets/ into your home (or set "
+            "TFDS_DATA_DIR). " + _WITHOUT_NETWORK
+        ) from error
+    return tuple(arrays)
+
+
+def read_keras(name):
+    """One of the image sets of `keras.datasets`."""
+    if name not in KERAS_DATASETS:
+        raise ValueError(
+            f"A keras data source is one of {', '.join(KERAS_DATASETS)}. "
+            f"Received: keras:{name}. Choose one of them, or use tfds:{name}."
+        )
+    try:
+        train, test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception when a fetch fails
+        raise RuntimeError(
+            f"keras.datasets.{name} could not be loaded. It said: {error}\n"
+            "Without a network here, run this where there is one, and copy the file:\n"
+            f"  python -c 'import keras, numpy as np; "
+            f"(a, b), (c, d) = keras.datasets.{name}.load_data(); "
+            f'np.savez("{name}.npz", x_train=a, y_train=b, x_test=c, y_test=d)\'\n'
+            f"Then use npz:{name}.npz as the data source. " + _WITHOUT_NETWORK
+        ) from error
+    return (*train, *test)
+
+
+_WITHOUT_NETWORK = (
+    "Other sources that need no download: npz:PATH, idx:FOLDER, and the embedded "
+    "fashion_mnist_mini."
+)

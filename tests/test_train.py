@@ -1,0 +1,343 @@
+"""The training binary: what a run leaves behind, and how it goes on after a stop."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_prune_init as kpi
+from keras_prune_init.train import data as image_data
+from keras_prune_init.train import default_config, loop, main, run_folder
+
+FILES = {
+    "config.json",
+    "report.json",
+    "report.png",
+    "history.csv",
+    "tensorboard",
+    "model.keras",
+    "stripped.keras",
+    "result.json",
+}
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory):
+    """256 training and 64 test images of the embedded data, as an npz source."""
+    data = image_data.load().first(256, 64)
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    arrays = {key: getattr(data, key) for key in image_data.sources.ARRAYS}
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def config(few_images):
+    return small_config(few_images)
+
+
+def small_config(source):
+    config = default_config.get_config()
+    config.data.source = source
+    config.model = {"name": "cnn", "depth": 2, "width": 8}
+    config.train.epochs = 3
+    config.train.batch_size = 64
+    config.train.learning_rate = 0.05
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def finished(few_images, tmp_path_factory):
+    """The folder and the result of a run without incident."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return folder, main.run(small_config(few_images), folder)
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+# --- what a run leaves behind ---------------------------------------------------------
+
+
+def test_run_leaves_exactly_the_promised_files(finished):
+    folder, result = finished
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_result_counts_weights_exactly(finished, config):
+    folder, result = finished
+    total = 9 * 8 + 9 * 8 * 16 + 16 * 10
+    assert result["total"] == total
+    assert result["kept"] == total - int(0.95 * total)
+    assert result["sparsity"] == pytest.approx(1 - result["kept"] / total, abs=1e-12)
+    assert result["seed"] == config.seed
+    assert set(result["versions"]) == {
+        "python",
+        "tensorflow",
+        "keras",
+        "keras_prune_init",
+    }
+    assert result["seconds_of_pruning"] > 0 and result["seconds_of_an_epoch"] > 0
+
+
+def test_saved_models_are_those_that_were_measured(finished, config):
+    folder, result = finished
+    test = image_data.load(config.data.source).test(64)
+    pruned = keras.models.load_model(folder / "model.keras")
+    measured = pruned.evaluate(test, return_dict=True, verbose=0)
+    assert measured["accuracy"] == result["test_accuracy"]
+    assert kpi.report(pruned).digest == result["mask_digest"]
+    stripped = keras.models.load_model(folder / "stripped.keras")
+    kernels = [w for w in stripped.trainable_variables if w.path.endswith("kernel")]
+    assert sum(np.count_nonzero(k) for k in kernels) <= result["kept"]
+    x = next(iter(test))[0]
+    np.testing.assert_allclose(stripped(x), pruned(x), rtol=1e-5, atol=1e-5)
+
+
+def test_history_and_report_tell_of_every_epoch_and_tensor(finished, config):
+    folder, result = finished
+    rows = history(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["val_accuracy"]) == result["test_accuracy"]
+    assert float(rows[0]["learning_rate"]) == pytest.approx(config.train.learning_rate)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["kept"] == result["kept"] and len(report["tensors"]) == 3
+    assert json.loads((folder / "config.json").read_text())["prune"]["method"] == "snip"
+
+
+def test_tensorboard_logs_hold_the_curves(finished):
+    folder, _ = finished
+    (file,) = (folder / "tensorboard").iterdir()
+    curves = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            point = event.step, float(tf.make_ndarray(value.tensor))
+            curves.setdefault(value.tag, []).append(point)
+    rows = history(folder)
+    for tag in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        expected = [(int(row["epoch"]), float(row[tag])) for row in rows]
+        np.testing.assert_allclose(curves[tag], expected, rtol=1e-6)
+
+
+def test_sparsity_zero_trains_the_dense_net(config, tmp_path):
+    config.smoke = True
+    config.prune.sparsity = 0.0
+    result = main.run(config, tmp_path / "run")
+    assert result["kept"] == result["total"]
+
+
+def test_masks_are_a_function_of_the_seed(config, tmp_path):
+    config.smoke = True
+    digests = []
+    for number, seed in enumerate((1, 1, 2)):
+        config.seed = seed
+        digests.append(main.run(config, tmp_path / str(number))["mask_digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+# --- refusals, before anything is written ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.name", "alexnet", "one of cnn, mlp, resnet, vgg.*model.name='alexnet'"),
+        ("model.depth", 9, "at least 512x512"),
+        ("prune.method", "snipp", "Received: method='snipp'.*Did you mean 'snip'"),
+        ("prune.sparsity", 1.0, "sparsity"),
+        ("data.augment", "blur", "Received: augment='blur'"),
+        ("train.epochs", 0, "`train.epochs` must be at least 1.*train.epochs=0"),
+        ("train.batch_size", 0, "Received: train.batch_size=0"),
+        ("train.schedule", "linear", "Received: train.schedule='linear'"),
+        ("train.schedule", "step", "warmup_epochs=1.0 with train.schedule='step'"),
+    ],
+)
+def test_impossible_values_leave_no_folder(config, tmp_path, key, value, message):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_in_use_is_never_overwritten(finished, config):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match=f"workdir={folder}.*Add --resume"):
+        main.run(config, folder)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_folder_of_something_else_is_not_resumed(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="no config.json"):
+        main.run(config, tmp_path, resume=True)
+
+
+def test_resume_refuses_another_configuration_and_names_the_keys(finished, config):
+    folder, _ = finished
+    config.prune.sparsity = 0.5
+    config.train.epochs = 7
+    message = r"prune.sparsity \(then 0.95, now 0.5\); train.epochs \(then 3, now 7\)"
+    with pytest.raises(ValueError, match=message):
+        main.run(config, folder, resume=True)
+
+
+# --- going on after a stop ------------------------------------------------------------
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, caplog):
+    folder, result = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with caplog.at_level("INFO", logger="absl"):
+        assert main.run(config, folder, resume=True) == result
+    assert f"The run in {folder} is finished: test accuracy" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("place", "epochs_done"),
+    [
+        ("keras_prune_init.train.main._train", 0),
+        ("keras_prune_init.train.loop._write_scalar", 0),
+        ("keras_prune_init.train.main._save_end", 3),
+    ],
+)
+def test_a_run_stopped_anywhere_goes_on(
+    finished, config, tmp_path, monkeypatch, place, epochs_done
+):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(place, stop)
+        main.run(config, folder)
+    stopped = json.loads((folder / "result.json").read_text())
+    model = keras.models.load_model(folder / "model.keras")
+    assert not stopped["finished"]
+    assert model.optimizer.iterations == 4 * epochs_done
+    result = main.run(config, folder, resume=True)
+    assert result["finished"] and result["epochs"] == len(history(folder)) == 3
+    assert result["mask_digest"] == stopped["mask_digest"]
+    assert result["mask_digest"] == finished[1]["mask_digest"]
+    assert {path.name for path in folder.iterdir()} == FILES
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.json"
+    run_folder.write_json(path, 1)
+    with pytest.raises(RuntimeError), run_folder.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert run_folder.read_json(path) == 1
+
+
+def binary(*arguments, **options):
+    command = [sys.executable, "-m", "keras_prune_init.train", *arguments]
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(kpi.__file__).parents[1])},
+        **options,
+    )
+
+
+def test_killed_binary_resumes_to_the_result_of_an_uninterrupted_run(
+    few_images, tmp_path
+):
+    def start(name, *more):
+        return binary(
+            f"--config.data.source={few_images}",
+            "--config.model.depth=8",
+            "--config.model.width=4",
+            "--config.train.epochs=6",
+            "--config.train.batch_size=16",
+            "--deterministic",
+            f"--workdir={tmp_path / name}",
+            *more,
+        )
+
+    whole, killed = start("whole"), start("killed")
+    while len(history_or_nothing(tmp_path / "killed")) < 2 and killed.poll() is None:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    printed = killed.communicate()[0]
+    assert killed.returncode == -signal.SIGKILL, printed
+    assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
+
+    resumed = start("killed", "--resume")
+    printed, text = resumed.communicate()[0], whole.communicate()[0]
+    assert (resumed.returncode, whole.returncode) == (0, 0), printed + text
+    assert "Going on with the run in" in printed
+    first, second = (
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("whole", "killed")
+    )
+    for key in ("mask_digest", "epochs", "test_accuracy", "test_loss"):
+        assert first[key] == second[key]
+    rows = [history(tmp_path / name) for name in ("whole", "killed")]
+    for one, other in zip(*rows, strict=True):
+        del one["seconds"], other["seconds"]
+        assert one == other
+    # The table and the final line reach the reader.
+    assert "stage3_block0_conv2" in text and "test accuracy" in text
+
+
+def history_or_nothing(folder):
+    return history(folder) if (folder / "history.csv").exists() else []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.prune.sparsityy=0.9", 'Did you mean "sparsity"'),
+        ("--config.train.epochs=many", "flag --config.train.epochs=many"),
+        ("--resume", "--resume needs the folder"),
+    ],
+)
+def test_wrong_flags_fail_at_once_and_are_named(argument, message, tmp_path):
+    process = binary(argument, cwd=tmp_path)
+    printed = process.communicate()[0]
+    assert process.returncode != 0
+    assert message in printed
+    assert not list(tmp_path.iterdir())
+
+
+# --- optimizer ------------------------------------------------------------------------
+
+
+def rates(steps_per_epoch=10, **values):
+    config = default_config.get_config().train
+    config.update(epochs=8, learning_rate=0.4, **values)
+    rate = loop.optimizer(config, steps_per_epoch)._learning_rate
+    return np.array([float(rate(step)) for step in range(81)])
+
+
+def test_step_schedule_changes_at_half_and_three_quarters():
+    rate = rates(schedule="step", warmup_epochs=0.0)
+    expected = np.repeat([0.4, 0.04, 0.004], [40, 20, 21])
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero():
+    rate = rates(schedule="cosine", warmup_epochs=1.5)
+    np.testing.assert_allclose(rate[:16], 0.4 * np.arange(16) / 15, rtol=1e-5)
+    assert (np.diff(rate[15:]) < 0).all() and rate[-1] == 0
+    assert rates(schedule="cosine", warmup_epochs=0.0)[0] == pytest.approx(0.4)

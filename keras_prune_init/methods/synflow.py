@@ -110,14 +110,14 @@ class _Flow:
         """Scores; divided by 2^exponent where they would not fit otherwise."""
         if self.exponent is None:
             self._adapt(weights)  # by a forward pass, before anything is traced
-        total, scores = self.step(self._absolute(weights), self._factors())
+        total, scores = self.step(self._cast(weights), self._factors())
         if not self._fits(total):
             self._adapt(weights)
-            _, scores = self.step(self._absolute(weights), self._factors())
+            _, scores = self.step(self._cast(weights), self._factors())
         return scores
 
-    def _absolute(self, weights):
-        return [tf.abs(tf.cast(w, self.network.dtype)) for w in weights]
+    def _cast(self, weights):
+        return [tf.cast(w, self.network.dtype) for w in weights]
 
     def _factors(self):
         """What input and sum are multiplied by, together 2^-exponent."""
@@ -137,6 +137,7 @@ class _Flow:
         return tf.add_n(sums)
 
     def _gradient(self, weights, factors):
+        weights = [tf.abs(w) for w in weights]
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
             total = self._total(weights, factors)
@@ -154,7 +155,8 @@ class _Flow:
         steps = range(0, widest, SAFE) if self.homogeneous else (0,)
         for exponent in sorted({*steps, *(-s for s in steps)}, key=abs):
             self.exponent = exponent
-            total = abs(float(self._total(self._absolute(weights), self._factors())))
+            absolute = [tf.abs(w) for w in self._cast(weights)]
+            total = abs(float(self._total(absolute, self._factors())))
             if self._fits(total):
                 if exponent:
                     self.exponent += round(math.log2(total))

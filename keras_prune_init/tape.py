@@ -15,11 +15,11 @@ import keras
 import tensorflow as tf
 
 from keras_prune_init.core import selection, surgery
-from keras_prune_init.core.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.core.patching import scoring_layers
 from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
-EAGER_CALLS = 2
+EAGER_PASSES = 2
 
 Tensors = list[tf.Tensor]
 
@@ -52,7 +52,7 @@ class Network:
         self.kernels = list(kernels)
         self.batches = list(batches)
         self.loss = loss
-        self._eager = iterations * max(len(self.batches), 1) <= EAGER_CALLS
+        self._calls = iterations * max(len(self.batches), 1)
         self._made: dict = {}
         self.dtype = selection.scoring_dtype(kernels)
         if any(k.layer.compute_dtype != self.dtype for k in self.kernels):
@@ -107,10 +107,12 @@ class Network:
             Kernel-shaped tensors, in the order of `weights`.
         """
 
-        def step(weights, batch):
+        def gradients(weights, batch):
             return self._loss_gradients(weights, batch, batch_norm, temperature)
 
-        return self._sum_over_batches(("g", batch_norm, temperature), step, weights)
+        key = ("g", batch_norm, temperature)
+        step = self.once(key, lambda: self.graph_if_it_pays(gradients))
+        return self._sum_over_batches(step, weights)
 
     def hessian_gradient(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
@@ -120,11 +122,11 @@ class Network:
         Exact, by differentiating twice. Arguments and result as `gradients`.
         """
 
-        def step(weights, batch, total):
+        def product(weights, batch, total):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
                 gradients = self._loss_gradients(
-                    weights, batch, batch_norm, temperature
+                    weights, batch, batch_norm, temperature, twice=True
                 )
                 if total is None:  # one batch: its own gradient, without a second pass
                     total = [tf.stop_gradient(g) for g in gradients]
@@ -135,7 +137,8 @@ class Network:
         if len(self.batches) > 1:
             total = self.gradients(weights, batch_norm, temperature)
         key = ("hg", batch_norm, temperature)
-        return self._sum_over_batches(key, step, weights, total)
+        step = self.once(key, lambda: self.graph_if_it_pays(product, passes=3))
+        return self._sum_over_batches(step, weights, total)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under this key."""
@@ -143,23 +146,25 @@ class Network:
             self._made[key] = make()
         return self._made[key]
 
-    def graph_if_it_pays(self, function: Callable) -> Callable:
-        """`function` as a `tf.function`, or as it is if it will run too rarely."""
-        if self._eager:
+    def graph_if_it_pays(self, function: Callable, passes: int = 1) -> Callable:
+        """`function` as a `tf.function`, or as it is if it will run too rarely.
+
+        `passes` says how many times the work of one gradient a call is.
+        """
+        if self._calls * passes <= EAGER_PASSES:
             return function
         return tf.function(function, reduce_retracing=True)
 
-    def _loss_gradients(self, weights, batch, batch_norm, temperature):
+    def _loss_gradients(self, weights, batch, batch_norm, temperature, twice=False):
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with exact_layers(self.model, batch_norm):
+            with scoring_layers(self.model, batch_norm, twice):
                 outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
         return _zeros_for_none(tape.gradient(loss, weights), weights)
 
-    def _sum_over_batches(self, key, step, weights, *args) -> Tensors:
-        step = self.once(key, lambda: self.graph_if_it_pays(step))
+    def _sum_over_batches(self, step, weights, *args) -> Tensors:
         total = None
         for batch in self.batches:
             part = step(weights, batch, *args)
@@ -181,94 +186,7 @@ def _zeros_for_none(gradients, weights):
     ]
 
 
-def exact_layers(model: keras.Model, mode: str):
-    """A scope in which layers are differentiable exactly, to every order.
-
-    Keras takes variances from `tf.nn.moments`, which stops a gradient: first
-    derivatives come out right, second ones wrong by per cents. Batch normalization uses
-    statistics of the batch (mode `"train"`) or running ones (`"eval"`), and updates
-    nothing.
-    """
-    batch_norm = keras.layers.BatchNormalization
-    changes = []
-    for layer in selection.flatten(model):
-        if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
-            changes.append((layer, "call", _batch_norm(layer, mode)))
-        elif isinstance(layer, keras.layers.GroupNormalization):
-            changes.append((layer, "call", _with_exact_moments(layer.call)))
-        elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
-            changes.append((layer, "call", subsampled(layer)))
-    return patched(changes)
-
-
-def _with_exact_moments(plain):
-    def moments(x, axes, keepdims=False):
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
-        return mean if keepdims else tf.squeeze(mean, axes), variance
-
-    def call(*args, **kwargs):
-        with patched([(tf.nn, "moments", moments)]):
-            return plain(*args, **kwargs)
-
-    return call
-
-
-def unbounded(model: keras.Model):
-    """A scope without what keeps a flow from growing through the network.
-
-    Output layers have no softmax or sigmoid, ReLUs no maximum.
-    """
-    squash = (keras.activations.softmax, keras.activations.sigmoid)
-    changes = []
-    for layer in selection.output_layers(model):
-        if isinstance(layer, keras.layers.Softmax):
-            changes.append((layer, "call", lambda inputs, mask=None: inputs))
-        elif getattr(layer, "activation", None) in squash:
-            changes.append((layer, "activation", keras.activations.linear))
-    for layer in selection.flatten(model):
-        if isinstance(layer, keras.layers.ReLU) and layer.max_value is not None:
-            changes.append((layer, "max_value", None))
-        elif getattr(layer, "activation", None) is keras.activations.relu6:
-            changes.append((layer, "activation", keras.activations.relu))
-    return patched(changes)
-
-
 def scores_of(weights: Tensors, gradients: Sequence[tf.Tensor | None]) -> Tensors:
     """|w * g| of each kernel; 0 where no gradient reaches it."""
     gradients = _zeros_for_none(gradients, weights)
     return [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
-
-
-def _batch_norm(layer, mode):
-    """The layer's forward pass in one of its two modes, whatever `training` says."""
-    plain = layer.call
-
-    def call(inputs, training=None, mask=None):
-        if mask is not None:
-            return plain(inputs, training=mode == "train", mask=mask)
-        rank = len(inputs.shape)
-        axes = [i for i in range(rank) if i != layer.axis % rank]
-        shape = [1] * rank
-        shape[layer.axis] = inputs.shape[layer.axis]
-
-        def value(variable):
-            return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)
-
-        def gain(variance):
-            factor = tf.math.rsqrt(variance + layer.epsilon)
-            return factor * value(layer.gamma) if layer.scale else factor
-
-        if mode == "eval":
-            with tf.init_scope():  # once, not in every run of a traced function
-                factor = gain(value(layer.moving_variance))
-                offset = -value(layer.moving_mean) * factor
-                if layer.center:
-                    offset += value(layer.beta)
-            return inputs * factor + offset
-        centered = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
-        outputs = centered * gain(variance)
-        return outputs + value(layer.beta) if layer.center else outputs
-
-    return call

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+from keras_prune_init.core.selection import flatten, output_layers
 
 
 @contextlib.contextmanager
@@ -53,3 +56,108 @@ def subsampled(layer: keras.layers.Conv2D) -> Callable:
             return plain(layer, inputs[:, ::down, ::right], *args, **kwargs)
 
     return call
+
+
+def scoring_layers(model: keras.Model, mode: str, twice: bool = True):
+    """A scope in which layers can be differentiated exactly: once, or `twice`.
+
+    Keras takes variances from `tf.nn.moments`, which stops a gradient: first
+    derivatives come out right, second ones wrong by per cents. Batch normalization uses
+    statistics of the batch (mode `"train"`) or running ones (`"eval"`), and updates
+    nothing.
+    """
+    batch_norm = keras.layers.BatchNormalization
+    changes = []
+    for layer in flatten(model):
+        if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
+            changes.append((layer, "call", _batch_norm(layer, mode, twice)))
+        elif isinstance(layer, keras.layers.GroupNormalization):
+            changes.append((layer, "call", _with_exact_moments(layer.call)))
+        elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
+            changes.append((layer, "call", subsampled(layer)))
+    return patched(changes)
+
+
+def _with_exact_moments(plain):
+    def moments(x, axes, keepdims=False):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+        return mean if keepdims else tf.squeeze(mean, axes), variance
+
+    def call(*args, **kwargs):
+        with patched([(tf.nn, "moments", moments)]):
+            return plain(*args, **kwargs)
+
+    return call
+
+
+def unbounded(model: keras.Model):
+    """A scope without what keeps a flow from growing through the network.
+
+    Output layers have no softmax or sigmoid, ReLUs no maximum.
+    """
+    squash = (keras.activations.softmax, keras.activations.sigmoid)
+    changes = []
+    for layer in output_layers(model):
+        if isinstance(layer, keras.layers.Softmax):
+            changes.append((layer, "call", lambda inputs, mask=None: inputs))
+        elif getattr(layer, "activation", None) in squash:
+            changes.append((layer, "activation", keras.activations.linear))
+    for layer in flatten(model):
+        if isinstance(layer, keras.layers.ReLU) and layer.max_value is not None:
+            changes.append((layer, "max_value", None))
+        elif getattr(layer, "activation", None) is keras.activations.relu6:
+            changes.append((layer, "activation", keras.activations.relu))
+    return patched(changes)
+
+
+def _batch_norm(layer, mode, twice):
+    """The layer's forward pass in one of its two modes, whatever `training` says."""
+    plain = layer.call
+
+    def call(inputs, training=None, mask=None):
+        if mask is not None:
+            return plain(inputs, training=mode == "train", mask=mask)
+        rank = len(inputs.shape)
+        axes = [i for i in range(rank) if i != layer.axis % rank]
+        shape = [1] * rank
+        shape[layer.axis] = inputs.shape[layer.axis]
+
+        # One operation, but differentiable in reasonable time only once.
+        fused = not twice and inputs.dtype == tf.float32 and axes == [0, 1, 2]
+
+        def value(variable):
+            return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)
+
+        def gain(variance):
+            factor = tf.math.rsqrt(variance + layer.epsilon)
+            return factor * value(layer.gamma) if layer.scale else factor
+
+        if mode == "eval":
+            with tf.init_scope():  # once, not in every run of a traced function
+                factor = gain(value(layer.moving_variance))
+                offset = -value(layer.moving_mean) * factor
+                if layer.center:
+                    offset += value(layer.beta)
+            return inputs * factor + offset
+        if fused:
+            return _fused_batch_norm(inputs, layer)
+        centered = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
+        outputs = centered * gain(variance)
+        return outputs + value(layer.beta) if layer.center else outputs
+
+    return call
+
+
+def _fused_batch_norm(inputs, layer):
+    channels = inputs.shape[-1:]
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=layer.gamma.value if layer.scale else tf.ones(channels),
+        offset=layer.beta.value if layer.center else tf.zeros(channels),
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=layer.epsilon,
+        is_training=True,
+    ).y

@@ -144,7 +144,7 @@ class PruningReport:
         axes.set_xlim(-0.8, count - 0.2)
         axes.set_ylabel("fraction of weights kept")
         axes.set_title(f"Kept weights per kernel at {self.sparsity:.2%} sparsity")
-        axes.legend()
+        figure.legend(loc="outside upper right", ncols=3)
         figure.savefig(path, dpi=150)
 
 

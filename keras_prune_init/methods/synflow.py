@@ -21,11 +21,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init import tape
 from keras_prune_init.core import selection
+from keras_prune_init.core.patching import scoring_layers, unbounded
 from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
+from keras_prune_init.tape import scores_of
 
 L = keras.layers
 
@@ -131,7 +132,7 @@ class _Flow:
             lambda v: v * tf.cast(before, v.dtype), self.inputs
         )
         model = self.network.model
-        with tape.exact_layers(model, "eval"), tape.unbounded(model):
+        with scoring_layers(model, "eval"), unbounded(model):
             outputs = self.network.forward(inputs, weights, self.others)
         sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
         return tf.add_n(sums)
@@ -141,7 +142,7 @@ class _Flow:
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
             total = self._total(weights, factors)
-        return total, tape.scores_of(weights, gradient_tape.gradient(total, weights))
+        return total, scores_of(weights, gradient_tape.gradient(total, weights))
 
     def _fits(self, total):
         total = abs(float(total))

@@ -124,7 +124,7 @@ def _save_start(folder, settings, pruned, seconds):
         "kept": report.kept,
         "total": report.total,
         "mask_digest": report.digest,
-        "seconds_of_pruning": seconds,
+        "seconds_of_scoring": seconds,
         "seed": settings["seed"],
         "versions": {
             "python": platform.python_version(),

@@ -19,7 +19,7 @@ from keras_prune_init.core.patching import scoring_layers
 from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
-EAGER_PASSES = 2
+EAGER_CALLS = 2
 
 Tensors = list[tf.Tensor]
 
@@ -126,7 +126,7 @@ class Network:
             with tf.GradientTape() as tape:
                 tape.watch(weights)
                 gradients = self._loss_gradients(
-                    weights, batch, batch_norm, temperature, twice=True
+                    weights, batch, batch_norm, temperature
                 )
                 if total is None:  # one batch: its own gradient, without a second pass
                     total = [tf.stop_gradient(g) for g in gradients]
@@ -137,7 +137,7 @@ class Network:
         if len(self.batches) > 1:
             total = self.gradients(weights, batch_norm, temperature)
         key = ("hg", batch_norm, temperature)
-        step = self.once(key, lambda: self.graph_if_it_pays(product, passes=3))
+        step = self.once(key, lambda: self.graph_if_it_pays(product))
         return self._sum_over_batches(step, weights, total)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
@@ -146,20 +146,18 @@ class Network:
             self._made[key] = make()
         return self._made[key]
 
-    def graph_if_it_pays(self, function: Callable, passes: int = 1) -> Callable:
-        """`function` as a `tf.function`, or as it is if it will run too rarely.
-
-        `passes` says how many times the work of one gradient a call is.
-        """
-        if self._calls * passes <= EAGER_PASSES:
+    def graph_if_it_pays(self, function: Callable) -> Callable:
+        """`function` as a `tf.function`, or as it is if it will run too rarely."""
+        if self._calls <= EAGER_CALLS:
             return function
-        return tf.function(function, reduce_retracing=True)
+        # Keras runs layers without AutoGraph too, and its analysis takes a second.
+        return tf.function(function, reduce_retracing=True, autograph=False)
 
-    def _loss_gradients(self, weights, batch, batch_norm, temperature, twice=False):
+    def _loss_gradients(self, weights, batch, batch_norm, temperature):
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with scoring_layers(self.model, batch_norm, twice):
+            with scoring_layers(self.model, batch_norm):
                 outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
         return _zeros_for_none(tape.gradient(loss, weights), weights)

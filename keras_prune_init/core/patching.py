@@ -58,8 +58,8 @@ def subsampled(layer: keras.layers.Conv2D) -> Callable:
     return call
 
 
-def scoring_layers(model: keras.Model, mode: str, twice: bool = True):
-    """A scope in which layers can be differentiated exactly: once, or `twice`.
+def scoring_layers(model: keras.Model, mode: str):
+    """A scope in which layers are differentiable exactly, also twice.
 
     Keras takes variances from `tf.nn.moments`, which stops a gradient: first
     derivatives come out right, second ones wrong by per cents. Batch normalization uses
@@ -70,7 +70,7 @@ def scoring_layers(model: keras.Model, mode: str, twice: bool = True):
     changes = []
     for layer in flatten(model):
         if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
-            changes.append((layer, "call", _batch_norm(layer, mode, twice)))
+            changes.append((layer, "call", _batch_norm(layer, mode)))
         elif isinstance(layer, keras.layers.GroupNormalization):
             changes.append((layer, "call", _with_exact_moments(layer.call)))
         elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
@@ -111,7 +111,7 @@ def unbounded(model: keras.Model):
     return patched(changes)
 
 
-def _batch_norm(layer, mode, twice):
+def _batch_norm(layer, mode):
     """The layer's forward pass in one of its two modes, whatever `training` says."""
     plain = layer.call
 
@@ -123,8 +123,8 @@ def _batch_norm(layer, mode, twice):
         shape = [1] * rank
         shape[layer.axis] = inputs.shape[layer.axis]
 
-        # One operation, but differentiable in reasonable time only once.
-        fused = not twice and inputs.dtype == tf.float32 and axes == [0, 1, 2]
+        # One operation where TensorFlow has it, with exact derivatives of its own.
+        fused = inputs.dtype == tf.float32 and axes == [0, 1, 2]
 
         def value(variable):
             return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)

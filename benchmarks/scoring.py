@@ -1,6 +1,6 @@
 """Time and memory of `prune_at_init`, in multiples of one training pass.
 
-    python benchmarks/scoring.py            # all, about 10 minutes on two cores
+    python benchmarks/scoring.py            # all, 9 minutes on two cores
     python benchmarks/scoring.py --only vgg16 --method synflow
 
 Each row is a fresh process, so imports of TensorFlow's kernels and tracing count. The
@@ -154,7 +154,7 @@ def main():
     parser.add_argument("--worker", nargs=3, metavar=("MODEL", "METHOD", "BATCHES"))
     parser.add_argument("--only", help="one model")
     parser.add_argument("--method", help="one method")
-    parser.add_argument("--runs", type=int, default=3, help="fresh processes a figure")
+    parser.add_argument("--runs", type=int, default=1, help="fresh processes a figure")
     args = parser.parse_args()
     if args.worker:
         name, method, batches = args.worker

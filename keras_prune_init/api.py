@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import surgery
 from keras_prune_init.core.schedules import Schedule
-from keras_prune_init.core.selection import Filters, scoring_dtype
+from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
 from keras_prune_init.methods import Method, get_method
 from keras_prune_init.tape import Network
 
@@ -86,8 +86,11 @@ def prune_at_init(
     Reference:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
     """
-    kernels, _, masks = _run(**locals())
-    return surgery.install(model, kernels, masks)
+    plan = _plan(**locals())
+    # First, so that a model that cannot be copied is refused before it is scored.
+    pruned = surgery.wrap(model, plan.kernels)
+    surgery.set_masks(pruned, plan.kernels, _run(plan)[1])
+    return pruned
 
 
 def score(
@@ -129,10 +132,22 @@ def score(
     >>> scores = score(model, (x, y), "snip")
     >>> masks = select(scores, sparsity=0.95)
     """
-    return _run(**locals())[1]
+    return _run(_plan(**locals()))[0]
 
 
-def _run(
+class _Plan(NamedTuple):
+    """All arguments, checked."""
+
+    method: Method
+    kernels: list[Kernel]
+    network: Network
+    sparsity: float
+    allocation: str
+    min_per_layer: int
+    verbose: int
+
+
+def _plan(
     model,
     dataset,
     method,
@@ -150,46 +165,47 @@ def _run(
     seed,
     verbose,
 ):
-    """Kernels, last scores and final masks."""
     method = _method(method, iterations, schedule, batch_norm, seed)
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
     kernels = checks.prunable_kernels(model, filters)
     data, resolved = [], None
     if method.needs_data:
+        dtype = scoring_dtype(kernels)
         data, resolved = _data(
-            model,
-            method,
-            dataset,
-            loss,
-            batches,
-            samples_per_class,
-            scoring_dtype(kernels),
+            model, method, dataset, loss, batches, samples_per_class, dtype
         )
     network = Network(model, kernels, data, resolved, method.iterations)
+    return _Plan(method, kernels, network, sparsity, allocation, min_per_layer, verbose)
 
+
+def _run(plan):
+    """The last scores and the final masks, by path of the kernel."""
+    method, kernels, network = plan.method, plan.kernels, plan.network
     weights, masks, total = network.weights, None, method.iterations
-    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not verbose):
+    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
         values = method.scores(network, weights)
         scores = {k.path: np.asarray(v) for k, v in zip(kernels, values, strict=True)}
         masks_lib.check_finite(scores)
+        last = i == total
+        target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
         within = masks and list(masks.values())  # what is gone stays gone
-        target = sparsity if i == total else method.schedule(i / total, sparsity)
-        masks = allocation_lib.choose(scores, target, allocation, min_per_layer, within)
-        if i < total:
+        masks = allocation_lib.choose(
+            scores, target, plan.allocation, plan.min_per_layer, within
+        )
+        if not last:
             weights = [
                 tf.where(masks[k.path], w, tf.zeros((), w.dtype))
                 for k, w in zip(kernels, weights, strict=True)
             ]
-    if within:
-        lowest = min(
-            np.min(s, where=w, initial=0)
-            for s, w in zip(scores.values(), within, strict=True)
-        )
-        scores = {
-            p: np.where(w, s, lowest)
-            for (p, s), w in zip(scores.items(), within, strict=True)
-        }
-    return kernels, scores, masks
+    return _lowest_where_gone(scores, within), masks
+
+
+def _lowest_where_gone(scores, within):
+    if within is None:
+        return scores
+    pairs = list(zip(scores.items(), within, strict=True))
+    lowest = min(np.min(s, where=w, initial=0) for (_, s), w in pairs)
+    return {path: np.where(w, s, lowest) for (path, s), w in pairs}
 
 
 def _method(method, iterations, schedule, batch_norm, seed):

@@ -282,6 +282,16 @@ def test_a_subclassed_model_that_cannot_be_copied_says_how():
         kpi.prune_at_init(model, None, "random")
 
 
+def test_a_lambda_is_refused_before_anything_is_scored(monkeypatch):
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(3)(L.Lambda(lambda v: 2 * v)(L.Dense(5)(x))))
+    from keras_prune_init.methods.snip import SNIP
+
+    monkeypatch.setattr(SNIP, "scores", lambda *args: pytest.fail("scored"))
+    with pytest.raises(ValueError, match="Use named functions in place of lambdas"):
+        kpi.prune_at_init(model, batch(model), "snip")
+
+
 def test_balanced_scoring_batches():
     model = mlp()
     rng = np.random.default_rng(0)

@@ -75,21 +75,33 @@ def _folded(layer):
 
 
 def _copy_leaf(layer, dtype=None):
+    try:
+        new = _from_own_config(layer, dtype)
+    except Exception as e:
+        raise ValueError(
+            "Pruning works on a copy, made of each layer's config. Received: "
+            f"`{layer.name}` ({type(layer).__name__}), which cannot be made from its "
+            "config. Use named functions in place of lambdas, or let the class "
+            f"implement `get_config` and `from_config`. Keras says: {e}"
+        ) from e
+    if isinstance(layer, Layer):
+        _copy_variables(layer, new)
+    return new
+
+
+def _from_own_config(layer, dtype):
     config = layer.get_config()
     if not isinstance(layer, Layer):  # an operation of a Functional model
         return type(layer).from_config(config)
     if dtype is None:
-        new = _from_config(layer, config)
-    else:
-        # Sublayers that the constructor makes take the global policy.
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(dtype)
-        try:
-            new = _from_config(layer, _with_dtype(config, dtype))
-        finally:
-            keras.config.set_dtype_policy(policy)
-    _copy_variables(layer, new)
-    return new
+        return _from_config(layer, config)
+    # Sublayers that the constructor makes take the global policy.
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        return _from_config(layer, _with_dtype(config, dtype))
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _from_config(layer, config):

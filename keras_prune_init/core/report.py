@@ -134,8 +134,15 @@ class PruningReport:
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
         for i in np.flatnonzero(kept == 0):
-            axes.annotate(
-                "empty", (i, 0), rotation=90, ha="center", va="bottom", color="r"
+            axes.text(
+                i,
+                0.02,
+                "empty",
+                color="tab:red",
+                rotation=90,
+                ha="center",
+                size=8,
+                transform=axes.get_xaxis_transform(),  # y as a fraction of the axes
             )
         axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
         axes.set_xticks(

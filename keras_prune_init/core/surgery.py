@@ -34,31 +34,37 @@ def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
     return _copy_model(model, {}, dtype)
 
 
-def install(
-    model: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
-) -> keras.Model:
-    """Copy a model with `MaskedLayer`s that hold the given masks.
+def wrap(model: keras.Model, kernels: Iterable[Kernel]) -> keras.Model:
+    """Copy a model with `MaskedLayer`s around the given kernels, which remove nothing.
+
+    Raises:
+        ValueError: If a layer cannot be copied from its config.
+    """
+    names: dict[Address, list[str]] = {}
+    for kernel in kernels:
+        names.setdefault(kernel.address, []).append(kernel.name)
+    return _copy_model(model, names)
+
+
+def set_masks(
+    pruned: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
+) -> None:
+    """Set the masks of a model that `wrap` made.
+
+    Removed weights become 0 in the kernels too, not only in the product: weight decay
+    and regularizers then see what the forward pass uses.
 
     Args:
-        model: The model that `kernels` were found in.
-        kernels: The kernels to mask.
+        pruned: The model from `wrap`.
+        kernels: Those that it was made with.
         masks: `{kernel path: kernel-shaped array of 0 and 1}`.
-
-    Returns:
-        A new model. Removed weights are 0 in the kernels too, not only in the
-        product: weight decay and regularizers then see what the forward pass uses.
     """
-    wrap: dict[Address, list[Kernel]] = {}
+    layers = dict(selection.walk(pruned))
     for kernel in kernels:
-        wrap.setdefault(kernel.address, []).append(kernel)
-    names = {address: [k.name for k in group] for address, group in wrap.items()}
-    pruned = _copy_model(model, names)
-    for address, layer in selection.walk(pruned):
-        for kernel in wrap.get(address, ()):
-            layer.masks[kernel.name].assign(masks[kernel.path])
-            variable = selection.get_kernel(layer.layer, kernel.name)
-            variable.assign(variable.value * layer.masks[kernel.name].value)
-    return pruned
+        layer = layers[kernel.address]
+        layer.masks[kernel.name].assign(masks[kernel.path])
+        variable = selection.get_kernel(layer.layer, kernel.name)
+        variable.assign(variable.value * layer.masks[kernel.name].value)
 
 
 def strip(model: keras.Model) -> keras.Model:

@@ -22,13 +22,6 @@ def batch(model, size=8, seed=0):
     return x, rng.integers(0, model.output_shape[-1], size)
 
 
-def masked(model):
-    """`{wrapper name: MaskedLayer}` of a model whose layers are reachable by name."""
-    return {
-        v.name: v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)
-    }
-
-
 def masked_list(model):
     return [v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)]
 

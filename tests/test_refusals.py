@@ -1,0 +1,142 @@
+"""Bad input is refused before any work, with the rule, what came and the fix."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import L, batch, mlp
+
+import keras_prune_init as kpi
+
+BAD_ARGUMENTS = [
+    ({"sparsity": 1.0}, "0 <= sparsity < 1. Received: sparsity=1.0"),
+    ({"sparsity": -0.1}, "Received: sparsity=-0.1"),
+    ({"sparsity": "90%"}, "Received: sparsity='90%'. For 90 %, pass 0.9"),
+    ({"method": "snap"}, "Received: method='snap'. Did you mean 'snip'"),
+    ({"method": "Synflow"}, "Did you mean 'synflow'"),
+    ({"allocation": "layerwise"}, "Received: allocation='layerwise'"),
+    ({"iterations": 0}, "whole number, 1 or more. Received: iterations=0"),
+    ({"iterations": 2, "schedule": "cubic"}, "Received: schedule='cubic'"),
+    ({"batch_norm": "off"}, "'train' or 'eval'. Received: batch_norm='off'"),
+    ({"method": "magnitude", "batch_norm": "eval"}, "does not take these options"),
+    ({"method": kpi.get_method("snip"), "iterations": 3}, "beside a SNIP object"),
+    ({"batches": 0}, "Received: batches=0"),
+    ({"batches": 5}, "batches=5, and a dataset of 1. Lower `batches`"),
+    ({"min_per_layer": 30}, "Lower one of the two"),
+    ({"filters": "no such layer"}, "at least one layer that can be pruned"),
+    ({"dataset": None}, "needs data. Received: method=SNIP, dataset=None"),
+    (
+        {"dataset": tf.data.Dataset.range(0).map(lambda i: (i, i))},
+        "Received: an empty dataset",
+    ),
+    (
+        {
+            "dataset": tf.data.Dataset.from_tensor_slices(
+                (np.ones((4, 5)), [0, 1, 2, 0])
+            )
+        },
+        "must be batched: .* `dataset.batch",
+    ),
+    (
+        {"dataset": (np.ones((4, 5)), np.array([0, 1, 2, 3]))},
+        "from 0 to 2, .* labels from 0 to 3",
+    ),
+    ({"dataset": (np.ones((4, 5)), np.ones((4, 7)))}, "labels of shape \\(4, 7\\)"),
+    (
+        {"dataset": (np.ones((4, 6)), np.zeros(4, int))},
+        "x of shape \\(4, 6\\) for an input",
+    ),
+    ({"dataset": (np.ones((4, 5)), np.zeros(3, int))}, "same number of samples"),
+    (
+        {"dataset": tf.data.Dataset.from_tensors(np.ones((4, 5)))},
+        "must give \\(x, y\\)",
+    ),
+    ({"samples_per_class": 9}, "samples_per_class=9; class 0 has only"),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD_ARGUMENTS)
+@pytest.mark.parametrize("function", [kpi.prune_at_init, kpi.score])
+def test_bad_arguments_are_refused(function, change, message):
+    model = mlp()
+    arguments = {"dataset": batch(model), "method": "snip", **change}
+    with pytest.raises(ValueError, match=message):
+        function(model, **arguments)
+
+
+def unbuilt():
+    return keras.Sequential([L.Dense(3)])
+
+
+def without_kernels():
+    return keras.Sequential([keras.Input((4,)), L.BatchNormalization(), L.ReLU()])
+
+
+def pruned_already():
+    return kpi.prune_at_init(mlp(), None, "random")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            unbuilt,
+            "must be built, so that it has weights. Received: .*Give it an `Input`",
+        ),
+        (without_kernels, "at least one layer that can be pruned. .*only vectors"),
+        (pruned_already, "can be pruned once. .*`strip` it first"),
+    ],
+)
+def test_models_that_cannot_be_pruned_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        kpi.prune_at_init(make(), None, "random")
+
+
+def test_other_types_are_refused():
+    with pytest.raises(
+        TypeError, match="must be a keras.Model .* Received: builtins.list"
+    ):
+        kpi.prune_at_init([], None, "random")
+    with pytest.raises(TypeError, match="`dataset` must be .* Received: list"):
+        kpi.prune_at_init(mlp(), [1, 2])
+
+
+def test_scores_that_are_no_numbers_name_the_layer():
+    model = mlp()
+    model.layers[1].kernel.assign(np.full(model.layers[1].kernel.shape, np.nan))
+    with pytest.raises(
+        ValueError, match=f"NaN or infinite .*/{model.layers[1].name}/kernel"
+    ):
+        kpi.prune_at_init(model, None, "magnitude")
+
+
+def test_a_subclassed_model_that_cannot_be_copied_says_how():
+    class NoConfig(keras.Model):
+        def __init__(self, layer):
+            super().__init__()
+            self.inner = layer
+
+        def call(self, x):
+            return self.inner(x)
+
+        def get_config(self):
+            return {"layer": 3}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(L.Dense(7))
+
+    model = NoConfig(L.Dense(3))
+    model(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="must have the same variables.*get_config"):
+        kpi.prune_at_init(model, None, "random")
+
+
+def test_a_lambda_is_refused_before_anything_is_scored(monkeypatch):
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(3)(L.Lambda(lambda v: 2 * v)(L.Dense(5)(x))))
+    from keras_prune_init.methods.snip import SNIP
+
+    monkeypatch.setattr(SNIP, "scores", lambda *args: pytest.fail("scored"))
+    with pytest.raises(ValueError, match="Use named functions in place of lambdas"):
+        kpi.prune_at_init(model, batch(model), "snip")

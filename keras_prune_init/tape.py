@@ -126,7 +126,7 @@ class Network:
             with tf.GradientTape() as tape:
                 tape.watch(weights)
                 gradients = self._loss_gradients(
-                    weights, batch, batch_norm, temperature
+                    weights, batch, batch_norm, temperature, twice=True
                 )
                 if total is None:  # one batch: its own gradient, without a second pass
                     total = [tf.stop_gradient(g) for g in gradients]
@@ -153,11 +153,11 @@ class Network:
         # Keras runs layers without AutoGraph too, and its analysis takes a second.
         return tf.function(function, reduce_retracing=True, autograph=False)
 
-    def _loss_gradients(self, weights, batch, batch_norm, temperature):
+    def _loss_gradients(self, weights, batch, batch_norm, temperature, twice=False):
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with scoring_layers(self.model, batch_norm):
+            with scoring_layers(self.model, batch_norm, twice):
                 outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
         return _zeros_for_none(tape.gradient(loss, weights), weights)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_prune_init.core.batch_norm import batch_norm
 from keras_prune_init.core.selection import flatten, output_layers
 
 
@@ -58,19 +59,17 @@ def subsampled(layer: keras.layers.Conv2D) -> Callable:
     return call
 
 
-def scoring_layers(model: keras.Model, mode: str):
-    """A scope in which layers are differentiable exactly, also twice.
+def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
+    """A scope in which layers are differentiable exactly, also `twice`.
 
-    Keras takes variances from `tf.nn.moments`, which stops a gradient: first
-    derivatives come out right, second ones wrong by per cents. Batch normalization uses
-    statistics of the batch (mode `"train"`) or running ones (`"eval"`), and updates
-    nothing.
+    Batch normalization uses statistics of the batch (mode `"train"`) or running ones
+    (`"eval"`), and updates nothing.
     """
     batch_norm = keras.layers.BatchNormalization
     changes = []
     for layer in flatten(model):
         if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
-            changes.append((layer, "call", _batch_norm(layer, mode)))
+            changes.append((layer, "call", _batch_norm(layer, mode, twice)))
         elif isinstance(layer, keras.layers.GroupNormalization):
             changes.append((layer, "call", _with_exact_moments(layer.call)))
         elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
@@ -111,53 +110,33 @@ def unbounded(model: keras.Model):
     return patched(changes)
 
 
-def _batch_norm(layer, mode):
+def _batch_norm(layer, mode, twice):
     """The layer's forward pass in one of its two modes, whatever `training` says."""
     plain = layer.call
 
     def call(inputs, training=None, mask=None):
         if mask is not None:
             return plain(inputs, training=mode == "train", mask=mask)
-        rank = len(inputs.shape)
-        axes = [i for i in range(rank) if i != layer.axis % rank]
-        shape = [1] * rank
-        shape[layer.axis] = inputs.shape[layer.axis]
-
-        # One operation where TensorFlow has it, with exact derivatives of its own.
-        fused = inputs.dtype == tf.float32 and axes == [0, 1, 2]
+        channels = inputs.shape[layer.axis]
 
         def value(variable):
-            return tf.cast(tf.reshape(variable.value, shape), inputs.dtype)
+            return tf.cast(tf.convert_to_tensor(variable.value), inputs.dtype)
 
-        def gain(variance):
-            factor = tf.math.rsqrt(variance + layer.epsilon)
-            return factor * value(layer.gamma) if layer.scale else factor
+        def affine():
+            one = tf.ones(channels, inputs.dtype)
+            gamma = value(layer.gamma) if layer.scale else one
+            return gamma, value(layer.beta) if layer.center else 0 * one
 
-        if mode == "eval":
-            with tf.init_scope():  # once, not in every run of a traced function
-                factor = gain(value(layer.moving_variance))
-                offset = -value(layer.moving_mean) * factor
-                if layer.center:
-                    offset += value(layer.beta)
-            return inputs * factor + offset
-        if fused:
-            return _fused_batch_norm(inputs, layer)
-        centered = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centered), axes, keepdims=True)
-        outputs = centered * gain(variance)
-        return outputs + value(layer.beta) if layer.center else outputs
+        if mode == "train":
+            return batch_norm(inputs, *affine(), layer.epsilon, layer.axis, twice)
+        with tf.init_scope():  # once, not in every run of a traced function
+            gamma, beta = affine()
+            variance = value(layer.moving_variance)
+            factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
+            offset = beta - value(layer.moving_mean) * factor
+            shape = [1] * len(inputs.shape)
+            shape[layer.axis] = channels
+            factor, offset = (tf.reshape(v, shape) for v in (factor, offset))
+        return inputs * factor + offset
 
     return call
-
-
-def _fused_batch_norm(inputs, layer):
-    channels = inputs.shape[-1:]
-    return tf.raw_ops.FusedBatchNormV3(
-        x=inputs,
-        scale=layer.gamma.value if layer.scale else tf.ones(channels),
-        offset=layer.beta.value if layer.center else tf.zeros(channels),
-        mean=tf.zeros([0]),
-        variance=tf.zeros([0]),
-        epsilon=layer.epsilon,
-        is_training=True,
-    ).y

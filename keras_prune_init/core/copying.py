@@ -7,10 +7,12 @@ that hold the layers in question are exchanged.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import keras
+import tensorflow as tf
 
 from keras_prune_init.core import selection
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer
@@ -76,7 +78,8 @@ def _folded(layer):
 
 def _copy_leaf(layer, dtype=None):
     try:
-        new = _from_own_config(layer, dtype)
+        with _starting_from(layer):
+            new = _from_own_config(layer, dtype)
     except Exception as e:
         raise ValueError(
             "Pruning works on a copy, made of each layer's config. Received: "
@@ -87,6 +90,26 @@ def _copy_leaf(layer, dtype=None):
     if isinstance(layer, Layer):
         _copy_variables(layer, new)
     return new
+
+
+@contextlib.contextmanager
+def _starting_from(layer):
+    """Variables that are made here start from those of `layer` with the same name.
+
+    They are assigned later anyway; random values to begin with would cost more than all
+    the rest of a copy.
+    """
+    variables = layer.variables if isinstance(layer, Layer) else []
+    values = {v.name: v.value for v in variables}
+
+    def create(next_creator, **kwargs):
+        if kwargs["name"] in values and len(values) == len(variables):
+            value = values[kwargs["name"]]
+            kwargs["initial_value"] = tf.cast(value, kwargs["dtype"] or value.dtype)
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(create):
+        yield
 
 
 def _from_own_config(layer, dtype):

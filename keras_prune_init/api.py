@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from typing import Any, NamedTuple
 
 import keras
@@ -20,6 +22,20 @@ from keras_prune_init.methods import Method, get_method
 from keras_prune_init.tape import Network
 
 
+@contextlib.contextmanager
+def _old_objects_aside():
+    """Spare the garbage collector what existed before: with TensorFlow 0.2 s a walk."""
+    if gc.get_freeze_count():  # the user's own doing, not to be undone
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_old_objects_aside()
 def prune_at_init(
     model: keras.Model,
     dataset=None,
@@ -93,6 +109,7 @@ def prune_at_init(
     return pruned
 
 
+@_old_objects_aside()
 def score(
     model: keras.Model,
     dataset=None,

@@ -105,7 +105,7 @@ def prune_at_init(
     plan = _plan(**locals())
     # First, so that a model that cannot be copied is refused before it is scored.
     pruned = surgery.wrap(model, plan.kernels)
-    surgery.set_masks(pruned, plan.kernels, _run(plan)[1])
+    surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
     return pruned
 
 
@@ -149,7 +149,8 @@ def score(
     >>> scores = score(model, (x, y), "snip")
     >>> masks = select(scores, sparsity=0.95)
     """
-    return _run(_plan(**locals()))[0]
+    scores, within, _ = _run(_plan(**locals()))
+    return scores if within is None else _lowest_where_gone(scores, within)
 
 
 class _Plan(NamedTuple):
@@ -196,9 +197,9 @@ def _plan(
 
 
 def _run(plan):
-    """The last scores and the final masks, by path of the kernel."""
+    """The last scores, what they were chosen from (`None`: all), the final masks."""
     method, kernels, network = plan.method, plan.kernels, plan.network
-    weights, masks, total = network.weights, None, method.iterations
+    weights, masks, total = method.start(network), None, method.iterations
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
         values = method.scores(network, weights)
         scores = {k.path: np.asarray(v) for k, v in zip(kernels, values, strict=True)}
@@ -214,12 +215,10 @@ def _run(plan):
                 tf.where(masks[k.path], w, tf.zeros((), w.dtype))
                 for k, w in zip(kernels, weights, strict=True)
             ]
-    return _lowest_where_gone(scores, within), masks
+    return scores, within, masks
 
 
 def _lowest_where_gone(scores, within):
-    if within is None:
-        return scores
     pairs = list(zip(scores.items(), within, strict=True))
     lowest = min(np.min(s, where=w, initial=0) for (_, s), w in pairs)
     return {path: np.where(w, s, lowest) for (path, s), w in pairs}

@@ -131,7 +131,7 @@ class Network:
                 if total is None:  # one batch: its own gradient, without a second pass
                     total = [tf.stop_gradient(g) for g in gradients]
                 flow = _inner(gradients, total)
-            return _zeros_for_none(tape.gradient(flow, weights), weights)
+            return zeros_for_none(tape.gradient(flow, weights), weights)
 
         total = None
         if len(self.batches) > 1:
@@ -160,7 +160,7 @@ class Network:
             with scoring_layers(self.model, batch_norm, twice):
                 outputs = self.forward(x, weights)
             loss = self.loss(y, outputs, sample_weight, temperature)
-        return _zeros_for_none(tape.gradient(loss, weights), weights)
+        return zeros_for_none(tape.gradient(loss, weights), weights)
 
     def _sum_over_batches(self, step, weights, *args) -> Tensors:
         total = None
@@ -177,14 +177,9 @@ def _inner(a, b):
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
 
 
-def _zeros_for_none(gradients, weights):
+def zeros_for_none(gradients, weights) -> Tensors:
+    """The gradients, 0 where none reaches a kernel."""
     return [
         tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
         for g, w in zip(gradients, weights, strict=True)
     ]
-
-
-def scores_of(weights: Tensors, gradients: Sequence[tf.Tensor | None]) -> Tensors:
-    """|w * g| of each kernel; 0 where no gradient reaches it."""
-    gradients = _zeros_for_none(gradients, weights)
-    return [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]

@@ -83,9 +83,12 @@ def select(
 def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
     """`select` without checks, and among the weights that `within` keeps."""
     values = [np.asarray(v) for v in scores.values()]
-    pools = [np.ones(v.shape, bool) for v in values] if within is None else within
     total = sum(v.size for v in values)
     keep = total - masks_lib.removed_count(sparsity, total)
+    if allocation == "global" and not min_per_layer:
+        masks = masks_lib.top_k_of_all(values, keep, within)
+        return dict(zip(scores, masks, strict=True))
+    pools = [np.ones(v.shape, bool) for v in values] if within is None else within
     sizes = [int(np.count_nonzero(p)) for p in pools]
     floors = [min(min_per_layer, n) for n in sizes]
     if sum(floors) > keep:
@@ -94,19 +97,16 @@ def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
             f"Received: min_per_layer={min_per_layer} over {len(values)} tensors, "
             f"where sparsity={sparsity} keeps {keep} weights. Lower one of the two."
         )
-    if allocation == "global" and not any(floors):
-        masks = masks_lib.top_k_of_all(values, keep, within)
+    if allocation == "global":
+        counts = _global_counts(values, keep, floors, pools)
     else:
-        if allocation == "global":
-            counts = _global_counts(values, keep, floors, pools)
-        else:
-            densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
-            exact = [d * v.size for d, v in zip(densities, values, strict=True)]
-            counts = _round(exact, keep, floors, sizes)
-        masks = [
-            masks_lib.top_k_of_all([v], k, [p])[0]
-            for v, k, p in zip(values, counts, pools, strict=True)
-        ]
+        densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
+        exact = [d * v.size for d, v in zip(densities, values, strict=True)]
+        counts = _round(exact, keep, floors, sizes)
+    masks = [
+        masks_lib.top_k_of_all([v], k, [p])[0]
+        for v, k, p in zip(values, counts, pools, strict=True)
+    ]
     return dict(zip(scores, masks, strict=True))
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
 
 import numpy as np
 
 # Size of the sample that tells where the threshold lies, so that only a few per cent
 # of many millions of scores need to be ranked.
 SAMPLE = 2**16
+# Scores that are looked at together, for the sake of the cache.
+BLOCK = 2**18
 
 
 def removed_count(sparsity: float, total: int) -> int:
@@ -72,7 +76,7 @@ def _likely_bracket(scores, k, within):
         pool = sum(np.count_nonzero(w) for w in within)
     sample = np.sort(np.concatenate(sample))
     rank = sample.size * (1 - k / pool)
-    margin = 5 * math.sqrt(sample.size)
+    margin = 3 * math.sqrt(sample.size)
     low, high = math.floor(rank - margin), math.ceil(rank + margin)
     return (
         sample[low] if low >= 0 else -np.inf,
@@ -82,16 +86,24 @@ def _likely_bracket(scores, k, within):
 
 def _top_k_between(low, high, scores, k, within):
     """Keep all above `high` and rank what lies between; `None` if k is not there."""
-    above = [s > high for s in scores]
-    between = [(s >= low) ^ a for s, a in zip(scores, above, strict=True)]
-    for i, w in enumerate(within or ()):
-        above[i] &= w
-        between[i] &= w
-    missing = k - sum(np.count_nonzero(a) for a in above)
-    # In the order of the flat index, which is the order in which ties are kept.
-    places = [np.flatnonzero(b) for b in between]
-    flat = [s.reshape(-1) for s in scores]
-    values = np.concatenate([s[p] for s, p in zip(flat, places, strict=True)])
+    masks = [np.empty(s.shape, bool) for s in scores]
+
+    def split(block):
+        score, mask, inside = block
+        np.greater(score, high, out=mask)
+        between = score >= low
+        between ^= mask
+        if inside is not None:
+            mask &= inside
+            between &= inside
+        # In the order of the flat index, which is the order in which ties are kept.
+        places = np.flatnonzero(between)
+        return np.count_nonzero(mask), places, score[places]
+
+    blocks = list(_blocks(scores, masks, within or [None] * len(scores)))
+    parts = _map_in_threads(split, blocks)
+    counts, places, values = zip(*parts, strict=True)
+    missing, values = k - sum(counts), np.concatenate(values)
     if not 0 < missing <= values.size:
         return None
     threshold = np.partition(values, values.size - missing)[values.size - missing]
@@ -99,9 +111,25 @@ def _top_k_between(low, high, scores, k, within):
     tied = np.flatnonzero(values == threshold)
     chosen[tied[: missing - np.count_nonzero(chosen)]] = True
     parts = np.split(chosen, np.cumsum([p.size for p in places])[:-1])
-    for mask, place, part in zip(above, places, parts, strict=True):
-        mask.reshape(-1)[place[part]] = True
-    return above
+    for (_, mask, _), place, part in zip(blocks, places, parts, strict=True):
+        mask[place[part]] = True
+    return masks
+
+
+def _blocks(*lists):
+    """Flat pieces, small enough for the cache, of arrays that go together."""
+    for arrays in zip(*lists, strict=True):
+        flat = [None if a is None else a.reshape(-1) for a in arrays]
+        for i in range(0, flat[0].size, BLOCK):
+            yield [None if a is None else a[i : i + BLOCK] for a in flat]
+
+
+def _map_in_threads(function, blocks):
+    """`map` on all cores: numpy lets go of Python's lock."""
+    if sum(b[0].size for b in blocks) < 8 * BLOCK:
+        return map(function, blocks)  # done before a thread is there
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, blocks))
 
 
 def check_finite(scores: Mapping[str, np.ndarray]) -> None:

@@ -31,6 +31,10 @@ class Method:
         self.iterations = iterations
         self.schedule = get_schedule(schedule)
 
+    def start(self, network: Network) -> Tensors:
+        """The kernel values to begin with; iterations then set some of them to 0."""
+        return network.weights
+
     def scores(self, network: Network, weights: Tensors) -> Tensors:
         """Score every weight; larger means keep.
 

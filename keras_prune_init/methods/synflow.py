@@ -26,7 +26,7 @@ from keras_prune_init.core.patching import scoring_layers, unbounded
 from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
-from keras_prune_init.tape import scores_of
+from keras_prune_init.tape import zeros_for_none
 
 L = keras.layers
 
@@ -89,6 +89,9 @@ class SynFlow(Method):
     def __init__(self, *, iterations: int = 100, schedule: Schedule = "exponential"):
         super().__init__(iterations=iterations, schedule=schedule)
 
+    def start(self, network):
+        return [tf.abs(w) for w in network.weights]
+
     def scores(self, network, weights):
         return network.once("flow", lambda: _Flow(network)).scores(weights)
 
@@ -99,7 +102,7 @@ class _Flow:
     def __init__(self, network):
         self.network = network
         self.homogeneous = _is_homogeneous(network.model)
-        self.exponent = None
+        self.exponent = 0
         self._prepare()
 
     def _prepare(self):
@@ -108,65 +111,53 @@ class _Flow:
         self.step = self.network.graph_if_it_pays(self._gradient)
 
     def scores(self, weights):
-        """Scores; divided by 2^exponent where they would not fit otherwise."""
-        if self.exponent is None:
-            self._adapt(weights)  # by a forward pass, before anything is traced
-        total, scores = self.step(self._cast(weights), self._factors())
-        if not self._fits(total):
-            self._adapt(weights)
-            _, scores = self.step(self._cast(weights), self._factors())
-        return scores
+        """Scores of weights >= 0; divided by 2^exponent where they would not fit."""
+        total, scores = self._run(weights, self.exponent)
+        if self._fits(total):
+            return scores
+        if self.homogeneous:
+            widest = WIDEST[self.network.dtype]
+            for exponent in sorted(range(-widest, widest + 1, SAFE), key=abs):
+                total, _ = self._run(weights, exponent)
+                if self._fits(total):
+                    # Near 1, so that it will not have to change again.
+                    self.exponent = exponent + round(math.log2(total))
+                    return self._run(weights, self.exponent)[1]
+        self.exponent = 0
+        if self.network.dtype != "float64":
+            self.network.recast("float64")
+            self._prepare()
+            return self.scores(weights)
+        return self._run(weights, 0)[1]
 
-    def _cast(self, weights):
-        return [tf.cast(w, self.network.dtype) for w in weights]
+    def _run(self, weights, exponent):
+        """R as a number, and scores, both times 2^-exponent."""
+        dtype = self.network.dtype
+        half = exponent // 2
+        powers = [2.0**-half, 2.0 ** (half - exponent)]
+        factors = [tf.constant(v, dtype) for v in powers]
+        total, scores = self.step([tf.cast(w, dtype) for w in weights], factors)
+        return abs(float(total)), scores
 
-    def _factors(self):
-        """What input and sum are multiplied by, together 2^-exponent."""
-        half = self.exponent // 2
-        powers = [2.0**-half, 2.0 ** (half - self.exponent)]
-        return [tf.constant(v, self.network.dtype) for v in powers]
+    def _fits(self, total):
+        if not self.homogeneous and self.network.dtype == "float64":
+            return math.isfinite(total)
+        return 2.0**-SAFE < total < 2.0**SAFE
 
-    def _total(self, weights, factors):
+    def _gradient(self, weights, factors):
         before, after = factors
         inputs = keras.tree.map_structure(
             lambda v: v * tf.cast(before, v.dtype), self.inputs
         )
         model = self.network.model
-        with scoring_layers(model, "eval"), unbounded(model):
-            outputs = self.network.forward(inputs, weights, self.others)
-        sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
-        return tf.add_n(sums)
-
-    def _gradient(self, weights, factors):
-        weights = [tf.abs(w) for w in weights]
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
-            total = self._total(weights, factors)
-        return total, scores_of(weights, gradient_tape.gradient(total, weights))
-
-    def _fits(self, total):
-        total = abs(float(total))
-        if not self.homogeneous and self.network.dtype == "float64":
-            return math.isfinite(total)
-        return 2.0**-SAFE < total < 2.0**SAFE
-
-    def _adapt(self, weights):
-        """Find the exponent that brings R near 1, or go to float64 if there is none."""
-        widest = WIDEST[self.network.dtype]
-        steps = range(0, widest, SAFE) if self.homogeneous else (0,)
-        for exponent in sorted({*steps, *(-s for s in steps)}, key=abs):
-            self.exponent = exponent
-            absolute = [tf.abs(w) for w in self._cast(weights)]
-            total = abs(float(self._total(absolute, self._factors())))
-            if self._fits(total):
-                if exponent:
-                    self.exponent += round(math.log2(total))
-                return
-        self.exponent = 0
-        if self.network.dtype != "float64":
-            self.network.recast("float64")
-            self._prepare()
-            self._adapt(weights)
+            with scoring_layers(model, "eval"), unbounded(model):
+                outputs = self.network.forward(inputs, weights, self.others)
+            sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
+            total = tf.add_n(sums)
+        gradients = zeros_for_none(gradient_tape.gradient(total, weights), weights)
+        return total, [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
 
 
 def _is_homogeneous(model):

@@ -1,5 +1,6 @@
 """`prune_at_init` and `score`: what they take, and what they leave alone."""
 
+import gc
 import random
 
 import keras
@@ -44,6 +45,40 @@ def test_scoring_leaves_everything_as_it_was(method):
     assert [set(vars(v)) for v in [model, *model.layers]] == attributes
     assert random.getstate() == seeds[0]
     np.testing.assert_array_equal(np.random.get_state()[1], seeds[1])
+
+
+def test_training_the_pruned_model_leaves_the_given_one():
+    model = keras.Sequential(
+        [keras.Input((5,)), L.Embedding(20, 4), L.Flatten(), L.Dense(3)]
+    )
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 20, (16, 5)), rng.integers(0, 3, 16)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5, verbose=0)
+    before = [v.numpy() for v in model.variables]
+    for optimizer in ("sgd", "adam"):
+        pruned.compile(optimizer, loss)
+        start = [v.numpy() for v in pruned.trainable_variables]
+        pruned.fit(*data, epochs=2, verbose=0)
+        for a, v in zip(start, pruned.trainable_variables, strict=True):
+            assert np.any(a != v.numpy())
+    for a, v in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, v.numpy())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_garbage_collector_is_as_it_was(frozen):
+    model = mlp()
+    try:
+        if frozen:
+            gc.freeze()
+        count = gc.get_freeze_count()
+        with pytest.raises(ValueError, match="sparsity"):
+            kpi.prune_at_init(model, sparsity=2)
+        kpi.prune_at_init(model, None, "random", verbose=0)
+        assert (gc.get_freeze_count() > 0) == frozen == (count > 0)
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -40,7 +40,9 @@ def test_agrees_with_a_stable_sort_on_many_ties():
 
 @pytest.mark.parametrize("levels", [3, 1000, 10**9])
 @pytest.mark.parametrize("order", ["random", "sorted"])
-def test_many_scores_in_several_arrays_among_some(levels, order):
+@pytest.mark.parametrize("block", [masks.BLOCK, 1000])
+def test_many_scores_in_several_arrays_among_some(levels, order, block, monkeypatch):
+    monkeypatch.setattr(masks, "BLOCK", block)  # small ones make it use threads
     rng = np.random.default_rng(levels)
     flat = rng.integers(0, levels, 300_000).astype("float32")
     flat = np.sort(flat) if order == "sorted" else flat

@@ -70,8 +70,9 @@ def save(name: str, rows: list[dict]) -> None:
     import numpy as np
     import tensorflow as tf
 
+    script = pathlib.Path(sys.argv[0]).name
     content = {
-        "command": f"python benchmarks/{pathlib.Path(sys.argv[0]).name}",
+        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,

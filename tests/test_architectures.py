@@ -12,7 +12,7 @@ from helpers import L, subclassed, transformer
 
 import keras_prune_init as kpi
 
-# FULL=1 gives SynFlow its 100 iterations and traces every `fit`: 20 minutes more.
+# FULL=1 gives SynFlow its 100 iterations and traces every `fit`: 3 minutes more.
 FULL = bool(os.environ.get("FULL"))
 METHODS = {
     "random": {},

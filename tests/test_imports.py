@@ -17,6 +17,7 @@ ORDER = (
     "core",
     "losses",
     "tape",
+    "signal",
     "methods",
     "batches",
     "checks",

@@ -34,7 +34,7 @@ Activation = str | Callable
 SLACK = 1e-4
 
 
-class EdgeOfChaos(NamedTuple):
+class Edge(NamedTuple):
     """A point on the edge of chaos, as `edge_of_chaos` returns it.
 
     Attributes:
@@ -52,7 +52,7 @@ class EdgeOfChaos(NamedTuple):
     stable: bool
 
 
-def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> EdgeOfChaos:
+def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
     """The initialization at which gradients neither vanish nor explode with depth.
 
     Args:
@@ -60,7 +60,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> EdgeOfChaos:
         sigma_b: Standard deviation of biases, >= 0.
 
     Returns:
-        An `EdgeOfChaos`. For a positively homogeneous activation (ReLU, leaky ReLU)
+        An `Edge`. For a positively homogeneous activation (ReLU, leaky ReLU)
         with `sigma_b=0` every variance is a fixed point; `q` is 1 then.
 
     Raises:
@@ -73,7 +73,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> EdgeOfChaos:
     Example:
 
     >>> edge_of_chaos("tanh", 0.2)
-    EdgeOfChaos(sigma_w=1.3041, sigma_b=0.2, q=0.5121, ...)
+    Edge(sigma_w=1.3041, sigma_b=0.2, q=0.5121, ...)
 
     Reference:
         Hayou, Doucet, Rousseau, arXiv 1902.06853, algorithm 1 (by quadrature here).
@@ -105,7 +105,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> EdgeOfChaos:
             "sigma_b or another activation.",
             stacklevel=2,
         )
-    return EdgeOfChaos(sigma_w, sigma_b, q, sigma_w**2 * moments.slope, stable)
+    return Edge(sigma_w, sigma_b, q, sigma_w**2 * moments.slope, stable)
 
 
 def variance_map(

@@ -77,7 +77,7 @@ def smallest_root(excess: Callable[[float], float]) -> float:
         is 0 everywhere.
     """
     above = None
-    for q in np.geomspace(LOWEST, HIGHEST, 65):
+    for q in np.geomspace(LOWEST, HIGHEST, 33):
         relative = excess(q) / q
         if relative > 1e-9:
             above = q
@@ -87,7 +87,16 @@ def smallest_root(excess: Callable[[float], float]) -> float:
 
 
 def _between(excess, low, high):
-    while high / low > 1 + 1e-13:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return math.sqrt(low * high)
+    """A root between two values of different sign, by the Illinois method."""
+    a, b, at_a, at_b = float(low), float(high), excess(low), excess(high)
+    for _ in range(100):  # a dozen, unless rounding is all that is left
+        if abs(b - a) <= 1e-13 * b or at_b == 0:
+            break
+        middle = (a * at_b - b * at_a) / (at_b - at_a)
+        at_middle = excess(middle)
+        if at_middle * at_b < 0:
+            a, at_a = b, at_b
+        else:  # the same side twice: half of the other end's value draws it nearer
+            at_a /= 2
+        b, at_b = middle, at_middle
+    return b

@@ -16,7 +16,7 @@ from keras_prune_init.methods import (  # noqa: E402
     method_names,
     register_method,
 )
-from keras_prune_init.signal import mean_field  # noqa: E402
+from keras_prune_init.signal import initializers, mean_field  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "PruningReport",
     "critical_sparsity",
     "get_method",
+    "initializers",
     "mean_field",
     "method_names",
     "models",

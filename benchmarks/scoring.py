@@ -1,6 +1,6 @@
 """Time and memory of `prune_at_init`, in multiples of one training pass.
 
-    python benchmarks/scoring.py            # all, 6 minutes on two cores
+    python benchmarks/scoring.py --runs 3   # all, 16 minutes on two cores
     python benchmarks/scoring.py --only vgg16 --method synflow
 
 Each row is a fresh process, so imports of TensorFlow's kernels and tracing count. The

@@ -144,6 +144,13 @@ def test_a_wide_random_network_has_these_variances():
     assert np.mean(y**2) == pytest.approx(edge.q, rel=0.1)
 
 
+def test_signals_that_die_out_or_grow():
+    assert mean_field.chi("tanh", 0.5, 0.0) == pytest.approx(0.25)
+    assert mean_field.correlation_map("tanh", 0.5, 0.0, 0.3) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="finite.*Received: q=inf.*sigma_w=2.0"):
+        mean_field.chi("relu", 2.0, 0.1)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="`sigma_b` is a standard deviation.*-0.1"):
         mean_field.edge_of_chaos("tanh", -0.1)

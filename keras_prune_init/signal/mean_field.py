@@ -150,7 +150,7 @@ def chi(
     Reference:
         Schoenholz et al., arXiv 1611.01232.
     """
-    q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
+    q = _variance(activation, sigma_w, sigma_b, q)
     return sigma_w**2 * quadrature.moments(quadrature.with_slopes(activation), q).slope
 
 
@@ -169,10 +169,11 @@ def correlation_map(
     """
     if not -1 <= c <= 1:
         raise ValueError(f"`c` is a correlation, -1 <= c <= 1. Received: c={c!r}.")
-    q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
+    q = _variance(activation, sigma_w, sigma_b, q)
     function = quadrature.with_slopes(activation)
     product = quadrature.product(function, q, c)
-    return (sigma_b**2 + sigma_w**2 * product) / q
+    after = variance_map(activation, sigma_w, sigma_b, q)
+    return (sigma_b**2 + sigma_w**2 * product) / after
 
 
 class DepthScales(NamedTuple):
@@ -194,7 +195,7 @@ def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> Dept
     Reference:
         Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232.
     """
-    q = fixed_variance(activation, sigma_w, sigma_b)
+    q = _variance(activation, sigma_w, sigma_b)
     moments = quadrature.moments(quadrature.with_slopes(activation), q)
     rates = sigma_w**2 * moments.change, sigma_w**2 * moments.slope
     return DepthScales(*(_scale(rate) for rate in rates))
@@ -228,6 +229,19 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
     if k * depth * width**2 <= 1:
         return 1.0
     return min(1.0, (1 + math.log(k * depth * width**2) / k) / depth)
+
+
+def _variance(activation, sigma_w, sigma_b, q=None):
+    """`q`, or the fixed variance; where signals die out, what the limit is taken of."""
+    q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
+    if not 0 <= q < math.inf:
+        raise ValueError(
+            "The variance must be a finite number, 0 or more. "
+            f"Received: q={q} for activation={_name(activation)}, sigma_w={sigma_w}, "
+            f"sigma_b={sigma_b}, where it may grow from layer to layer. Pass `q`, or "
+            "choose a smaller sigma_w."
+        )
+    return max(q, quadrature.LOWEST)
 
 
 def _name(activation):

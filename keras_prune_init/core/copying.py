@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
@@ -26,14 +26,15 @@ def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     return [v for _, v in selection.walk(model) if isinstance(v, MaskedLayer)]
 
 
-def copy(layer, wrap, dtype=None, fold=False):
+def copy(layer, wrap, dtype=None, fold=False, call=None):
     """Copy a layer or model.
 
-    `wrap` gives the kernels to mask by address below `layer`; with `fold`, masked
-    layers become ordinary ones.
+    `wrap` gives the arguments of `MaskedLayer`s by address below `layer`; with `fold`,
+    masked layers become ordinary ones. `call(model, layer, *args, **kwargs)` connects the
+    copied layers of a Functional model; it takes the model that they are copied from.
     """
     if selection.is_graph(layer):
-        return _copy_graph(layer, wrap, dtype, fold)
+        return _copy_graph(layer, wrap, dtype, fold, call)
     if fold and isinstance(layer, MaskedLayer):
         return _folded(layer)
     new = _copy_leaf(layer, dtype)
@@ -44,13 +45,16 @@ def copy(layer, wrap, dtype=None, fold=False):
     return new.release() if fold and isinstance(new, MaskedComposite) else new
 
 
-def _copy_graph(model, wrap, dtype, fold):
+def _copy_graph(model, wrap, dtype, fold, call):
     keys = {id(child): key for key, child in selection.children(model)}
 
     def clone(child):
-        return copy(child, _below(wrap, keys.get(id(child))), dtype, fold)
+        return copy(child, _below(wrap, keys.get(id(child))), dtype, fold, call)
 
-    new = keras.models.clone_model(model, clone_function=clone)
+    options = {}
+    if call and not isinstance(model, keras.Sequential):
+        options["call_function"] = functools.partial(call, model)
+    new = keras.models.clone_model(model, clone_function=clone, **options)
     if not model.trainable:
         new.trainable = False
     return new
@@ -62,8 +66,8 @@ def _below(wrap, key):
     return {a[len(key) :]: v for a, v in wrap.items() if a[: len(key)] == key}
 
 
-def _masked(layer, names):
-    masked = MaskedLayer(layer, names)
+def _masked(layer, options):
+    masked = MaskedLayer(layer, **options)
     if layer.built:
         masked.build()
     return masked
@@ -179,14 +183,14 @@ class MaskedComposite:
     """
 
     @staticmethod
-    def adopt(layer: Layer, wrap: Mapping[Address, Iterable[str]]) -> Layer:
+    def adopt(layer: Layer, wrap: Mapping[Address, dict]) -> Layer:
         """Mask kernels inside `layer`, in place, and have it remember that."""
         config = keras.saving.serialize_keras_object(layer)
         keep = ("module", "class_name", "config", "registered_name")
         # Past Keras, which would wrap the dicts and track what is in them.
         config = {
             "layer": {k: config[k] for k in keep},
-            "masked": [[list(a), list(names)] for a, names in wrap.items()],
+            "masked": [[list(a), options] for a, options in wrap.items()],
         }
         object.__setattr__(layer, "_masked_config", config)
         layer.__class__ = _composite_class(type(layer))
@@ -197,7 +201,7 @@ class MaskedComposite:
         return layer
 
     def _mask(self):
-        wrap = {tuple(a): names for a, names in self._masked_config["masked"]}
+        wrap = {tuple(a): options for a, options in self._masked_config["masked"]}
         _exchange(self, wrap, _masked_child, {})
 
     def release(self) -> Layer:
@@ -215,7 +219,7 @@ class MaskedComposite:
         known = {c.__name__: c for c in cls._originals()}
         with keras.saving.custom_object_scope(known):
             layer = keras.saving.deserialize_keras_object(config["layer"])
-        return cls.adopt(layer, {tuple(a): names for a, names in config["masked"]})
+        return cls.adopt(layer, {tuple(a): v for a, v in config["masked"]})
 
     @classmethod
     def _originals(cls):

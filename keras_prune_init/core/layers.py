@@ -35,6 +35,7 @@ class MaskedLayer(keras.layers.Wrapper):
             `core.selection.KERNELS` are supported.
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
             `["cell.kernel"]`. Default: every kernel of the layer.
+        note: How the masks were chosen, for `report`.
         **kwargs: `name` (default: the layer's) and other `keras.layers.Layer`
             arguments.
 
@@ -64,6 +65,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self,
         layer: keras.layers.Layer,
         kernels: Sequence[str] | None = None,
+        note: str = "",
         **kwargs,
     ):
         kernels = tuple(kernels or selection.kernel_names(layer))
@@ -85,6 +87,7 @@ class MaskedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
         self.kernels = kernels
+        self.note = note
 
     def build(self, *args, **shapes):
         if not self.layer.built:
@@ -185,4 +188,5 @@ class MaskedLayer(keras.layers.Wrapper):
         self.build()
 
     def get_config(self):
-        return {**super().get_config(), "kernels": list(self.kernels)}
+        config = super().get_config()
+        return {**config, "kernels": list(self.kernels), "note": self.note}

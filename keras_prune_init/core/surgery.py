@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -29,21 +29,31 @@ def preserved_random_state():
         np.random.set_state(numpy)
 
 
-def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
-    """A copy of a model with its weights, optionally in another dtype."""
-    return _copy_model(model, {}, dtype)
+def copy_model(
+    model: keras.Model, dtype: str | None = None, call: Callable | None = None
+) -> keras.Model:
+    """A copy of a model with its weights.
+
+    Args:
+        model: Any model; only the Functional ones in it use `call`.
+        dtype: That of the copy. Default: the same.
+        call: How layers are connected, `call(model, layer, *args, **kwargs)`, where
+            `model` is the one that is copied. Default: `layer(*args, **kwargs)`.
+    """
+    return _copy_model(model, {}, dtype, call=call)
 
 
-def wrap(model: keras.Model, kernels: Iterable[Kernel]) -> keras.Model:
+def wrap(model: keras.Model, kernels: Iterable[Kernel], note: str = "") -> keras.Model:
     """Copy a model with `MaskedLayer`s around the given kernels, which remove nothing.
 
     Raises:
         ValueError: If a layer cannot be copied from its config.
     """
-    names: dict[Address, list[str]] = {}
+    wrappers: dict[Address, dict] = {}
     for kernel in kernels:
-        names.setdefault(kernel.address, []).append(kernel.name)
-    return _copy_model(model, names)
+        wrapper = wrappers.setdefault(kernel.address, {"kernels": [], "note": note})
+        wrapper["kernels"].append(kernel.name)
+    return _copy_model(model, wrappers)
 
 
 def set_masks(
@@ -93,9 +103,9 @@ def strip(model: keras.Model) -> keras.Model:
     return _copy_model(model, {}, fold=True)
 
 
-def _copy_model(model, wrap, dtype=None, fold=False):
+def _copy_model(model, wrap, dtype=None, fold=False, call=None):
     with preserved_random_state(), _custom_objects(model):
-        new = copying.copy(model, wrap, dtype, fold)
+        new = copying.copy(model, wrap, dtype, fold, call)
         if model.compiled and not new.compiled:
             new.compile_from_config(model.get_compile_config())
         return new

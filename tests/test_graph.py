@@ -1,0 +1,170 @@
+"""The graph of models: wiring, residual additions, activations."""
+
+import keras
+import pytest
+from helpers import L, mlp, subclassed, two_inputs_two_outputs
+
+from keras_prune_init.core import graph
+
+
+def wiring(model):
+    """`{name of the operation: names of its parents}`, for names that occur once."""
+    nodes = graph.flat_graph(model)
+    names = [getattr(node.operation, "name", "input") for node in nodes]
+    return {
+        name: [names[i] for i in node.parents]
+        for name, node in zip(names, nodes, strict=True)
+    }
+
+
+def block(x, name, width=4, project=False):
+    """A residual block of two layers, its shortcut a projection if told so."""
+    y = L.Dense(width, "relu", name=f"{name}_a")(x)
+    y = L.Dense(width, name=f"{name}_b")(y)
+    x = L.Dense(width, name=f"{name}_projection")(x) if project else x
+    return L.Add(name=f"{name}_add")([x, y])
+
+
+def test_sequential_models_are_chains():
+    model = mlp()
+    first, second, third = [layer.name for layer in model.layers]
+    expected = {"input": [], first: ["input"], second: [first], third: [second]}
+    assert wiring(model) == expected
+
+
+def test_nested_models_are_expanded_where_they_are_called():
+    model = two_inputs_two_outputs()
+    nodes = graph.flat_graph(model)
+    found = wiring(model)
+    assert found["deep"] == ["add"] and found["c"] == found["d"] == ["shared"]
+    shared = [n for n in nodes if n.operation.name == "shared"]
+    # A layer called twice, and another of the same name in the nested model.
+    assert [n.owner.name for n in shared] == [model.name, model.name, "inner"]
+    assert all(p < i for i, n in enumerate(nodes) for p in n.parents)
+
+
+def test_a_nested_model_called_twice_has_nodes_for_both_calls():
+    inner_in = keras.Input((4,))
+    inner = keras.Model(inner_in, block(inner_in, "inner"))
+    x = keras.Input((4,))
+    nodes = graph.flat_graph(keras.Model(x, inner(inner(x))))
+    assert len(graph.residual_additions(nodes)) == 2
+
+
+def test_outputs_of_a_nested_model_are_told_apart():
+    a = keras.Input((3,))
+    left, right = L.Dense(2, name="left")(a), L.Dense(2, name="right")(a)
+    inner = keras.Model(a, [left, right])
+    x = keras.Input((3,))
+    first, second = inner(x)
+    model = keras.Model(
+        x, [L.Dense(1, name="of_right")(second), L.Dense(1, name="of_left")(first)]
+    )
+    found = wiring(model)
+    assert found["of_right"] == ["right"] and found["of_left"] == ["left"]
+
+
+def test_the_graph_of_a_subclassed_model_is_refused():
+    with pytest.raises(ValueError, match="Sequential and Functional.*Subclassed"):
+        graph.flat_graph(subclassed())
+
+
+def additions(model):
+    """`{name of the addition: names of what ends the branches}`."""
+    nodes = graph.flat_graph(model)
+    return {
+        nodes[a.position].operation.name: [
+            nodes[nodes[a.position].parents[i]].operation.name for i in a.branches
+        ]
+        for a in graph.residual_additions(nodes)
+    }
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_the_branch_is_the_side_with_more_kernels(project):
+    x = keras.Input((4,))
+    model = keras.Model(x, block(block(x, "one", project=project), "two"))
+    assert additions(model) == {"one_add": ["one_b"], "two_add": ["two_b"]}
+
+
+def test_operators_count_as_additions():
+    x = keras.Input((4,))
+    y = L.Dense(4, name="branch")(x) + x
+    assert list(additions(keras.Model(x, y)).values()) == [["branch"]]
+
+
+def test_other_additions_are_not_residual():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    inputs = L.Add(name="of_inputs")([L.Dense(4)(a), b])
+    towers = L.Add(name="of_towers")([L.Dense(4)(inputs), L.Dense(4)(inputs)])
+    deep = [L.Dense(4)(L.Dense(4)(towers)), L.Dense(4)(L.Dense(4)(L.Dense(4)(towers)))]
+    model = keras.Model([a, b], L.Add(name="of_deep_towers")(deep) + 1.0)
+    assert additions(model) == {}
+
+
+def read(model):
+    """`{layer name: name of the activation that its inputs went through}`."""
+    nodes = graph.flat_graph(model)
+    return {
+        nodes[i].operation.name: getattr(function, "__name__", function)
+        for i, function in graph.activations(nodes).items()
+    }
+
+
+def test_activations_are_read_through_what_does_not_bend_the_signal():
+    layers = [
+        L.Conv2D(4, 3, activation="tanh", name="own"),
+        L.Dropout(0.1),
+        L.Conv2D(4, 3, name="after_own"),
+        L.BatchNormalization(),
+        L.Activation("elu"),
+        L.MaxPooling2D(),
+        L.Flatten(),
+        L.Dense(4, name="after_elu"),
+        L.Dense(4, name="after_linear"),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *layers])
+    expected = {
+        "own": "tanh",  # its inputs are the model's: the activation that follows
+        "after_own": "tanh",
+        "after_elu": "elu",
+        "after_linear": "linear",
+    }
+    assert read(model) == expected
+
+
+def test_the_first_layer_reads_what_follows_it():
+    x = keras.Input((6,))
+    y = L.BatchNormalization()(L.Dense(4, use_bias=False, name="first")(x))
+    y = L.Dense(3, name="last")(keras.ops.gelu(y))
+    assert read(keras.Model(x, y)) == {"first": "gelu", "last": "gelu"}
+
+
+def test_relu_layers_are_functions_of_their_settings():
+    import numpy as np
+
+    x = keras.Input((6,))
+    y = L.Dense(3, name="d")(L.ReLU(max_value=6.0)(x))
+    function = graph.activations(graph.flat_graph(keras.Model(x, y))).popitem()[1]
+    np.testing.assert_array_equal(function(np.array([-1.0, 2.0, 8.0])), [0, 2, 6])
+
+
+def test_several_activations_and_unknown_operations_are_not_read():
+    x = keras.Input((4,))
+    a, b = L.Dense(4, "relu", name="a")(x), L.Dense(4, "tanh", name="b")(x)
+    gate = L.Multiply()([a, b])
+    model = keras.Model(
+        x, [L.Dense(2, name="sum")(a + b), L.Dense(2, name="product")(gate)]
+    )
+    found = read(model)
+    assert found["sum"] is None and found["product"] is None
+    assert found["a"] == "relu" and found["b"] == "tanh"
+
+
+def test_equal_activation_layers_count_as_one():
+    x = keras.Input((4,))
+    sides = [L.LeakyReLU(0.2)(L.Dense(4)(x)) for _ in range(2)]
+    other = [L.LeakyReLU(slope)(L.Dense(4)(x)) for slope in (0.2, 0.3)]
+    both = [L.Dense(1, name=n)(L.Add()(s)) for n, s in (("s", sides), ("o", other))]
+    found = read(keras.Model(x, both))
+    assert found["s"] is not None and found["o"] is None

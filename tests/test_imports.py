@@ -16,14 +16,15 @@ ORDER = (
     "compatibility",
     "core",
     "losses",
+    "batches",
+    "checks",
     "tape",
     "signal",
     "methods",
-    "batches",
-    "checks",
     "api",
+    "models",
+    "train",
 )
-ORDER = (*ORDER, "models", "train")
 
 
 def room_of(path):

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune_init.core import masks as masks_lib
-from keras_prune_init.core import probe, selection, surgery
+from keras_prune_init.core import probe, selection, surgery, table
 
 
 class TensorReport(NamedTuple):
@@ -33,11 +33,13 @@ class PruningReport:
         tensors: One `TensorReport` a kernel, in definition order.
         skipped: `(layer path, reason)` of layers that have weights but no mask.
         digest: SHA-256 of all masks.
+        notes: What the method did to the model, and why.
     """
 
     tensors: list[TensorReport]
     skipped: list[tuple[str, str]]
     digest: str
+    notes: list[str]
 
     @property
     def total(self) -> int:
@@ -79,10 +81,8 @@ class PruningReport:
             rows.append(
                 (t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective)
             )
-        widths = [max(len(r[i]) for r in rows) for i in range(6)]
-        lines = [_line(row, widths) for row in rows]
-        rule = "-" * len(lines[0])
-        lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        lines = table.aligned(rows, left=2)
+        lines.insert(-1, lines[1])  # a second rule, above the sum
         lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
         if self.collapsed:
             lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
@@ -90,7 +90,7 @@ class PruningReport:
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
-        return "\n".join([*lines, f"masks sha256 {self.digest[:16]}"])
+        return "\n".join([*lines, *self.notes, f"masks sha256 {self.digest[:16]}"])
 
     def _sum(self):
         return TensorReport("total", (), self.total, self.kept, self.effective)
@@ -112,6 +112,7 @@ class PruningReport:
             "digest": self.digest,
             "tensors": [t._asdict() for t in self.tensors],
             "skipped": self.skipped,
+            "notes": self.notes,
         }
         return json.dumps(content, indent=2)
 
@@ -153,11 +154,6 @@ class PruningReport:
         axes.set_title(f"Kept weights per kernel at {self.sparsity:.2%} sparsity")
         figure.legend(loc="outside upper right", ncols=3)
         figure.savefig(path, dpi=150)
-
-
-def _line(row, widths):
-    left = [row[i].ljust(widths[i]) for i in (0, 1)]
-    return "  ".join([*left, *(row[i].rjust(widths[i]) for i in range(2, 6))])
 
 
 def report(model: keras.Model) -> PruningReport:
@@ -202,7 +198,8 @@ def report(model: keras.Model) -> PruningReport:
                     None if live is None else int(live.sum()),
                 )
             )
-    return PruningReport(tensors, _skipped(model), masks_lib.digest(masks))
+    notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
+    return PruningReport(tensors, _skipped(model), masks_lib.digest(masks), notes)
 
 
 def _skipped(model):

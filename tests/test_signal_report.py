@@ -1,0 +1,431 @@
+"""What a signal report says, against theory, scores and numbers by hand."""
+
+import json
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import (
+    L,
+    batch,
+    mlp,
+    subclassed,
+    transformer,
+    two_inputs_two_outputs,
+)
+
+import keras_prune_init as kpi
+from keras_prune_init.core import selection
+from keras_prune_init.signal import mean_field, recording
+from keras_prune_init.signal.report import signal_report
+
+# sigma_w, sigma_b of tanh networks in the three phases
+ORDERED, EDGE, CHAOTIC = (0.6, 0.2), (1.3041, 0.2), (3.0, 0.2)
+
+
+def deep(phase, depth=30, width=100, activation="tanh"):
+    sigma_w, sigma_b = phase
+
+    def dense(seed, units, activation=None):
+        normal = keras.initializers.VarianceScaling(
+            sigma_w**2, "fan_in", "untruncated_normal", seed
+        )
+        bias = keras.initializers.RandomNormal(stddev=sigma_b, seed=seed + 1000)
+        return L.Dense(
+            units, activation, kernel_initializer=normal, bias_initializer=bias
+        )
+
+    layers = [dense(i, width, activation) for i in range(depth)]
+    return keras.Sequential([keras.Input((width,)), *layers, dense(depth, 10)])
+
+
+def column(report, field):
+    return np.array([getattr(row, field) for row in report.rows])
+
+
+def by_layer(report):
+    return {row.name.split("/")[-1]: row for row in report.rows}
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return {
+        phase: signal_report(deep(phase), batch(deep(phase), 64))
+        for phase in (ORDERED, EDGE, CHAOTIC)
+    }
+
+
+def test_a_linear_network_by_hand():
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            L.Dense(2, use_bias=False, name="a"),
+            L.Dense(1, use_bias=False, name="b"),
+        ]
+    )
+    model.set_weights([np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[3.0], [0.0]])])
+    x, y = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [3.0]])
+    report = signal_report(model, (x, y), "mse")
+    # y^a = (1, 0), (1, 2); y^b = 3, 3. dL/dy^b = y^b - y = 2, 0 (mean over two
+    # samples); dL/dy^a = (6, 0), (0, 0).
+    a, b = report.rows
+    assert (a.layer, b.layer) == (model.layers[0].path, model.layers[1].path)
+    assert a.q == pytest.approx(6 / 4) and b.q == pytest.approx(9)
+    assert a.correlation == pytest.approx(5**-0.5)
+    assert b.correlation == pytest.approx(1)
+    assert a.gradient == pytest.approx(3) and b.gradient == pytest.approx(2**0.5)
+    # dL/dW^a = x^T dL/dy^a: w g = 6 at (0, 0). dL/dW^b = (2, 0): w g = 6, 0.
+    assert a.m == pytest.approx(36 / 4) and b.m == pytest.approx(36 / 2)
+    assert a.dead == 1 and b.dead == 1  # unit 0 is constant, unit 1 is not read
+    assert a.density is None and report.gradient_ratio == 1
+    assert report.diagnosis == f"{b.layer} is the same for all samples."
+
+
+@pytest.mark.parametrize("phase", [ORDERED, EDGE, CHAOTIC])
+def test_variances_follow_the_mean_field_map(reports, phase):
+    sigma_w, sigma_b = phase
+    x, _ = batch(deep(phase), 64)
+    q = sigma_b**2 + sigma_w**2 * np.mean(x**2)
+    for row in reports[phase].rows[:-1]:
+        # Finite width: a relative deviation of some sqrt(2 / 100).
+        assert row.q == pytest.approx(q, rel=0.5), row.layer
+        q = mean_field.variance_map("tanh", sigma_w, sigma_b, q)
+
+
+@pytest.mark.parametrize("phase", [ORDERED, EDGE, CHAOTIC])
+def test_gradients_follow_chi(reports, phase):
+    chi = mean_field.chi("tanh", *phase)
+    assert np.log10(reports[phase].gradient_ratio) == pytest.approx(
+        29 * np.log10(chi) / 2, abs=1
+    )
+
+
+def test_samples_become_equal_in_the_ordered_phase_only(reports):
+    ordered, edge, chaotic = (
+        column(reports[p], "correlation") for p in (ORDERED, EDGE, CHAOTIC)
+    )
+    assert ordered[0] < 0.5 and ordered[-2] > 0.99999
+    assert 0.5 < edge[-2] < 0.99
+    assert chaotic[-2] < 0.4
+
+
+def test_each_phase_is_diagnosed(reports):
+    assert reports[ORDERED].diagnosis.startswith("Gradients vanish")
+    assert "hardly tells samples apart" in reports[ORDERED].diagnosis
+    assert "edge of chaos" in reports[ORDERED].diagnosis
+    assert reports[EDGE].diagnosis.startswith("Well-conditioned")
+    assert reports[CHAOTIC].diagnosis.startswith("Gradients explode")
+
+
+def test_the_correlation_is_the_mean_over_pairs():
+    model = mlp()
+    x, y = batch(model, 6)
+    row = signal_report(model, (x, y)).rows[0]
+    first = model.layers[0]
+    signal = x @ first.kernel.numpy() + first.bias.numpy()
+    signal /= np.linalg.norm(signal, axis=1, keepdims=True)
+    pairs = (signal @ signal.T)[np.triu_indices(6, 1)]
+    assert row.correlation == pytest.approx(pairs.mean(), abs=1e-6)
+
+
+def conv_net():
+    x = inputs = keras.Input((9, 9, 2))
+    for strides in (1, 2):
+        y = L.Conv2D(8, 3, strides, padding="same", use_bias=False)(x)
+        y = L.ReLU()(L.BatchNormalization()(y))
+        y = L.DepthwiseConv2D(3, padding="same")(y)
+        x = L.Add()([L.Conv2D(8, 1, strides)(x), y])
+    x = L.SeparableConv2D(8, 3, activation="relu")(x)
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
+def sequences():
+    tokens = keras.Input((5,), dtype="int32")
+    x = L.Embedding(11, 6)(tokens)
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+    x = L.TimeDistributed(L.Dense(4, "relu"))(x)
+    return keras.Model(tokens, L.Dense(3)(L.GRU(4)(x)))
+
+
+def data_for(model, size=16):
+    rng = np.random.default_rng(0)
+
+    def values(tensor):
+        shape = (size, *tensor.shape[1:])
+        if tensor.dtype == "int32":
+            return rng.integers(0, 10, shape)
+        return rng.normal(size=shape).astype("float32")
+
+    labels = [rng.integers(0, 3, size), rng.normal(size=(size, 1)).astype("float32")]
+    if isinstance(model, keras.Sequential):
+        inputs = model.inputs[0]
+    else:
+        inputs = getattr(model, "input", keras.KerasTensor((None, 5)))
+    x = keras.tree.map_structure(values, inputs)
+    return x, labels if isinstance(inputs, dict) else labels[0]
+
+
+MODELS = [
+    mlp,
+    conv_net,
+    sequences,
+    transformer,
+    subclassed,
+    two_inputs_two_outputs,
+]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_m_is_the_mean_square_of_snip_scores(make):
+    model = make()
+    data = data_for(model)
+    scores = kpi.score(model, data, "snip")
+    squares = {
+        id(k.variable): np.square(scores[k.path], dtype="float64").ravel()
+        for k in selection.find_kernels(model)[0]
+    }
+    expected = {
+        site.path: np.concatenate([squares.pop(id(k)) for k in site.kernels]).mean()
+        for site in recording.sites(model)
+    }
+    assert not squares  # every kernel has its row
+    report = signal_report(model, data)
+    assert not report.missing
+    assert {r.layer: r.m for r in report.rows} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_pruned_models_give_the_same_rows_and_nothing_changes(make):
+    model = make()
+    data = data_for(model)
+    dense = signal_report(model, data)
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0)
+    same = signal_report(pruned, data)
+    for field in ("q", "correlation", "gradient", "m"):
+        np.testing.assert_allclose(
+            column(same, field), column(dense, field), 1e-3, 1e-9
+        )
+    assert set(column(same, "density")) == {1.0}
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.5)
+    before = [v.numpy() for v in pruned.variables]
+    attributes = [set(vars(v)) for v in pruned.layers]
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    signal_report(pruned, data)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert [set(vars(v)) for v in pruned.layers] == attributes
+    for a, b in zip(before, pruned.variables, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+
+
+def test_a_scale_counts_like_larger_weights():
+    data = batch(mlp())
+    model = mlp()
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0)
+    pruned.layers[1].scale.assign(np.full(pruned.layers[1].scale.shape, 3.0))
+    model.layers[1].kernel.assign(3 * model.layers[1].kernel)
+    a, b = signal_report(pruned, data), signal_report(model, data)
+    np.testing.assert_allclose(column(a, "m"), column(b, "m"), 1e-5)
+    np.testing.assert_allclose(column(a, "q"), column(b, "q"), 1e-5)
+
+
+def test_shared_layers_have_a_row_for_each_call():
+    model = subclassed()
+    report = signal_report(model, data_for(model))
+    first, second = [r for r in report.rows if r.layer == report.rows[6].layer]
+    assert (first.call, second.call) == (1, 2)
+    assert first.m == second.m and first.q != second.q
+    assert second.name == f"{first.layer}, call 2"
+
+
+def test_layers_of_one_path_are_told_apart():
+    model = two_inputs_two_outputs()
+    names = [row.name for row in signal_report(model, data_for(model)).rows]
+    assert len(set(names)) == len(names) == 7
+
+
+def test_rows_come_in_the_order_of_the_signals():
+    x = keras.Input((4,))
+    late = L.Dense(3, name="late")
+    model = keras.Model(x, late(L.Dense(4, "relu", name="early")(x)))
+    sub = keras.Sequential([keras.Input((4,)), model], name="outer")
+    assert list(by_layer(signal_report(sub, data_for(sub)))) == ["early", "late"]
+
+
+def test_batch_normalization_by_batch_or_running_statistics():
+    model = conv_net()
+    data = data_for(model)
+    train, running = (
+        signal_report(model, data, batch_norm=b) for b in ("train", "eval")
+    )
+    assert train.rows[0].q == running.rows[0].q
+    after = by_layer(train), by_layer(running)
+    depthwise = next(k for k in after[0] if "depthwise" in k)
+    normalized, raw = (rows[depthwise].q for rows in after)
+    assert normalized != pytest.approx(raw, rel=0.05)
+
+
+def test_an_empty_layer_is_named():
+    pruned = kpi.prune_at_init(mlp((8, 8, 8)), None, "random", sparsity=0)
+    pruned.layers[1].mask.assign(np.zeros((8, 8)))
+    report = signal_report(pruned, batch(pruned))
+    path = pruned.layers[1].path
+    assert report.empty == [path]
+    assert f"Of {path} nothing is kept. No gradient reaches" in report.diagnosis
+    assert column(report, "dead").tolist() == [1, 1, 1, 1]
+    assert np.isnan(report.rows[1].correlation)
+    assert json.loads(report.to_json())["rows"][1]["correlation"] is None
+
+
+def test_signals_may_pass_around_an_empty_layer():
+    x = keras.Input((4,))
+    y = L.Dense(4, name="first")(x)
+    y = L.Add()([y, L.Dense(4, name="branch")(y)])
+    model = keras.Model(x, L.Dense(3, name="c")(L.Dense(4, name="last")(y)))
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0)
+    pruned.get_layer("branch").mask.assign(np.zeros((4, 4)))
+    report = signal_report(pruned, batch(pruned))
+    assert report.diagnosis.startswith("Of branch nothing is kept. Well-conditioned")
+
+
+def test_the_last_hidden_layer_is_one_that_carries_something():
+    x = keras.Input((4,))
+    y = L.Dense(4, name="first")(x)
+    y = L.Add()([L.Dense(4, name="alive")(y), L.Dense(4, name="off")(y)])
+    model = keras.Model(x, L.Dense(3, name="c")(y))
+    model.get_layer("off").kernel.assign(np.zeros((4, 4)))
+    report = signal_report(model, batch(model))
+    first, alive = report.rows[:2]
+    assert report.gradient_ratio == first.gradient / alive.gradient
+    assert "Nothing passes off. " in report.diagnosis
+
+
+def test_dead_units_by_hand():
+    model = keras.Sequential(
+        [keras.Input((1,)), L.Dense(4, "relu", name="a"), L.Dense(2, name="b")]
+    )
+    # Always off; constant; on; on, but not read.
+    kernel, bias = [[1.0, 0.0, 1.0, 1.0]], [-9.0, 1.0, 9.0, 9.0]
+    readers = [[1.0, 2.0]] * 3 + [[0.0, 0.0]]
+    model.set_weights([np.array(kernel), np.array(bias), np.array(readers), np.ones(2)])
+    x = np.linspace(-1, 1, 6, dtype="float32")[:, None]
+    report = signal_report(model, (x, np.arange(6) % 2))
+    assert column(report, "dead").tolist() == [0.75, 0]
+
+
+def test_gradients_too_small_for_float32_are_not_zero():
+    model = deep((0.05, 0.0), depth=40, width=20)
+    report = signal_report(model, batch(model))
+    assert report.dtype == "float64" and not report.missing
+    gradients = column(report, "gradient")
+    assert 0 < gradients[0] < 1e-45 and (np.diff(np.log(gradients)) > 0).all()
+    assert column(report, "dead").max() == 0
+    assert report.rows[0].layer == model.layers[0].path
+    assert model.dtype == "float32"
+
+
+def test_a_model_that_cannot_be_copied_is_reported_in_float32():
+    class Nameless(L.Layer):
+        def __init__(self, something):
+            super().__init__()
+
+        def call(self, x):
+            return x
+
+    dense = L.Dense(3, kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((4,)), Nameless(1), L.Dense(4), dense])
+    report = signal_report(model, batch(model))
+    assert report.dtype == "float32"
+    assert report.diagnosis.startswith("No gradient reaches")
+
+
+def test_half_precision_is_computed_in_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = mlp()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert signal_report(model, batch(model)).dtype == "float32"
+
+
+def test_signals_that_overflow_are_told():
+    model = mlp()
+    model.layers[0].kernel.assign(np.full((5, 8), np.inf))
+    report = signal_report(model, batch(model))
+    assert report.diagnosis.endswith("are not finite numbers.")
+    assert json.loads(report.to_json())["rows"][0]["q"] is None
+
+
+def test_layers_that_the_batch_does_not_pass_are_listed():
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = L.Dense(3), L.Dense(3)
+
+        def build(self, shape):
+            self.used.build(shape)
+            self.idle.build(shape)
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Idle()
+    model.build((None, 4))
+    data = np.ones((4, 4), "float32"), np.arange(4) % 3
+    report = signal_report(model, data)
+    assert report.missing == [model.idle.path]
+    assert f"not seen: {model.idle.path}" in str(report)
+
+
+def test_the_first_batch_of_a_dataset_is_used():
+    model = mlp()
+    x, y = batch(model, 20)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    report = signal_report(model, dataset)
+    assert report.samples == 8
+    assert report == signal_report(model, (x[:8], y[:8]))
+
+
+def test_table_json_and_picture(tmp_path, reports):
+    report = reports[EDGE]
+    lines = str(report).splitlines()
+    assert len({len(line) for line in lines[: len(report.rows) + 2]}) == 1
+    assert lines[-1] == report.diagnosis
+    content = json.loads(report.to_json())
+    assert content["gradient_ratio"] == report.gradient_ratio
+    assert [r["q"] for r in content["rows"]] == column(report, "q").tolist()
+    report.plot(tmp_path / "signals.png")
+    assert (tmp_path / "signals.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_layer_can_be_drawn(tmp_path):
+    pruned = kpi.prune_at_init(mlp(), None, "random", sparsity=0)
+    pruned.layers[1].mask.assign(np.zeros((8, 6)))
+    signal_report(pruned, batch(pruned)).plot(tmp_path / "empty.svg")
+    assert "<svg" in (tmp_path / "empty.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"model": 3}, TypeError, "`model` must be a keras.Model"),
+        ({"batch": "data"}, TypeError, "`dataset` must be a batched"),
+        ({"batch_norm": "no"}, ValueError, "'train' or 'eval'.*batch_norm='no'"),
+        ({"model": keras.Sequential([L.Dense(2)])}, ValueError, "must be built"),
+        (
+            {"batch": (np.zeros((1, 5)), np.zeros(1, int))},
+            ValueError,
+            "two samples. Received: a batch of 1",
+        ),
+        (
+            {"batch": (np.zeros((4, 6)), np.zeros(4, int))},
+            ValueError,
+            "x of shape \\(4, 6\\)",
+        ),
+    ],
+)
+def test_bad_input_is_refused(arguments, error, message):
+    model = mlp()
+    with pytest.raises(error, match=message):
+        signal_report(**{"model": model, "batch": batch(model), **arguments})

@@ -21,10 +21,13 @@ References:
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
+
+import keras
 
 from keras_prune_init.signal import quadrature
 
@@ -78,14 +81,8 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
     Reference:
         Hayou, Doucet, Rousseau, arXiv 1902.06853, algorithm 1 (by quadrature here).
     """
-    function = quadrature.with_slopes(activation)
     _check_deviation("sigma_b", sigma_b)
-
-    def excess(q):
-        moments = quadrature.moments(function, q)
-        return sigma_b**2 + moments.square / moments.slope - q
-
-    q = quadrature.smallest_root(excess)
+    q, sigma_w, chi, slope = _edge(keras.activations.get(activation), sigma_b)
     if q == math.inf:
         raise ValueError(
             "An activation needs a variance that its layers do not change. "
@@ -93,9 +90,6 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
             f"none between {quadrature.LOWEST} and {quadrature.HIGHEST}. "
             "Choose another sigma_b."
         )
-    moments = quadrature.moments(function, q)
-    sigma_w = 1 / math.sqrt(moments.slope)
-    slope = sigma_w**2 * moments.change
     stable = slope < 1 + SLACK
     if not stable:
         warnings.warn(
@@ -105,7 +99,24 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
             "sigma_b or another activation.",
             stacklevel=2,
         )
-    return Edge(sigma_w, sigma_b, q, sigma_w**2 * moments.slope, stable)
+    return Edge(sigma_w, sigma_b, q, chi, stable)
+
+
+@functools.lru_cache(maxsize=100)  # every layer of a deep network asks for the same
+def _edge(activation, sigma_b):
+    """q, sigma_w, chi and the derivative of the variance map there."""
+    function = quadrature.with_slopes(activation)
+
+    def excess(q):
+        moments = quadrature.moments(function, q)
+        return sigma_b**2 + moments.square / moments.slope - q
+
+    q = quadrature.smallest_root(excess)
+    if q == math.inf:
+        return q, math.inf, math.inf, math.inf
+    moments = quadrature.moments(function, q)
+    sigma_w = 1 / math.sqrt(moments.slope)
+    return q, sigma_w, sigma_w**2 * moments.slope, sigma_w**2 * moments.change
 
 
 def variance_map(

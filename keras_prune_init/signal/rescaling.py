@@ -1,0 +1,206 @@
+"""The rescaling trick: back to the edge of chaos after pruning.
+
+A mask takes away part of the variance of the weights, so a network that was initialized
+on the edge of chaos is in the ordered phase afterwards. The kept weights of each output
+unit i are multiplied by
+
+    rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2)
+
+with sigma_w that of the edge of chaos. The formula as printed in the paper lacks
+sigma_w, which is right for tanh without biases only; the authors' code has it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+
+from keras_prune_init.core import selection
+from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.core.graph import (
+    Node,
+    activations,
+    flat_graph,
+    residual_additions,
+)
+from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
+from keras_prune_init.signal.phase import bias_deviation, energy
+
+L = keras.layers
+
+GRANULARITIES = ("unit", "layer", "position")
+NORMALIZATIONS = (
+    *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
+    *(L.RMSNormalization, L.UnitNormalization),
+)
+# Layers that the theory is about: y = W phi(x) + b.
+SUPPORTED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D, *selection.DEPTHWISE)
+
+
+def rescale(
+    model: keras.Model,
+    activation: Activation | None = None,
+    *,
+    granularity: str = "unit",
+    sigma_w: float | None = None,
+    force: bool = False,
+) -> None:
+    """Bring a pruned network back to the edge of chaos, in place, through `scale`.
+
+    Use it on deep plain networks (fully connected or convolutional, without
+    normalization) that were initialized on the edge of chaos; masks and weights stay as
+    they are. `prune_at_init(..., rescale=True)` does it with the mask.
+
+    Args:
+        model: A model from `prune_at_init`.
+        activation: A Keras activation, its name, or a function, that all layers' inputs
+            go through. Default: for each layer what the model shows.
+        granularity: What shares a factor: `"unit"` (an output unit or filter),
+            `"layer"`, or `"position"` (a filter's weights at one place of the kernel,
+            as in the paper). Units without weights keep the factor 1.
+        sigma_w: Standard deviation of a weight times the root of the fan-in to aim for.
+            Default: that of `edge_of_chaos`, with sigma_b from the model's biases.
+        force: Rescale where the theory says it is of no use too.
+
+    Raises:
+        ValueError: If the model is not pruned or an argument does not fit; unless
+            forced, if the network is residual, normalized, or has layers that the
+            theory does not cover. The model is unchanged then.
+
+    Example:
+
+    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
+    >>> rescale(pruned, "tanh")
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
+        (proposition 1, algorithms 1 and 2).
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(
+            f"`granularity` must be one of {GRANULARITIES}. "
+            f"Received: granularity={granularity!r}."
+        )
+    if sigma_w is not None and not 0 < sigma_w < math.inf:
+        raise ValueError(f"`sigma_w` must be positive. Received: sigma_w={sigma_w!r}.")
+    if not masked_layers(model):
+        raise ValueError(
+            "`rescale` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer."
+        )
+    if sigma_w is not None:
+        aims = dict.fromkeys((id(v) for v in _layers(model)), sigma_w)
+    else:
+        aims = targets(model, activation, force)
+    apply(model, aims, granularity)
+
+
+def targets(
+    model: keras.Model, activation: Activation | None = None, force: bool = False
+) -> dict[int, float]:
+    """sigma_w to aim for, by id of the masked layer; arguments as in `rescale`."""
+    if not force:
+        check(model)
+    layers = _layers(model)
+    sigma_b = bias_deviation([v.layer for v in layers])
+    if activation is not None:
+        aim = edge_of_chaos(activation, sigma_b).sigma_w
+        return dict.fromkeys((id(v) for v in layers), aim)
+    nodes = flat_graph(model)
+    found = {}
+    for i, function in activations(nodes).items():
+        layer = nodes[i].operation
+        if layer not in layers:
+            continue
+        if function is None:
+            raise ValueError(
+                "Each layer's activation must be known. Received: "
+                f"{model.name}, where the inputs of `{layer.name}` go through "
+                "several, or through an unknown operation. Call "
+                "`keras_prune_init.rescale(pruned, activation)`."
+            )
+        found[id(layer)] = edge_of_chaos(function, sigma_b).sigma_w
+    return found
+
+
+def apply(model: keras.Model, aims: dict[int, float], granularity: str = "unit"):
+    """Set the scale of each masked layer, for what `targets` returned."""
+    factors = [
+        (layer.scales[name], _factors(layer, name, aims[id(layer)], granularity))
+        for layer in _layers(model)
+        for name in layer.kernels
+    ]
+    for scale, factor in factors:
+        scale.assign(np.broadcast_to(factor, scale.shape))
+
+
+def _layers(model):
+    return [v for v in masked_layers(model) if isinstance(v.layer, SUPPORTED)]
+
+
+def check(model: keras.Model) -> None:
+    """Refuse a model for which the rescaling trick is not made, with the reason.
+
+    Args:
+        model: Pruned or not.
+
+    Raises:
+        ValueError: As `rescale`.
+    """
+    nodes = flat_graph(model)
+    reason = obstacle(nodes)
+    if reason:
+        raise ValueError(
+            "The rescaling trick is for plain networks without normalization. "
+            f"Received: {model.name}, {reason}. Leave `rescale` out, or call "
+            "`keras_prune_init.rescale(pruned, force=True)`."
+        )
+
+
+def obstacle(nodes: list[Node]) -> str | None:
+    """Why the rescaling trick does not apply to a model; `None` if it does."""
+    if blocks := len(residual_additions(nodes)):
+        return (
+            f"whose {blocks} residual additions keep it on the edge of chaos without "
+            "(proposition 3); use `stabilize` or method 'sbp_sr'"
+        )
+    for i in normalizations(nodes):
+        name = nodes[i].operation.name
+        return f"in which `{name}` normalizes away any factor of the layers before it"
+    other = [
+        n.operation.name
+        for n in nodes
+        if n.has_kernel and not isinstance(n.layer, SUPPORTED)
+    ]
+    if other:
+        return f"with layers that mean field theory does not cover: {', '.join(other)}"
+    return None
+
+
+def normalizations(nodes: list[Node]) -> list[int]:
+    """Positions of normalizing layers behind a layer with a kernel."""
+    behind, found = set(), []
+    for i, node in enumerate(nodes):
+        if node.has_kernel or behind & set(node.parents):
+            behind.add(i)
+            if isinstance(node.operation, NORMALIZATIONS):
+                found.append(i)
+    return found
+
+
+def _factors(layer, name, sigma_w, granularity):
+    """The factor of each kept weight, in a shape that broadcasts to `scale`."""
+    kernel = selection.get_kernel(layer.layer, name).numpy().astype(np.float64)
+    kept = kernel * layer.masks[name].numpy()
+    inputs = selection.input_axes(layer.layer, name)
+    target = sigma_w**2
+    if granularity == "position":
+        total = np.sum(np.square(kept), inputs, keepdims=True)
+        target /= math.prod(kernel.shape[:-2])
+    else:
+        total = energy(kept, inputs)
+    if granularity == "layer":
+        total = np.mean(total, keepdims=True)
+    return np.sqrt(target / np.where(total > 0, total, target))

@@ -1,0 +1,192 @@
+"""The rescaling trick: factors by hand, what it does for gradients, and refusals."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import L, batch, masked_list, mlp, subclassed, transformer
+
+import keras_prune_init as kpi
+from keras_prune_init.core import graph
+from keras_prune_init.signal import rescaling
+from keras_prune_init.signal.phase import phase_of
+
+
+def deep(sigma_w=None, depth=30, width=100, seed=0):
+    """A tanh network on the edge of chaos, or at another sigma_w."""
+    keras.utils.set_random_seed(seed)
+    start = kpi.initializers.EdgeOfChaos("tanh", 0.2)
+    if sigma_w:
+        start = kpi.initializers.ScaledNormal(sigma_w, 0.2)
+    options = {"kernel_initializer": start, "bias_initializer": start}
+    layers = [L.Dense(width, "tanh", **options) for _ in range(depth - 1)]
+    return keras.Sequential([keras.Input((50,)), *layers, L.Dense(10, **options)])
+
+
+def masked(layer, inputs, mask, kernel):
+    model = keras.Sequential([keras.Input(inputs), layer])
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.0)
+    (wrapper,) = masked_list(pruned)
+    wrapper.layer.kernel.assign(kernel)
+    wrapper.mask.assign(mask)
+    return pruned, wrapper
+
+
+def test_factors_of_a_dense_layer_computed_by_hand():
+    kernel = np.array([[3.0, 1.0, 5.0], [4.0, 2.0, 6.0]])
+    mask = np.array([[1, 0, 0], [1, 1, 0]])
+    pruned, wrapper = masked(L.Dense(3), (2,), mask, kernel)
+    kpi.rescale(pruned, sigma_w=2.0)
+    # Energies 9 + 16, 4, and none: the dead unit is left alone.
+    np.testing.assert_allclose(wrapper.scale, [[2 / 5, 2 / 2, 1]])
+    kpi.rescale(pruned, sigma_w=2.0, granularity="layer")
+    np.testing.assert_allclose(wrapper.scale, [[2 / np.sqrt(29 / 3)] * 3])
+
+
+def test_factors_of_a_convolution_computed_by_hand():
+    kernel = np.zeros((1, 2, 2, 1))
+    kernel[0, 0, :, 0], kernel[0, 1, :, 0] = (3, 4), (5, 12)
+    mask = np.ones((1, 2, 2, 1))
+    mask[0, 1, 1, 0] = 0  # removes the 12
+    pruned, wrapper = masked(L.Conv2D(1, (1, 2)), (4, 4, 2), mask, kernel)
+    kpi.rescale(pruned, sigma_w=1.0)
+    np.testing.assert_allclose(np.ravel(wrapper.scale), [1 / np.sqrt(50)] * 2)
+    kpi.rescale(pruned, sigma_w=1.0, granularity="position")
+    # Half of the variance for each of the two positions.
+    expected = np.sqrt(0.5) / np.array([5, 5])
+    np.testing.assert_allclose(np.ravel(wrapper.scale), expected)
+
+
+def test_a_depthwise_channel_is_a_unit():
+    kernel = np.arange(1.0, 9).reshape(2, 2, 2, 1)
+    pruned, wrapper = masked(
+        L.DepthwiseConv2D(2), (4, 4, 2), np.ones_like(kernel), kernel
+    )
+    kpi.rescale(pruned, sigma_w=3.0)
+    energies = np.sum(kernel**2, (0, 1, 3))
+    for channel in (0, 1):
+        np.testing.assert_allclose(
+            wrapper.scale[:, :, channel], 3 / np.sqrt(energies[channel])
+        )
+
+
+@pytest.mark.parametrize("granularity", ["unit", "layer", "position"])
+def test_effective_variance_is_that_of_the_edge_of_chaos(granularity):
+    model = deep(depth=5)
+    pruned = kpi.prune_at_init(model, batch(model, 32), sparsity=0.8)
+    kept = [(w.mask.numpy(), w.layer.kernel.numpy()) for w in masked_list(pruned)]
+    kpi.rescale(pruned, "tanh", granularity=granularity)
+    edge = kpi.mean_field.edge_of_chaos("tanh", 0.2)
+    for wrapper, (mask, kernel) in zip(masked_list(pruned), kept, strict=True):
+        np.testing.assert_array_equal(wrapper.mask, mask)
+        np.testing.assert_array_equal(wrapper.layer.kernel, kernel)
+        energies = np.sum(np.square(wrapper.masked_kernel("kernel")), 0)
+        energies = energies if granularity == "layer" else energies[energies > 0]
+        # sigma_b is estimated from the biases.
+        assert np.mean(energies) == pytest.approx(edge.sigma_w**2, rel=0.03)
+
+
+def test_gradients_reach_the_first_layer_with_rescaling_and_not_without():
+    model = deep(depth=50, width=300)
+    data = batch(model, 64)
+    plain = kpi.prune_at_init(model, data, sparsity=0.9)
+    rescaled = kpi.prune_at_init(model, data, sparsity=0.9, rescale=True)
+    assert kpi.report(plain).digest == kpi.report(rescaled).digest
+    assert kpi.signal_report(plain, data).gradient_ratio < 1e-8
+    assert kpi.signal_report(rescaled, data).gradient_ratio > 0.01
+
+
+def test_rescaling_twice_is_rescaling_once():
+    model = deep(depth=4)
+    pruned = kpi.prune_at_init(model, batch(model), sparsity=0.5, rescale=True)
+    before = [np.array(w.scale) for w in masked_list(pruned)]
+    kpi.rescale(pruned)
+    for wrapper, scale in zip(masked_list(pruned), before, strict=True):
+        np.testing.assert_array_equal(wrapper.scale, scale)
+
+
+def test_a_rescaled_model_saves_strips_and_trains(tmp_path):
+    model = deep(depth=4)
+    x, y = batch(model, 32)
+    pruned = kpi.prune_at_init(model, (x, y), sparsity=0.7, rescale=True)
+    pruned.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    losses = pruned.fit(x, y, epochs=8, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(pruned(x), loaded(x))
+    np.testing.assert_allclose(kpi.strip(pruned)(x), pruned(x), atol=1e-5)
+
+
+def residual():
+    x = inputs = keras.Input((4,))
+    for _ in range(2):
+        x = x + L.Dense(4, "relu")(x)
+    return keras.Model(inputs, x)
+
+
+REFUSED = {
+    "residual": (residual, "2 residual additions.*proposition 3.*sbp_sr"),
+    "normalized": (
+        lambda: kpi.models.vgg(depth=11, width=2),
+        "`stage1_conv0_bn` normalizes away",
+    ),
+    "transformer": (transformer, "Received: functional.*residual"),
+    "recurrent": (
+        lambda: keras.Sequential([keras.Input((5, 2)), L.LSTM(3), L.Dense(2)]),
+        "mean field theory does not cover: lstm",
+    ),
+    "subclassed": (subclassed, "Sequential and Functional models"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_networks_that_the_theory_excludes_are_refused_before_any_work(name):
+    build, message = REFUSED[name]
+    model = build()
+    with pytest.raises(ValueError, match=message):
+        kpi.prune_at_init(model, None, "magnitude", rescale=True)
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5)
+    with pytest.raises(ValueError, match=message):
+        kpi.rescale(pruned)
+    ones = [s.numpy() for w in masked_list(pruned) for s in w.scales.values()]
+    assert all((s == 1).all() for s in ones)
+    kpi.rescale(pruned, "relu", force=True)
+    scaled = [
+        s.numpy()
+        for w in masked_list(pruned)
+        if isinstance(w.layer, rescaling.SUPPORTED)
+        for s in w.scales.values()
+    ]
+    assert any((s != 1).any() for s in scaled)
+
+
+def test_normalization_of_the_inputs_is_no_obstacle():
+    layers = [L.BatchNormalization(), L.Dense(4, "relu"), L.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    kpi.prune_at_init(model, None, "magnitude", rescale=True)
+
+
+def test_bad_arguments_are_refused():
+    pruned = kpi.prune_at_init(mlp(), None, "magnitude", sparsity=0.5)
+    with pytest.raises(ValueError, match="one of .*Received: granularity='row'"):
+        kpi.rescale(pruned, "relu", granularity="row")
+    with pytest.raises(ValueError, match="must be positive. Received: sigma_w=0"):
+        kpi.rescale(pruned, sigma_w=0)
+    with pytest.raises(ValueError, match="takes a pruned model"):
+        kpi.rescale(mlp())
+    x = keras.Input((4,))
+    mixed = L.Dense(4, "relu")(x) + L.Dense(4, "tanh")(x)
+    model = keras.Model(x, L.Dense(2, name="last")(mixed))
+    with pytest.raises(ValueError, match="`last` go through several"):
+        kpi.prune_at_init(model, None, "magnitude", rescale=True)
+
+
+@pytest.mark.parametrize(
+    "sigma_w, words", [(None, "near the edge"), (0.8, "ordered"), (2.0, "chaotic")]
+)
+def test_the_phase_of_an_actual_model(sigma_w, words):
+    phase = phase_of(graph.flat_graph(deep(sigma_w)))
+    expected = kpi.mean_field.chi("tanh", sigma_w or 1.3041, 0.2)
+    assert phase.chi == pytest.approx(expected, rel=0.05)
+    assert phase.depth == 30 and phase.off is bool(sigma_w)
+    assert words in str(phase)

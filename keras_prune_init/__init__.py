@@ -17,6 +17,9 @@ from keras_prune_init.methods import (  # noqa: E402
     register_method,
 )
 from keras_prune_init.signal import initializers, mean_field  # noqa: E402
+from keras_prune_init.signal.report import SignalReport, signal_report  # noqa: E402
+from keras_prune_init.signal.rescaling import rescale  # noqa: E402
+from keras_prune_init.signal.stable import stabilize  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -24,6 +27,7 @@ __all__ = [
     "MaskedLayer",
     "Method",
     "PruningReport",
+    "SignalReport",
     "critical_sparsity",
     "get_method",
     "initializers",
@@ -33,7 +37,10 @@ __all__ = [
     "prune_at_init",
     "register_method",
     "report",
+    "rescale",
     "score",
     "select",
+    "signal_report",
+    "stabilize",
     "strip",
 ]

@@ -18,7 +18,8 @@ from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import surgery
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
-from keras_prune_init.methods import Method, get_method
+from keras_prune_init.methods import Method, Recipe, get_method
+from keras_prune_init.signal import rescaling
 from keras_prune_init.tape import Network
 
 
@@ -50,6 +51,7 @@ def prune_at_init(
     samples_per_class: int | None = None,
     batch_norm: str | None = None,
     min_per_layer: int = 0,
+    rescale: bool = False,
     filters: Filters = None,
     seed: int = 0,
     verbose: int = 1,
@@ -79,6 +81,8 @@ def prune_at_init(
         batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
             `"eval"`. Default: the method's; see `DataMethod`.
         min_per_layer: Weights that every tensor keeps at least.
+        rescale: Use the rescaling trick: bring a deep plain network back to the edge of
+            chaos; see `rescale`. Method `"robust"` decides by itself.
         filters: Which layers may be pruned: a regular expression searched in names and
             paths, a list of these, or a function from layer to bool. `None`: all.
         seed: Seed of random methods.
@@ -102,10 +106,16 @@ def prune_at_init(
     Reference:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
     """
-    plan = _plan(**locals())
+    arguments = locals()
+    rescale = arguments.pop("rescale")
+    plan = _plan(**arguments)
     # First, so that a model that cannot be copied is refused before it is scored.
-    pruned = surgery.wrap(model, plan.kernels)
+    pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note)
+    rescale = rescale or plan.recipe.rescale
+    targets = rescaling.targets(pruned) if rescale else None
     surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
+    if rescale:
+        rescaling.apply(pruned, targets)
     return pruned
 
 
@@ -157,6 +167,7 @@ class _Plan(NamedTuple):
     """All arguments, checked."""
 
     method: Method
+    recipe: Recipe
     kernels: list[Kernel]
     network: Network
     sparsity: float
@@ -185,6 +196,9 @@ def _plan(
 ):
     method = _method(method, iterations, schedule, batch_norm, seed)
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
+    checks.prunable_kernels(model, filters)
+    recipe = method.recipe(model)
+    model = recipe.model
     kernels = checks.prunable_kernels(model, filters)
     data, resolved = [], None
     if method.needs_data:
@@ -193,7 +207,9 @@ def _plan(
             model, method, dataset, loss, batches, samples_per_class, dtype
         )
     network = Network(model, kernels, data, resolved, method.iterations)
-    return _Plan(method, kernels, network, sparsity, allocation, min_per_layer, verbose)
+    return _Plan(
+        method, recipe, kernels, network, sparsity, allocation, min_per_layer, verbose
+    )
 
 
 def _run(plan):

@@ -17,21 +17,20 @@ METHODS = [
     ("grasp", {}, True),
     ("hbp", {}, True),
     ("synflow", {"iterations": 5}, False),
+    ("sbp_sr", {}, True),
+    ("grasp_sr", {}, True),
+    ("robust", {}, True),
 ]
 EACH = pytest.mark.parametrize("name, options, needs_data", METHODS)
 
 
 def net():
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            L.Conv2D(4, 3, use_bias=False),
-            L.BatchNormalization(),
-            L.ReLU(),
-            L.Flatten(),
-            L.Dense(3),
-        ]
-    )
+    """With a residual block, which some methods need."""
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(4, 3, use_bias=False)(inputs)
+    x = L.ReLU()(L.BatchNormalization()(x))
+    x = L.Add()([x, L.Conv2D(4, 3, padding="same", activation="relu")(x)])
+    model = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
     return model, batch(model, 12)
 
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import difflib
 
-from keras_prune_init.methods.base import DataMethod, Method
+from keras_prune_init.methods.base import DataMethod, Method, Recipe
 from keras_prune_init.methods.grasp import GraSP
 from keras_prune_init.methods.magnitude import Magnitude
 from keras_prune_init.methods.random import Random
+from keras_prune_init.methods.robust import Robust
 from keras_prune_init.methods.snip import SNIP
+from keras_prune_init.methods.stable import SBPSR, GraSPSR
 from keras_prune_init.methods.synflow import SynFlow
 
-__all__ = ["DataMethod", "Method", "get_method", "method_names", "register_method"]
+__all__ = [
+    "DataMethod",
+    "Method",
+    "Recipe",
+    "get_method",
+    "method_names",
+    "register_method",
+]
 
 _METHODS: dict[str, type[Method]] = {
     "random": Random,
@@ -21,6 +30,9 @@ _METHODS: dict[str, type[Method]] = {
     "grasp": GraSP,
     "hbp": GraSP,
     "synflow": SynFlow,
+    "sbp_sr": SBPSR,
+    "grasp_sr": GraSPSR,
+    "robust": Robust,
 }
 
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import keras
+
 from keras_prune_init.core.schedules import Schedule, get_schedule
 from keras_prune_init.tape import Network, Tensors
+
+
+class Recipe(NamedTuple):
+    """What a method makes of a model, beside scoring it.
+
+    Attributes:
+        model: The model to score, to prune and to train.
+        rescale: Whether to use the rescaling trick.
+        note: What was done and why, for the report.
+    """
+
+    model: keras.Model
+    rescale: bool = False
+    note: str = ""
 
 
 class Method:
@@ -30,6 +48,10 @@ class Method:
             )
         self.iterations = iterations
         self.schedule = get_schedule(schedule)
+
+    def recipe(self, model: keras.Model) -> Recipe:
+        """What to score and prune in place of `model`, which must stay as it is."""
+        return Recipe(model)
 
     def start(self, network: Network) -> Tensors:
         """The kernel values to begin with; iterations then set some of them to 0."""

@@ -1,0 +1,106 @@
+"""SBP-SR, GraSP-SR and the recipe that picks what the paper recommends."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import L, batch, mlp, subclassed
+from test_rescaling import deep
+
+import keras_prune_init as kpi
+
+
+# Inputs and labels for the subclassed model.
+VECTORS = np.ones((4, 5), "float32"), np.arange(4) % 3
+
+
+def small_resnet(**options):
+    return kpi.models.resnet((16, 16, 3), depth=14, width=4, **options)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_sr_methods_are_the_plain_ones_on_the_stable_model(name):
+    model = small_resnet()
+    data = batch(model, 20)
+    method = {"snip": "sbp_sr", "grasp": "grasp_sr"}[name]
+    found = kpi.score(model, data, method)
+    expected = kpi.score(kpi.stabilize(model), data, name)
+    assert found.keys() == kpi.score(model, data, name).keys()
+    for path in found:
+        np.testing.assert_array_equal(found[path], expected[path])
+    pruned = kpi.prune_at_init(model, data, method, sparsity=0.8)
+    scales = [v.scale for v in pruned.layers if isinstance(v, L.Rescaling)]
+    np.testing.assert_allclose(scales, [6**-0.5] * 6)
+    assert "6 residual branches scaled by 1/sqrt(6)" in str(kpi.report(pruned))
+
+
+def test_a_stable_model_is_taken_as_it_is():
+    model = small_resnet(stable=True)
+    pruned = kpi.prune_at_init(model, batch(model), "sbp_sr", sparsity=0.5)
+    assert len(pruned.layers) == len(model.layers)
+    assert "scaled already" in kpi.report(pruned).notes[0]
+
+
+def test_sr_methods_refuse_plain_networks():
+    model = mlp()
+    with pytest.raises(ValueError, match="no residual additions"):
+        kpi.prune_at_init(model, batch(model), "sbp_sr")
+
+
+def robust(model, data=None):
+    data = data or batch(model, 20)
+    pruned = kpi.prune_at_init(model, data, "robust", sparsity=0.8)
+    (note,) = kpi.report(pruned).notes
+    return pruned, note
+
+
+def same_masks(a, b):
+    return kpi.report(a).digest == kpi.report(b).digest
+
+
+def rescaled(model):
+    layers = [v for v in model.layers if isinstance(v, kpi.MaskedLayer)]
+    return any((v.scale.numpy() != 1).any() for v in layers)
+
+
+def test_robust_takes_sbp_sr_for_residual_networks():
+    model = small_resnet()
+    pruned, note = robust(model)
+    assert note.startswith("Robust: SBP-SR, as the network is residual.")
+    other = kpi.prune_at_init(model, batch(model, 20), "sbp_sr", sparsity=0.8)
+    assert same_masks(pruned, other) and not rescaled(pruned)
+
+
+def test_robust_takes_sbp_alone_for_plain_networks_with_batch_norm():
+    model = kpi.models.vgg((16, 16, 3), depth=11, width=4)
+    pruned, note = robust(model)
+    assert note.startswith("Robust: SBP alone") and "normalizes away" in note
+    other = kpi.prune_at_init(model, batch(model, 20), "sbp", sparsity=0.8)
+    assert same_masks(pruned, other) and not rescaled(pruned)
+
+
+@pytest.mark.parametrize(
+    "sigma_w, words", [(None, "near the edge of chaos"), (0.8, "ordered phase")]
+)
+def test_robust_rescales_plain_networks_and_checks_their_start(sigma_w, words):
+    model = deep(sigma_w, depth=12)
+    pruned, note = robust(model)
+    assert note.startswith("Robust: SBP and rescaling, as the network is plain.")
+    assert words in note
+    other = kpi.prune_at_init(model, batch(model, 20), "sbp", sparsity=0.8)
+    assert same_masks(pruned, other) and rescaled(pruned)
+
+
+def test_robust_says_what_it_does_not_know():
+    pruned, note = robust(subclassed(), VECTORS)
+    assert note == "Robust: SBP alone, as how the layers of a Subclassed connect " + (
+        "is not known."
+    )
+
+
+def test_notes_outlive_saving(tmp_path):
+    for model, data in ((small_resnet(), None), (subclassed(), VECTORS)):
+        pruned, note = robust(model, data)
+        pruned.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert kpi.report(loaded).notes == [note]
+        assert note in kpi.report(loaded).to_json()

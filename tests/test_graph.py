@@ -140,6 +140,12 @@ def test_the_first_layer_reads_what_follows_it():
     assert read(keras.Model(x, y)) == {"first": "gelu", "last": "gelu"}
 
 
+def test_the_activation_of_a_time_distributed_layer_is_read():
+    layers = [L.TimeDistributed(L.Dense(4, "tanh")), L.Flatten(), L.Dense(2, name="d")]
+    model = keras.Sequential([keras.Input((3, 5)), *layers])
+    assert read(model)["d"] == "tanh"
+
+
 def test_relu_layers_are_functions_of_their_settings():
     import numpy as np
 

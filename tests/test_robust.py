@@ -8,7 +8,6 @@ from test_rescaling import deep
 
 import keras_prune_init as kpi
 
-
 # Inputs and labels for the subclassed model.
 VECTORS = np.ones((4, 5), "float32"), np.arange(4) % 3
 

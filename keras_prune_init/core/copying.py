@@ -30,8 +30,8 @@ def copy(layer, wrap, dtype=None, fold=False, call=None):
     """Copy a layer or model.
 
     `wrap` gives the arguments of `MaskedLayer`s by address below `layer`; with `fold`,
-    masked layers become ordinary ones. `call(model, layer, *args, **kwargs)` connects the
-    copied layers of a Functional model; it takes the model that they are copied from.
+    masked layers become ordinary ones. `call(model, layer, *args, **kwargs)` connects
+    the copied layers of a Functional model; `model` is what they are copied from.
     """
     if selection.is_graph(layer):
         return _copy_graph(layer, wrap, dtype, fold, call)

@@ -248,6 +248,7 @@ def _search(nodes, ways, start):
 def _activation(node):
     """What a node applies to every number; `None` if it is no activation."""
     layer = node.layer
+    layer = layer.layer if isinstance(layer, L.TimeDistributed) else layer
     if isinstance(layer, ACTIVATION_LAYERS):
         return layer.call
     if isinstance(layer, L.Activation) or node.has_kernel:

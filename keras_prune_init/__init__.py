@@ -17,6 +17,10 @@ from keras_prune_init.methods import (  # noqa: E402
     register_method,
 )
 from keras_prune_init.signal import initializers, mean_field  # noqa: E402
+from keras_prune_init.signal.isometry import (  # noqa: E402
+    approximate_isometry,
+    singular_values,
+)
 from keras_prune_init.signal.report import SignalReport, signal_report  # noqa: E402
 from keras_prune_init.signal.rescaling import rescale  # noqa: E402
 from keras_prune_init.signal.stable import stabilize  # noqa: E402
@@ -28,6 +32,7 @@ __all__ = [
     "Method",
     "PruningReport",
     "SignalReport",
+    "approximate_isometry",
     "critical_sparsity",
     "get_method",
     "initializers",
@@ -41,6 +46,7 @@ __all__ = [
     "score",
     "select",
     "signal_report",
+    "singular_values",
     "stabilize",
     "strip",
 ]

@@ -37,7 +37,7 @@ def test_resnet_20_has_the_parameters_counted_by_hand():
     )
 
 
-@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+@pytest.mark.parametrize("depth", [11, 13, 16, 19, 34])
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_vgg_has_depth_minus_3_convolutions(depth, batch_norm):
     model = models.vgg(depth=depth, width=2, batch_norm=batch_norm)
@@ -60,6 +60,35 @@ def test_vgg_16_convolutions_have_the_published_size():
     assert kernels == 14_710_464
 
 
+@pytest.mark.parametrize(
+    ("depth", "widening", "millions"), [(28, 10, 36.5), (16, 2, 0.7), (40, 4, 8.9)]
+)
+def test_wide_resnet_has_the_published_number_of_weights(depth, widening, millions):
+    model = models.wide_resnet(depth=depth, widening=widening)
+    trainable = sum(v.shape.num_elements() for v in model.trainable_weights)
+    assert round(trainable / 1e6, 1) == millions
+
+
+def test_wide_resnet_10_1_has_the_parameters_counted_by_hand():
+    stem, classifier = 432, 640 + 10
+    stages = 2 * 2304 + (4608 + 9216) + (18432 + 36864)
+    shortcuts = 512 + 2048
+    # Two of a stage, of its inputs and of its middle, and one at the end.
+    normalization = 4 * ((16 + 16) + (16 + 32) + (32 + 64) + 64)
+    model = models.wide_resnet(depth=10, widening=1)
+    assert (
+        model.count_params() == stem + classifier + stages + shortcuts + normalization
+    )
+
+
+def test_wide_resnet_drops_values_between_convolutions():
+    rates = {}
+    for dropout in (0.0, 0.3):
+        layers = models.wide_resnet(depth=10, widening=1, dropout=dropout).layers
+        rates[dropout] = [x.rate for x in layers if isinstance(x, keras.layers.Dropout)]
+    assert rates == {0.0: [], 0.3: [0.3] * 3}
+
+
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
 @pytest.mark.parametrize(
     ("build", "arguments"),
@@ -68,6 +97,8 @@ def test_vgg_16_convolutions_have_the_published_size():
         (models.cnn, {"depth": 3, "width": 4}),
         (models.vgg, {"depth": 11, "width": 2}),
         (models.resnet, {"depth": 8, "width": 2}),
+        (models.vcnn, {"depth": 4, "width": 4}),
+        (models.wide_resnet, {"depth": 10, "widening": 1}),
     ],
 )
 def test_outputs_are_logits_for_both_image_sizes(build, arguments, shape):
@@ -140,7 +171,7 @@ def test_mlp_uses_the_given_activation():
         (models.resnet, {"depth": 2}, r"6n \+ 2.*Received: depth=2. Use depth=8"),
         (models.resnet, {"width": 0}, "`width` must be.*Received: width=0"),
         (models.resnet, {"input_shape": (2, 2, 3)}, "at least 4x4 pixels"),
-        (models.vgg, {"depth": 12}, "11, 13, 16, 19. Received: depth=12. Use"),
+        (models.vgg, {"depth": 12}, "11, 13, 16, 19, 34. Received: depth=12. Use"),
         (models.vgg, {"input_shape": (8, 8, 3)}, "at least 16x16.*(8, 8, 3)"),
         (models.vgg, {"classes": 1.5}, "`classes` must be.*Received: classes=1.5"),
         (models.cnn, {"depth": 5}, "at least 32x32.*(28, 28, 1)"),

@@ -4,11 +4,14 @@ import keras
 from keras import layers
 
 from keras_prune_init.models.common import (
+    Init,
     check_image,
     check_positive,
     classifier,
     conv,
+    finish,
 )
+from keras_prune_init.signal.mean_field import Activation
 
 
 def cnn(
@@ -17,12 +20,15 @@ def cnn(
     *,
     depth: int = 3,
     width: int = 16,
+    activation: Activation = "relu",
+    init: Init = None,
+    stable: bool | str = False,
 ) -> keras.Model:
     """A plain network of `depth` convolutions, each halving the image.
 
     Use it where a run should take seconds: tests, first trials, teaching. Each stage is
-    a 3x3 convolution with bias, ReLU and 2x2 max pooling; the number of filters starts
-    at `width` and doubles from stage to stage. There is no batch normalization.
+    a 3x3 convolution with bias, activation and 2x2 max pooling; the number of filters
+    starts at `width` and doubles from stage to stage. There is no batch normalization.
 
     Args:
         input_shape: `(height, width, channels)` in pixels.
@@ -30,12 +36,17 @@ def cnn(
         depth: Number of convolutions; the image must be at least `2 ** depth` pixels
             high and wide.
         width: Filters of the first convolution.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: Must be `False`, as there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, or the image is too small.
+        ValueError: If a number is not a positive integer, the image is too small, or
+            another argument is not one of those above.
 
     Example:
 
@@ -53,7 +64,8 @@ def cnn(
     for stage in range(1, depth + 1):
         filters = width * 2 ** (stage - 1)
         x = conv(x, filters, f"stage{stage}_conv", batch_norm=False)
-        x = layers.ReLU(name=f"stage{stage}_relu")(x)
+        x = layers.Activation(activation, name=f"stage{stage}_relu")(x)
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, classifier(x, classes), name=f"cnn{depth}")
+    model = keras.Model(inputs, classifier(x, classes), name=f"cnn{depth}")
+    return finish(model, activation, init, stable)

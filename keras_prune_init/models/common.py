@@ -1,15 +1,25 @@
-"""What the convolutional architectures share: convolution, classifier, checks.
+"""What the architectures share: convolution, classifier, `init`, `stable`, checks.
 
-Initial weights follow the code of Hayou et al.: convolutions N(0, 2 / fan_out), the
-last linear layer N(0, 0.01^2), biases 0. Batch normalization has PyTorch's constants
-(running average 0.9, epsilon 1e-5); the published schedules were tuned with those.
+Initial weights follow the code of Hayou et al., unless told otherwise: convolutions
+N(0, 2 / fan_out), the last linear layer N(0, 0.01^2), biases 0. Batch normalization has
+PyTorch's constants (running average 0.9, epsilon 1e-5); the published schedules were
+tuned with those.
 """
 
 import keras
 from keras import layers
 
+from keras_prune_init.models.circular import CircularPadding2D
+from keras_prune_init.signal.initializers import Orthogonal, ScaledNormal, reinitialize
+from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
+from keras_prune_init.signal.stable import stabilize
 
-def conv(x, filters, name, *, size=3, stride=1, batch_norm=True):
+Init = str | keras.initializers.Initializer | None
+
+
+def conv(
+    x, filters, name, *, size=3, stride=1, batch_norm=True, bias=None, circular=False
+):
     """A convolution padded by `size // 2`, and its normalization unless told not to."""
     padding = "same"
     if stride > 1 and size == 1:
@@ -18,31 +28,77 @@ def conv(x, filters, name, *, size=3, stride=1, batch_norm=True):
         # a strided 1x1 kernel when its input channels are no multiple of 16.
         x = layers.AveragePooling2D(1, strides=stride, name=f"{name}_subsample")(x)
         stride = 1
-    elif stride > 1:
+    elif stride > 1 or circular:
         # With a stride, Keras's "same" pads an even image only right and below. Padding
         # all four sides looks at the same pixels as the authors' PyTorch code.
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+        pad = CircularPadding2D if circular else layers.ZeroPadding2D
+        x = pad(size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     x = layers.Conv2D(
         filters,
         size,
         strides=stride,
         padding=padding,
-        use_bias=not batch_norm,  # normalization would subtract a bias again
+        # Normalization would subtract a bias again.
+        use_bias=not batch_norm if bias is None else bias,
         kernel_initializer=keras.initializers.VarianceScaling(
             2.0, "fan_out", "untruncated_normal"
         ),
         name=name,
     )(x)
-    if batch_norm:
-        x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-    return x
+    return normalization(x, f"{name}_bn") if batch_norm else x
+
+
+def normalization(x, name):
+    """Batch normalization with the constants of PyTorch."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def classifier(x, classes):
     """The linear layer that gives one logit per class."""
     initializer = keras.initializers.RandomNormal(stddev=0.01)
     return layers.Dense(classes, kernel_initializer=initializer, name="logits")(x)
+
+
+def finish(
+    model: keras.Model, activation: Activation, init: Init, stable: bool | str
+) -> keras.Model:
+    """Does to a model what its arguments `init` and `stable` say.
+
+    Args:
+        model: A Functional model.
+        activation: The activation it was made with.
+        init: What all its kernels are drawn from, the classifier's too; `None` leaves
+            them. `"eoc"`: the edge of chaos, as `initializers.reinitialize` has it.
+            `"ordered"`: far from it, weights N(0, 0.1 / fan_in) and biases N(0, 1).
+            `"orthogonal"`: orthogonal and delta-orthogonal, times sigma_w of the edge
+            of chaos without biases; biases 0. Or a Keras initializer for kernels; a
+            `ScaledNormal` is for biases too.
+        stable: `True` or a variant of `stabilize`, which scales residual branches.
+
+    Returns:
+        `model`, or with `stable` a new one.
+
+    Raises:
+        ValueError: If `init` or `stable` is none of these, or `model` has no residual
+            branches that `stable` could scale.
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
+    """
+    if init == "ordered":
+        init = ScaledNormal(0.1**0.5, 1.0)
+    elif init == "orthogonal":
+        init = Orthogonal(edge_of_chaos(activation).sigma_w)
+    if init is not None:
+        seed = getattr(init, "seed", None)
+        if not isinstance(seed, int):
+            seed = int(keras.random.randint((), 0, 2**31 - 1))
+        reinitialize(model, init, seed=seed)
+    if stable:
+        model = stabilize(model, "uniform" if stable is True else stable)
+    return model
 
 
 def check_positive(**values):

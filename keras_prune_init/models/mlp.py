@@ -3,7 +3,8 @@
 import keras
 from keras import layers
 
-from keras_prune_init.models.common import check_positive
+from keras_prune_init.models.common import Init, check_positive, finish
+from keras_prune_init.signal.mean_field import Activation
 
 
 def mlp(
@@ -12,13 +13,15 @@ def mlp(
     *,
     depth: int = 3,
     width: int = 256,
-    activation: str = "relu",
+    activation: Activation = "relu",
+    init: Init = None,
+    stable: bool | str = False,
 ) -> keras.Model:
     """A fully connected network: `depth - 1` hidden layers of `width` units.
 
     Use it for small images or feature vectors, and as the net that the theory of signal
-    propagation is about. Hidden weights are drawn from N(0, 2 / fan_in), the edge of
-    chaos of ReLU; biases are 0.
+    propagation is about. Weights are drawn from N(0, 2 / fan_in), the edge of chaos of
+    ReLU, unless `init` says otherwise; biases are 0.
 
     Args:
         input_shape: Shape of one example without the batch size; anything but a vector
@@ -27,12 +30,16 @@ def mlp(
         depth: Number of layers with weights, at least 1 (a linear classifier).
         width: Units of each hidden layer.
         activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (above), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: Must be `False`, as there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, or the activation is unknown.
+        ValueError: If a number is not a positive integer, or another argument is not
+            one of those above.
 
     Example:
 
@@ -59,4 +66,5 @@ def mlp(
             name=f"dense{number}",
         )(x)
     logits = layers.Dense(classes, kernel_initializer=initializer, name="logits")
-    return keras.Model(inputs, logits(x), name=f"mlp{depth}")
+    model = keras.Model(inputs, logits(x), name=f"mlp{depth}")
+    return finish(model, activation, init, stable)

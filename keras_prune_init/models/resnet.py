@@ -4,11 +4,14 @@ import keras
 from keras import layers
 
 from keras_prune_init.models.common import (
+    Init,
     check_image,
     check_positive,
     classifier,
     conv,
+    finish,
 )
+from keras_prune_init.signal.mean_field import Activation
 
 
 def resnet(
@@ -17,6 +20,9 @@ def resnet(
     *,
     depth: int = 20,
     width: int = 16,
+    activation: Activation = "relu",
+    init: Init = None,
+    stable: bool | str = False,
 ) -> keras.Model:
     """A CIFAR ResNet: three stages of basic blocks, `depth = 6n + 2` layers.
 
@@ -31,13 +37,18 @@ def resnet(
         classes: Number of logits.
         depth: 6n + 2 with n blocks per stage, such as 20, 32, 50 or 104.
         width: Filters of the first stage.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
+            see `keras_prune_init.stabilize`.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If `depth` is not 6n + 2, a number is not a positive integer, or the
-            image is too small.
+        ValueError: If `depth` is not 6n + 2, a number is not a positive integer, the
+            image is too small, or another argument is not one of those above.
 
     Example:
 
@@ -60,22 +71,23 @@ def resnet(
     check_image(input_shape, smallest=4)
     inputs = keras.Input(input_shape, name="input")
     x = conv(inputs, width, "stem_conv")
-    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Activation(activation, name="stem_relu")(x)
     for stage in (1, 2, 3):
         for number in range((depth - 2) // 6):
             stride = 2 if stage > 1 and number == 0 else 1
             name = f"stage{stage}_block{number}"
-            x = _basic_block(x, width * 2 ** (stage - 1), name, stride)
+            x = _basic_block(x, width * 2 ** (stage - 1), name, stride, activation)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, classifier(x, classes), name=f"resnet{depth}")
+    model = keras.Model(inputs, classifier(x, classes), name=f"resnet{depth}")
+    return finish(model, activation, init, stable)
 
 
-def _basic_block(x, filters, name, stride):
+def _basic_block(x, filters, name, stride, activation):
     """Two 3x3 convolutions and the shortcut around them."""
     branch = conv(x, filters, f"{name}_conv1", stride=stride)
-    branch = layers.ReLU(name=f"{name}_relu1")(branch)
+    branch = layers.Activation(activation, name=f"{name}_relu1")(branch)
     branch = conv(branch, filters, f"{name}_conv2")
     if stride > 1:
         x = conv(x, filters, f"{name}_shortcut", size=1, stride=stride)
     x = layers.Add(name=f"{name}_add")([x, branch])
-    return layers.ReLU(name=f"{name}_relu2")(x)
+    return layers.Activation(activation, name=f"{name}_relu2")(x)

@@ -4,11 +4,14 @@ import keras
 from keras import layers
 
 from keras_prune_init.models.common import (
+    Init,
     check_image,
     check_positive,
     classifier,
     conv,
+    finish,
 )
+from keras_prune_init.signal.mean_field import Activation
 
 # Convolutions in each stage. The names count three linear layers on top; here is one.
 STAGES = {
@@ -16,6 +19,7 @@ STAGES = {
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
+    34: (5, 5, 7, 7, 7),  # of Hayou et al.
 }
 
 
@@ -26,8 +30,12 @@ def vgg(
     depth: int = 16,
     width: int = 64,
     batch_norm: bool = True,
+    circular: bool = False,
+    activation: Activation = "relu",
+    init: Init = None,
+    stable: bool | str = False,
 ) -> keras.Model:
-    """VGG-11/13/16/19 as used on CIFAR: stages of 3x3 convolutions, one linear layer.
+    """A VGG as used on CIFAR: five stages of 3x3 convolutions, then one linear layer.
 
     Use it as a plain, very wide net with most of its weights in the last stages. Stages
     have `width` x (1, 2, 4, 8, 8) filters, with 2x2 max pooling between them and global
@@ -37,17 +45,24 @@ def vgg(
     Args:
         input_shape: `(height, width, channels)` in pixels, at least 16x16.
         classes: Number of logits.
-        depth: 11, 13, 16 or 19.
+        depth: 11, 13, 16, 19 or 34.
         width: Filters of the first stage.
         batch_norm: Whether each convolution is followed by batch normalization. Without
             it convolutions have biases, and deep ones need a small learning rate.
+        circular: Whether convolutions pad with the opposite side of the image, as
+            Hayou et al. have it, and not with zeros.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: Must be `False`, as there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If the depth is not one of the four, a number is not a positive
-            integer, or the image is too small.
+        ValueError: If the depth is not one of the five, a number is not a positive
+            integer, the image is too small, or another argument is not one of
+            those above.
 
     Example:
 
@@ -57,7 +72,8 @@ def vgg(
 
     Reference:
         Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-        Recognition", 2015, arXiv 1409.1556.
+        Recognition", 2015, arXiv 1409.1556; Hayou, Ton, Doucet, Teh, "Robust Pruning at
+        Initialization", 2021, arXiv 2002.08797 (VGG-34, in its code).
     """
     if depth not in STAGES:
         raise ValueError(
@@ -73,7 +89,8 @@ def vgg(
         filters = width * min(2 ** (stage - 1), 8)
         for number in range(count):
             name = f"stage{stage}_conv{number}"
-            x = conv(x, filters, name, batch_norm=batch_norm)
-            x = layers.ReLU(name=f"{name}_relu")(x)
+            x = conv(x, filters, name, batch_norm=batch_norm, circular=circular)
+            x = layers.Activation(activation, name=f"{name}_relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, classifier(x, classes), name=f"vgg{depth}")
+    model = keras.Model(inputs, classifier(x, classes), name=f"vgg{depth}")
+    return finish(model, activation, init, stable)

@@ -1,0 +1,75 @@
+"""Plain convolutional networks of any depth."""
+
+import keras
+from keras import layers
+
+from keras_prune_init.models.common import (
+    Init,
+    check_image,
+    check_positive,
+    classifier,
+    conv,
+    finish,
+)
+from keras_prune_init.signal.mean_field import Activation
+
+
+def vcnn(
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+    *,
+    depth: int = 20,
+    width: int = 32,
+    stride: int = 1,
+    activation: Activation = "tanh",
+    init: Init = None,
+    stable: bool | str = False,
+) -> keras.Model:
+    """A vanilla CNN: `depth - 1` convolutions in a row, on images without edges.
+
+    Use it, up to depth 100 or so, as the convolutional net that the theory of signal
+    propagation is about: 3x3 filters, biases, circular padding, no normalization and no
+    pooling between. Before the classifier each filter is averaged over all positions.
+    With normal weights this average is what reaches the end of a deep net, and a
+    classifier of flattened images would hold most of the weights to be pruned.
+
+    Args:
+        input_shape: `(height, width, channels)` in pixels, at least 3x3.
+        classes: Number of logits.
+        depth: Number of layers with weights, at least 1 (a linear classifier).
+        width: Filters of each convolution.
+        stride: Of the first convolution; 2 makes the net about four times faster.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `"eoc"` (also `None`; a deep net needs it), `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: Must be `False`, as there are no residual branches.
+
+    Returns:
+        A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
+
+    Raises:
+        ValueError: If a number is not a positive integer, the image is too small, or
+            another argument is not one of those above.
+
+    Example:
+
+    >>> model = keras_prune_init.models.vcnn((28, 28, 1), depth=100, stride=2)
+    >>> model.output_shape
+    (None, 10)
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797 (its CNN); Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington,
+        "Dynamical Isometry and a Mean Field Theory of CNNs", 2018, arXiv 1806.05393.
+    """
+    check_positive(classes=classes, depth=depth, width=width, stride=stride)
+    check_image(input_shape, smallest=3)
+    inputs = x = keras.Input(input_shape, name="input")
+    for number in range(1, depth):
+        name = f"conv{number}"
+        first = stride if number == 1 else 1
+        x = conv(x, width, name, stride=first, batch_norm=False, circular=True)
+        x = layers.Activation(activation, name=f"{name}_activation")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, classifier(x, classes), name=f"vcnn{depth}")
+    return finish(model, activation, "eoc" if init is None else init, stable)

@@ -1,0 +1,100 @@
+"""Wide residual networks for small images."""
+
+import keras
+from keras import layers
+
+from keras_prune_init.models.common import (
+    Init,
+    check_image,
+    check_positive,
+    classifier,
+    conv,
+    finish,
+    normalization,
+)
+from keras_prune_init.signal.mean_field import Activation
+
+
+def wide_resnet(
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    classes: int = 10,
+    *,
+    depth: int = 28,
+    widening: int = 10,
+    dropout: float = 0.0,
+    activation: Activation = "relu",
+    init: Init = None,
+    stable: bool | str = False,
+) -> keras.Model:
+    """A WRN-depth-widening: three stages of wide blocks, `depth = 6n + 4` layers.
+
+    Use it where a few wide layers should do the work of many: WRN-28-10 has 36.5
+    million weights, WRN-16-2 0.7 million. Stages have `widening` x (16, 32, 64) filters
+    after a stem of 16; the second and third start with stride 2. Blocks normalize and
+    activate before each convolution, and where the shape changes the shortcut is a 1x1
+    convolution. `depth` counts convolutions, the three shortcuts among them.
+
+    Args:
+        input_shape: `(height, width, channels)` in pixels, at least 4x4.
+        classes: Number of logits.
+        depth: 6n + 4 with n blocks per stage, such as 10, 16, 22, 28 or 40.
+        widening: What the filters of a classic ResNet are multiplied by.
+        dropout: Fraction of values dropped between the convolutions of a block.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
+            see `keras_prune_init.stabilize`.
+
+    Returns:
+        A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
+
+    Raises:
+        ValueError: If `depth` is not 6n + 4, a number is not a positive integer, the
+            image is too small, or another argument is not one of those above.
+
+    Example:
+
+    >>> model = keras_prune_init.models.wide_resnet((32, 32, 3), depth=16, widening=2)
+    >>> model.output_shape
+    (None, 10)
+
+    Reference:
+        Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146.
+    """
+    check_positive(classes=classes, depth=depth, widening=widening)
+    if depth < 10 or depth % 6 != 4:
+        nearest = max(10, 6 * round((depth - 4) / 6) + 4)
+        raise ValueError(
+            "`depth` of a wide ResNet must be 6n + 4 with n >= 1 (10, 16, 22, 28, 40, "
+            f"...). Received: depth={depth}. Use depth={nearest}."
+        )
+    check_image(input_shape, smallest=4)
+    inputs = keras.Input(input_shape, name="input")
+    x = conv(inputs, 16, "stem_conv", batch_norm=False, bias=False)
+    for stage in (1, 2, 3):
+        for number in range((depth - 4) // 6):
+            stride = 2 if stage > 1 and number == 0 else 1
+            name = f"stage{stage}_block{number}"
+            filters = 16 * widening * 2 ** (stage - 1)
+            x = _wide_block(x, filters, name, stride, dropout, activation)
+    x = layers.Activation(activation, name="relu")(normalization(x, "bn"))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    name = f"wide_resnet{depth}_{widening}"
+    model = keras.Model(inputs, classifier(x, classes), name=name)
+    return finish(model, activation, init, stable)
+
+
+def _wide_block(x, filters, name, stride, dropout, activation):
+    """Two 3x3 convolutions of normalized inputs, and the shortcut around them."""
+    branch = normalization(x, f"{name}_bn")
+    branch = layers.Activation(activation, name=f"{name}_relu1")(branch)
+    if x.shape[-1] != filters or stride > 1:
+        plain = {"stride": stride, "batch_norm": False, "bias": False}
+        x = conv(branch, filters, f"{name}_shortcut", size=1, **plain)
+    branch = conv(branch, filters, f"{name}_conv1", stride=stride)
+    branch = layers.Activation(activation, name=f"{name}_relu2")(branch)
+    if dropout:
+        branch = layers.Dropout(dropout, name=f"{name}_dropout")(branch)
+    branch = conv(branch, filters, f"{name}_conv2", batch_norm=False, bias=False)
+    return layers.Add(name=f"{name}_add")([x, branch])

@@ -64,21 +64,32 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def save(name: str, rows: list[dict]) -> None:
-    """Write rows with command and versions into `results/NAME.json`."""
+def command() -> str:
+    """What this process was started with, from the top of the repository."""
+    top = pathlib.Path(__file__).parents[1]
+    script = pathlib.Path(os.path.relpath(sys.argv[0], top))
+    return " ".join(["python", script.as_posix(), *sys.argv[1:]])
+
+
+def versions() -> dict:
+    """Versions that numbers depend on."""
     import keras
     import numpy as np
     import tensorflow as tf
 
-    script = pathlib.Path(sys.argv[0]).name
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def save(name: str, rows: list[dict]) -> None:
+    """Write rows with command and versions into `results/NAME.json`."""
     content = {
-        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
+        "command": command(),
+        "versions": versions(),
         "processors": os.cpu_count(),
         "rows": rows,
     }

@@ -111,11 +111,13 @@ def prune_at_init(
     plan = _plan(**arguments)
     # First, so that a model that cannot be copied is refused before it is scored.
     pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note)
-    rescale = rescale or plan.recipe.rescale
     targets = rescaling.targets(pruned) if rescale else None
     surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
     if rescale:
         rescaling.apply(pruned, targets)
+    elif plan.recipe.finish:
+        more = plan.recipe.finish(pruned, plan.network)
+        surgery.set_note(pruned, f"{plan.recipe.note} {more}")
     return pruned
 
 

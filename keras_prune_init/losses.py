@@ -101,6 +101,8 @@ def resolve(
     Raises:
         ValueError: If the labels do not fit the outputs, or no loss can be inferred.
     """
+    if isinstance(loss, (Loss, ComputeLoss)):
+        return loss
     if loss is None and type(model).compute_loss is not keras.Model.compute_loss:
         return ComputeLoss(model)
     names = sorted(shapes) if isinstance(shapes, dict) else _output_names(model)

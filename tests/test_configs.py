@@ -4,10 +4,33 @@ import importlib.util
 import pathlib
 
 import pytest
+from image_files import imagenet_folder, random_npz, tiny_imagenet_folder
 
+import keras_prune_init as kpi
 from keras_prune_init.train import default_config, main
 
-CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
+# The depths of the paper, which are arguments of its files.
+DEPTHS = {
+    "cifar10_resnet": (32, 50, 104),
+    "cifar10_resnet_tanh": (32, 50, 104),
+    "cifar100_resnet": (32, 50, 104),
+    "tiny_imagenet_resnet": (32, 50, 104),
+    "cifar10_vgg": (34,),
+    "mnist_ffnn": (2, 20, 40, 60, 80, 100),
+    "mnist_vcnn": (10, 50, 100),
+}
+# Nets that take long to compile are replaced by others of the family.
+SMALLER = {
+    "cifar10_resnet": {"depth": 8},
+    "cifar10_resnet_tanh": {"depth": 8},
+    "cifar100_resnet": {"depth": 8},
+    "tiny_imagenet_resnet": {"depth": 8},
+    "cifar10_vgg": {"depth": 11, "width": 8},
+    "mnist_ffnn": {"depth": 20},
+    "mnist_vcnn": {"depth": 10},
+}
 
 
 def load_config(path):
@@ -17,12 +40,27 @@ def load_config(path):
     return module
 
 
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Small sources of the same kind, for those that need a download."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "keras:mnist": "fashion_mnist_mini",
+        "keras:cifar10": random_npz(folder, classes=10),
+        "keras:cifar100": random_npz(folder, classes=100),
+        "folder:imagenet": imagenet_folder(folder / "imagenet"),
+        "folder:tiny-imagenet-200": tiny_imagenet_folder(folder / "tiny", count=12),
+    }
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_runs(path, tmp_path):
+def test_config_runs(path, tmp_path, stand_ins):
     config = load_config(path).get_config().lock()
     config.smoke = True
-    if config.data.source.startswith(("keras:", "tfds:")):  # these need a download
-        config.data.source = "fashion_mnist_mini"
+    config.data.source = stand_ins.get(config.data.source, config.data.source)
+    config.model.update(SMALLER.get(path.stem, {}))
+    if config.data.image_size:
+        config.data.image_size = 64
     result = main.run(config, tmp_path / "run")
     assert result["finished"] and result["epochs"] == 1
     removed = int(config.prune.sparsity * result["total"])
@@ -31,19 +69,32 @@ def test_config_runs(path, tmp_path):
     assert 0 <= result["test_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depth_is_an_argument_of_the_papers_families(name):
+    get_config = load_config(ROOT / f"configs/paper/{name}.py").get_config
+    for depth in DEPTHS[name]:
+        config = get_config(str(depth))
+        assert config.model.depth == depth
+        if name.startswith("cifar10_resnet"):
+            assert config.train.epochs == (250 if depth == 104 else 160)
+    # The shallowest is built in full.
+    arguments = get_config(str(DEPTHS[name][0])).model.to_dict()
+    make = getattr(kpi.models, arguments.pop("name"))
+    assert make(**arguments).output_shape == (None, 10)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_docstring_of_config_has_command_time_and_result(path):
     text = load_config(path).__doc__
-    command = f"python -m keras_prune_init.train --config=configs/{path.name}"
+    command = f"python -m keras_prune_init.train --config={path.relative_to(ROOT)}"
     assert command in text
-    assert "Time: " in text and "Result: " in text
+    assert "Time: " in text and "Result" in text
 
 
-def test_config_has_only_keys_of_the_default():
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_has_only_keys_of_the_default(path):
     # Arguments of the model differ from model to model; all else is explained once.
-    default = default_config.get_config()
-    for path in CONFIGS:
-        config = load_config(path).get_config()
-        assert set(config) == set(default)
-        for part in ("data", "prune", "train"):
-            assert set(config[part]) == set(default[part]), path.name
+    default, config = default_config.get_config(), load_config(path).get_config()
+    assert set(config) == set(default)
+    for part in ("data", "prune", "train"):
+        assert set(config[part]) == set(default[part])

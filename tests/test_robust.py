@@ -84,9 +84,21 @@ def test_robust_rescales_plain_networks_and_checks_their_start(sigma_w, words):
     model = deep(sigma_w, depth=12)
     pruned, note = robust(model)
     assert note.startswith("Robust: SBP and rescaling, as the network is plain.")
+    assert "Rescaling helps: " in note
     assert words in note
     other = kpi.prune_at_init(model, batch(model, 20), "sbp", sparsity=0.8)
     assert same_masks(pruned, other) and rescaled(pruned)
+
+
+def test_robust_takes_rescaling_back_where_it_does_harm():
+    keras.utils.set_random_seed(0)
+    model = kpi.models.mlp((60,), 5, depth=40, width=100, init="eoc")
+    data = batch(model, 50)
+    pruned, note = robust(model, data)
+    assert "Rescaling was taken back" in note and not rescaled(pruned)
+    ratio = kpi.signal_report(pruned, data).gradient_ratio
+    kpi.rescale(pruned)
+    assert kpi.signal_report(pruned, data).gradient_ratio > 100 / ratio > 100
 
 
 def test_robust_says_what_it_does_not_know():

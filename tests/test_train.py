@@ -2,21 +2,16 @@
 
 import csv
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from image_files import few_images
 
 import keras_prune_init as kpi
 from keras_prune_init.train import data as image_data
-from keras_prune_init.train import default_config, loop, main, run_folder
+from keras_prune_init.train import default_config, main
 
 FILES = {
     "config.json",
@@ -31,18 +26,13 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def few_images(tmp_path_factory):
-    """256 training and 64 test images of the embedded data, as an npz source."""
-    data = image_data.load().first(256, 64)
-    path = tmp_path_factory.mktemp("data") / "few.npz"
-    arrays = {key: getattr(data, key) for key in image_data.sources.ARRAYS}
-    np.savez(path, **arrays)
-    return f"npz:{path}"
+def source(tmp_path_factory):
+    return few_images(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
-def config(few_images):
-    return small_config(few_images)
+def config(source):
+    return small_config(source)
 
 
 def small_config(source):
@@ -56,10 +46,10 @@ def small_config(source):
 
 
 @pytest.fixture(scope="module")
-def finished(few_images, tmp_path_factory):
+def finished(source, tmp_path_factory):
     """The folder and the result of a run without incident."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    return folder, main.run(small_config(few_images), folder)
+    return folder, main.run(small_config(source), folder)
 
 
 def history(folder):
@@ -150,19 +140,47 @@ def test_masks_are_a_function_of_the_seed(config, tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_steps_in_place_of_epochs_end_within_an_epoch(config, tmp_path):
+    config.train.steps = 6  # of 4 in an epoch
+    result = main.run(config, tmp_path / "run")
+    assert result["epochs"] == len(history(tmp_path / "run")) == 2
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    assert model.optimizer.iterations == 6
+
+
+def test_scoring_batch_size_is_that_of_the_scoring_batches(config, monkeypatch):
+    seen = []
+
+    def prune_at_init(model, dataset, *args, **kwargs):
+        seen.extend(x.shape[0] for x, _ in dataset)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kpi, "prune_at_init", prune_at_init)
+    config.prune.scoring_batch_size = 100
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config, "never_written")
+    assert seen == [100, 100, 56]
+
+
 # --- refusals, before anything is written ---------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.name", "alexnet", "one of cnn, mlp, resnet, vgg.*model.name='alexnet'"),
+        ("model.name", "alexnet", "one of cnn, mlp, .*model.name='alexnet'"),
+        ("model.name", "keras_applications:resnet50", "keras_applications:NAME.*Recei"),
+        ("model.name", "keras_applications:ResNet51", "such as ResNet50. Received"),
         ("model.depth", 9, "at least 512x512"),
         ("prune.method", "snipp", "Received: method='snipp'.*Did you mean 'snip'"),
         ("prune.sparsity", 1.0, "sparsity"),
         ("data.augment", "blur", "Received: augment='blur'"),
         ("train.epochs", 0, "`train.epochs` must be at least 1.*train.epochs=0"),
         ("train.batch_size", 0, "Received: train.batch_size=0"),
+        ("train.steps", 0, "Received: train.steps=0"),
+        ("train.drops", (0.75, 0.5), r"rising.*Received: train.drops=\(0.75, 0.5\)"),
+        ("train.drops", (0.5, 1.0), r"Received: train.drops=\(0.5, 1.0\)"),
+        ("data.image_size", 32, "Received: image_size=32 with source='npz:"),
         ("train.schedule", "linear", "Received: train.schedule='linear'"),
         ("train.schedule", "step", "warmup_epochs=1.0 with train.schedule='step'"),
     ],
@@ -180,12 +198,6 @@ def test_folder_in_use_is_never_overwritten(finished, config):
     with pytest.raises(FileExistsError, match=f"workdir={folder}.*Add --resume"):
         main.run(config, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-
-
-def test_folder_of_something_else_is_not_resumed(config, tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(FileExistsError, match="no config.json"):
-        main.run(config, tmp_path, resume=True)
 
 
 def test_resume_refuses_another_configuration_and_names_the_keys(finished, config):
@@ -236,108 +248,3 @@ def test_a_run_stopped_anywhere_goes_on(
     assert result["mask_digest"] == stopped["mask_digest"]
     assert result["mask_digest"] == finished[1]["mask_digest"]
     assert {path.name for path in folder.iterdir()} == FILES
-
-
-def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "a.json"
-    run_folder.write_json(path, 1)
-    with pytest.raises(RuntimeError), run_folder.atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert run_folder.read_json(path) == 1
-
-
-def binary(*arguments, **options):
-    command = [sys.executable, "-m", "keras_prune_init.train", *arguments]
-    return subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(kpi.__file__).parents[1])},
-        **options,
-    )
-
-
-def test_killed_binary_resumes_to_the_result_of_an_uninterrupted_run(
-    few_images, tmp_path
-):
-    def start(name, *more):
-        return binary(
-            f"--config.data.source={few_images}",
-            "--config.model.depth=8",
-            "--config.model.width=4",
-            "--config.train.epochs=6",
-            "--config.train.batch_size=16",
-            "--deterministic",
-            f"--workdir={tmp_path / name}",
-            *more,
-        )
-
-    whole, killed = start("whole"), start("killed")
-    while len(history_or_nothing(tmp_path / "killed")) < 2 and killed.poll() is None:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    printed = killed.communicate()[0]
-    assert killed.returncode == -signal.SIGKILL, printed
-    assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
-
-    resumed = start("killed", "--resume")
-    printed, text = resumed.communicate()[0], whole.communicate()[0]
-    assert (resumed.returncode, whole.returncode) == (0, 0), printed + text
-    assert "Going on with the run in" in printed
-    first, second = (
-        json.loads((tmp_path / name / "result.json").read_text())
-        for name in ("whole", "killed")
-    )
-    for key in ("mask_digest", "epochs", "test_accuracy", "test_loss"):
-        assert first[key] == second[key]
-    rows = [history(tmp_path / name) for name in ("whole", "killed")]
-    for one, other in zip(*rows, strict=True):
-        del one["seconds"], other["seconds"]
-        assert one == other
-    # The table and the final line reach the reader.
-    assert "stage3_block0_conv2" in text and "test accuracy" in text
-
-
-def history_or_nothing(folder):
-    return history(folder) if (folder / "history.csv").exists() else []
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--config.prune.sparsityy=0.9", 'Did you mean "sparsity"'),
-        ("--config.train.epochs=many", "flag --config.train.epochs=many"),
-        ("--resume", "--resume needs the folder"),
-    ],
-)
-def test_wrong_flags_fail_at_once_and_are_named(argument, message, tmp_path):
-    process = binary(argument, cwd=tmp_path)
-    printed = process.communicate()[0]
-    assert process.returncode != 0
-    assert message in printed
-    assert not list(tmp_path.iterdir())
-
-
-# --- optimizer ------------------------------------------------------------------------
-
-
-def rates(steps_per_epoch=10, **values):
-    config = default_config.get_config().train
-    config.update(epochs=8, learning_rate=0.4, **values)
-    rate = loop.optimizer(config, steps_per_epoch)._learning_rate
-    return np.array([float(rate(step)) for step in range(81)])
-
-
-def test_step_schedule_changes_at_half_and_three_quarters():
-    rate = rates(schedule="step", warmup_epochs=0.0)
-    expected = np.repeat([0.4, 0.04, 0.004], [40, 20, 21])
-    np.testing.assert_allclose(rate, expected, rtol=1e-6)
-
-
-def test_cosine_schedule_warms_up_and_ends_at_zero():
-    rate = rates(schedule="cosine", warmup_epochs=1.5)
-    np.testing.assert_allclose(rate[:16], 0.4 * np.arange(16) / 15, rtol=1e-5)
-    assert (np.diff(rate[15:]) < 0).all() and rate[-1] == 0
-    assert rates(schedule="cosine", warmup_epochs=0.0)[0] == pytest.approx(0.4)

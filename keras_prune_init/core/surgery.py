@@ -77,6 +77,12 @@ def set_masks(
         variable.assign(variable.value * layer.masks[kernel.name].value)
 
 
+def set_note(pruned: keras.Model, note: str) -> None:
+    """Set what `report` says of how the masks of a model came about."""
+    for layer in masked_layers(pruned):
+        layer.note = note
+
+
 def strip(model: keras.Model) -> keras.Model:
     """Turn a pruned model into one of ordinary layers, for inference and export.
 

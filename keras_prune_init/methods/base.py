@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -15,13 +16,14 @@ class Recipe(NamedTuple):
 
     Attributes:
         model: The model to score, to prune and to train.
-        rescale: Whether to use the rescaling trick.
         note: What was done and why, for the report.
+        finish: What is done to the pruned model at last, given it and the network, with
+            its data; returns what to add to the note.
     """
 
     model: keras.Model
-    rescale: bool = False
     note: str = ""
+    finish: Callable[[keras.Model, Network], str] | None = None
 
 
 class Method:

@@ -3,9 +3,15 @@
 Residual networks get SBP-SR. Plain networks without normalization get SBP and the
 rescaling trick, and a look at whether they were initialized on the edge of chaos. All
 others get SBP alone: normalization undoes what rescaling does.
+
+Beyond the paper: rescaling is taken back if it makes the gradients of the scoring batch
+less even. The theory has weights removed at random, but SBP keeps those that read the
+strongest units, and where activations do not saturate (ReLU) signals may then explode.
 """
 
 from __future__ import annotations
+
+import math
 
 from absl import logging
 
@@ -16,6 +22,7 @@ from keras_prune_init.methods.snip import SNIP
 from keras_prune_init.methods.stable import SBPSR
 from keras_prune_init.signal import rescaling
 from keras_prune_init.signal.phase import phase_of
+from keras_prune_init.signal.report import signal_report
 
 
 class Robust(SNIP):
@@ -33,18 +40,35 @@ class Robust(SNIP):
     def recipe(self, model):
         if not selection.is_graph(model):
             why = f"how the layers of a {type(model).__name__} connect is not known"
-            return Recipe(model, note=f"Robust: SBP alone, as {why}.")
+            return Recipe(model, f"Robust: SBP alone, as {why}.")
         nodes = flat_graph(model)
         if residual_additions(nodes):
             recipe = SBPSR().recipe(model)
             note = f"Robust: SBP-SR, as the network is residual. {recipe.note}"
             return recipe._replace(note=note)
         if reason := rescaling.obstacle(nodes):
-            return Recipe(
-                model, note=f"Robust: SBP alone; the network is one {reason}."
-            )
+            return Recipe(model, f"Robust: SBP alone; the network is one {reason}.")
         finding = phase_of(nodes)
         if finding.off:
             logging.warning("%s: %s", model.name, finding)
         note = f"Robust: SBP and rescaling, as the network is plain. {finding}"
-        return Recipe(model, rescale=True, note=note)
+        return Recipe(model, note, _rescale_if_it_helps)
+
+
+def _rescale_if_it_helps(pruned, network):
+    before = _gradient_ratio(pruned, network)
+    rescaling.rescale(pruned)
+    after = _gradient_ratio(pruned, network)
+    change = f"gradients of first over last hidden layer: {before:.2g}, rescaled "
+    if _unevenness(after) <= _unevenness(before):
+        return f"Rescaling helps: {change}{after:.2g}."
+    rescaling.undo(pruned)
+    return f"Rescaling was taken back: {change}{after:.2g}."
+
+
+def _gradient_ratio(pruned, network):
+    return signal_report(pruned, network.batches[0], network.loss).gradient_ratio
+
+
+def _unevenness(ratio):
+    return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf

@@ -23,9 +23,9 @@ class _OnStableResNet:
         blocks = len(additions)
         if blocks and is_stable(nodes, additions):
             note = f"Stable ResNet: the {blocks} residual branches were scaled already."
-            return Recipe(model, note=note)
+            return Recipe(model, note)
         note = f"Stable ResNet: {blocks} residual branches scaled by 1/sqrt({blocks})."
-        return Recipe(stabilize(model), note=note)
+        return Recipe(stabilize(model), note)
 
 
 class SBPSR(_OnStableResNet, SNIP):

@@ -53,6 +53,10 @@ def rescale(
     normalization) that were initialized on the edge of chaos; masks and weights stay as
     they are. `prune_at_init(..., rescale=True)` does it with the mask.
 
+    The theory has weights removed at random. Methods that read data keep those of the
+    strongest inputs; with tanh that does no harm, but the signals of deep ReLU networks
+    may then explode. `signal_report` shows it, and method `"robust"` looks.
+
     Args:
         model: A model from `prune_at_init`.
         activation: A Keras activation, its name, or a function, that all layers' inputs
@@ -136,6 +140,13 @@ def apply(model: keras.Model, aims: dict[int, float], granularity: str = "unit")
         scale.assign(np.broadcast_to(factor, scale.shape))
 
 
+def undo(model: keras.Model) -> None:
+    """Set every scale back to 1."""
+    for layer in masked_layers(model):
+        for scale in layer.scales.values():
+            scale.assign(np.ones(scale.shape))
+
+
 def _layers(model):
     return [v for v in masked_layers(model) if isinstance(v.layer, SUPPORTED)]
 
@@ -174,6 +185,8 @@ def obstacle(nodes: list[Node]) -> str | None:
         for n in nodes
         if n.has_kernel and not isinstance(n.layer, SUPPORTED)
     ]
+    layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
+    other += [layer.name for layer in layers if selection.is_composite(layer)]
     if other:
         return f"with layers that mean field theory does not cover: {', '.join(other)}"
     return None

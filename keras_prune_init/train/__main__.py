@@ -2,18 +2,17 @@
 
     python -m keras_prune_init.train
     python -m keras_prune_init.train --config=FILE.py --config.prune.sparsity=0.98
+    python -m keras_prune_init.train --config=configs/paper/cifar10_resnet.py:104
 
 configs/ has ready-made files; train/default_config.py explains every key.
 """
 
-import datetime
 import os
-import pathlib
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_prune_init.train import main
+from keras_prune_init.train import main, run_folder
 
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
 
@@ -35,20 +34,15 @@ DETERMINISTIC = flags.DEFINE_bool(
 flags.FLAGS.set_default("verbosity", logging.INFO)
 
 
-def _new_folder():
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"runs/{name.removesuffix('_config')}-{now}"
-
-
 def _main(arguments):
     if arguments[1:]:
         raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
     if RESUME.value and not WORKDIR.value:
         raise app.UsageError("--resume needs the folder to go on with: --workdir=...")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
     main.run(
         CONFIG.value,
-        WORKDIR.value or _new_folder(),
+        WORKDIR.value or run_folder.new(file),
         resume=RESUME.value,
         deterministic=DETERMINISTIC.value,
     )

@@ -1,8 +1,7 @@
-"""Images for the training binary: one dataclass, whatever the source.
+"""Images for the training binary: all in memory, or streamed (streaming.py).
 
-Images stay uint8 in memory. Each batch is gathered, augmented and normalised inside
-`tf.data`. Everything random is a function of (seed, epoch, batch) and of nothing else,
-so a run that was stopped goes on with exactly the batches it would have seen.
+Images in memory stay uint8. Each batch is gathered, augmented and normalised inside
+`tf.data`.
 """
 
 import dataclasses
@@ -11,7 +10,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.train import sources
+from keras_prune_init.train import folders, pipelines, sources
+from keras_prune_init.train.streaming import StreamedImages
 
 EMBEDDED = "fashion_mnist_mini"
 PADDING = 4  # pixels that "crop" may move an image, as usual for CIFAR
@@ -78,42 +78,39 @@ class ImageData:
             first_epoch: Number of the epoch to begin with; each has its own order.
             epochs: How many epochs the dataset holds.
         """
-        if augment not in AUGMENTATIONS:
-            raise ValueError(
-                f"`augment` must be one of {AUGMENTATIONS}. Received: "
-                f"augment={augment!r}. Choose one of them."
-            )
+        hint = "; 'resized_crop' needs a data.image_size"
+        pipelines.check_augment(augment, AUGMENTATIONS, hint)
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self._statistics
 
         def batch(rows, batch_seed):
             x = _augment(tf.gather(images, rows), augment, batch_seed)
-            return _normalise(x, mean, scale), tf.gather(labels, rows)
+            return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 
-        def one_epoch(epoch):
-            epoch_seed = _fold_in(tf.constant([seed, 0], tf.int64), epoch)
-            rows = tf.random.experimental.stateless_shuffle(
-                tf.range(len(images)), epoch_seed
-            )
+        def one_epoch(seed):
+            rows = pipelines.shuffled(len(images), seed)
             numbered = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
             return numbered.enumerate().map(
-                lambda number, rows: batch(rows, _fold_in(epoch_seed, number + 1)),
+                lambda number, rows: batch(rows, pipelines.fold_in(seed, number + 1)),
                 num_parallel_calls=4,
             )
 
-        dataset = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
-        # flat_map hides the length, which Keras and progress bars want to know.
-        length = tf.data.experimental.assert_cardinality(
-            epochs * self.steps(batch_size)
+        return pipelines.join_epochs(
+            one_epoch,
+            self.steps(batch_size),
+            seed=seed,
+            first_epoch=first_epoch,
+            epochs=epochs,
         )
-        return _prefetched(dataset.flat_map(one_epoch).apply(length))
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Test batches `(images, labels)`, in order, never augmented."""
         mean, scale = self._statistics
         dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
-        return _prefetched(
-            dataset.batch(batch_size).map(lambda x, y: (_normalise(x, mean, scale), y))
+        return pipelines.prefetched(
+            dataset.batch(batch_size).map(
+                lambda x, y: (pipelines.normalise(x, mean, scale), y)
+            )
         )
 
     @functools.cached_property
@@ -131,19 +128,26 @@ class ImageData:
         return mean.astype("float32"), scale.astype("float32")
 
 
-def load(source: str = EMBEDDED) -> ImageData:
+def load(
+    source: str = EMBEDDED, image_size: int | None = None
+) -> ImageData | StreamedImages:
     """Loads a data source by name.
 
     Args:
         source: `"fashion_mnist_mini"` (comes with the package), `"npz:PATH"` (keys
             x_train, y_train, x_test, y_test), `"idx:FOLDER"` (the four files of MNIST),
-            `"tfds:NAME"` (tensorflow_datasets) or `"keras:NAME"` (keras.datasets).
+            `"folder:PATH"` (image files as in ImageNet or Tiny-ImageNet, see
+            folders.py), `"tfds:NAME"` (tensorflow_datasets) or `"keras:NAME"`
+            (keras.datasets).
+        image_size: `None` keeps all images in memory; they must be of one size. A
+            number reads images while they are needed and resizes them to so many
+            pixels; for `folder` and `tfds` only.
 
     Returns:
-        An `ImageData`.
+        An `ImageData`, or a `StreamedImages` if there is an `image_size`.
 
     Raises:
-        ValueError: For an unknown source, or arrays that are not labelled images.
+        ValueError: For an unknown source, or what is not labelled images.
         FileNotFoundError: For a missing file; the message names it.
         RuntimeError: When a download failed; the message says what to do instead.
 
@@ -157,17 +161,30 @@ def load(source: str = EMBEDDED) -> ImageData:
     readers = {
         "npz": sources.read_npz,
         "idx": sources.read_idx,
+        "folder": folders.read,
         "tfds": sources.read_tfds,
         "keras": sources.read_keras,
     }
-    if source == EMBEDDED:
-        return _check(source, *sources.read_embedded())
-    if kind not in readers or not where:
+    if source != EMBEDDED and (kind not in readers or not where):
         raise ValueError(
-            f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, tfds:NAME or "
-            f"keras:NAME. Received: source={source!r}. Write one of these."
+            f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, folder:PATH, "
+            f"tfds:NAME or keras:NAME. Received: source={source!r}. Write one of these."
         )
-    return _check(source, *readers[kind](where))
+    if image_size is not None:
+        return _stream(source, kind, where, image_size)
+    arrays = readers[kind](where) if where else sources.read_embedded()
+    return _check(source, *arrays)
+
+
+def _stream(source, kind, where, image_size):
+    streams = {"folder": folders.stream, "tfds": sources.stream_tfds}
+    if kind not in streams or image_size < 1:
+        raise ValueError(
+            "`image_size` is a number of pixels, for the sources folder:PATH and "
+            f"tfds:NAME. Received: image_size={image_size} with source={source!r}. "
+            "Leave it out to use images as they are."
+        )
+    return streams[kind](where, image_size)
 
 
 def _check(source, x_train, y_train, x_test, y_test):
@@ -208,24 +225,6 @@ def _check(source, x_train, y_train, x_test, y_test):
     return ImageData(source, **arrays, classes=classes)
 
 
-def _prefetched(dataset):
-    """Makes the next batches while one is in use."""
-    # Four batches are enough, as each takes milliseconds. tf.data's own tuning is off:
-    # with it, one run in three hung for 8 to 38 seconds after the last epoch on a busy
-    # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.prefetch(4).with_options(options)
-
-
-def _normalise(images, mean, scale):
-    return (tf.cast(images, tf.float32) - mean) * scale
-
-
-def _fold_in(seed, number):
-    return tf.random.experimental.stateless_fold_in(seed, number)
-
-
 def _augment(images, augment, seed):
     """Random crop and flip of a whole uint8 batch at once."""
     count, height, width = tf.unstack(tf.shape(images)[:3])
@@ -238,6 +237,7 @@ def _augment(images, augment, seed):
         rows = tf.gather(padded, shift[0] + tf.range(height), axis=1, batch_dims=1)
         images = tf.gather(rows, shift[1] + tf.range(width), axis=2, batch_dims=1)
     if "flip" in augment:
-        coin = tf.random.stateless_uniform([count, 1, 1, 1], _fold_in(seed, 1)) < 0.5
+        coin_seed = pipelines.fold_in(seed, 1)
+        coin = tf.random.stateless_uniform([count, 1, 1, 1], coin_seed) < 0.5
         images = tf.where(coin, images[:, :, ::-1], images)
     return images

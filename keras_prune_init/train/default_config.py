@@ -14,16 +14,22 @@ def get_config() -> ConfigDict:
     config.smoke = False  # True: two steps on a few images, to see that all works
 
     config.data = ConfigDict()
-    # fashion_mnist_mini, npz:PATH, idx:FOLDER, tfds:NAME or keras:NAME
+    # fashion_mnist_mini, npz:PATH, idx:FOLDER, folder:PATH, tfds:NAME or keras:NAME
     config.data.source = "fashion_mnist_mini"
-    config.data.augment = ""  # "", "crop", "flip" or "crop+flip"
+    # None: images of one size, all in memory. A number: images of any size, for folder
+    # and tfds, are read while they are needed and resized to so many pixels.
+    config.data.image_size = config_dict.placeholder(int)
+    # "", "crop", "flip" or "crop+flip"; with an image_size "resized_crop" for "crop"
+    config.data.augment = ""
 
     config.model = ConfigDict()
-    config.model.name = "resnet"  # a function of keras_prune_init.models ...
-    config.model.depth = 20  # ... and its arguments
+    # A function of keras_prune_init.models and its arguments, for example init="eoc",
+    # or one of keras.applications, as "keras_applications:ResNet50".
+    config.model.name = "resnet"
+    config.model.depth = 20
     config.model.width = 16
 
-    # The arguments of keras_prune_init.prune_at_init.
+    # The arguments of keras_prune_init.prune_at_init, and scoring_batch_size.
     config.prune = ConfigDict()
     config.prune.method = "snip"
     config.prune.sparsity = 0.95  # fraction removed; 0.0 trains the dense net
@@ -33,17 +39,23 @@ def get_config() -> ConfigDict:
     config.prune.batches = 1  # training batches to score on ...
     # ... or, in place of them, this many images of every class.
     config.prune.samples_per_class = config_dict.placeholder(int)
+    # Images in such a batch, which batch normalization sees. None: as for training.
+    config.prune.scoring_batch_size = config_dict.placeholder(int)
     config.prune.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
     config.prune.min_per_layer = 0
+    config.prune.rescale = False  # True: the rescaling trick, for deep plain nets
 
     # SGD with momentum. Weight decay is decoupled (w -= learning_rate * decay * w,
     # beside the gradient step). The weight_decay of PyTorch's SGD goes through the
     # momentum; it corresponds to weight_decay / (1 - momentum) here.
     config.train = ConfigDict()
     config.train.epochs = 6
+    # So many batches in place of the epochs; the last epoch may be a part of one.
+    config.train.steps = config_dict.placeholder(int)
     config.train.batch_size = 128
     config.train.learning_rate = 0.2
-    config.train.schedule = "cosine"  # or "step": x 0.1 after 50 % and 75 %
+    config.train.schedule = "cosine"  # or "step" or "constant"
+    config.train.drops = (0.5, 0.75)  # of the training, x 0.1 at each; only with "step"
     config.train.warmup_epochs = 1.0  # rising linearly from 0; only with "cosine"
     config.train.momentum = 0.9
     config.train.nesterov = True

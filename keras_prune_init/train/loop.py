@@ -1,5 +1,6 @@
 """What happens during training: the optimizer, and what is saved after each epoch."""
 
+import itertools
 import time
 
 import keras
@@ -7,13 +8,13 @@ import tensorflow as tf
 
 from keras_prune_init.train import run_folder
 
-SCHEDULES = ("cosine", "step")
+SCHEDULES = ("constant", "cosine", "step")
 
 
 def check(config) -> None:
     """Raises ValueError if the `train` part of a configuration makes no training."""
-    for name in ("epochs", "batch_size"):
-        if config[name] < 1:
+    for name in ("epochs", "steps", "batch_size"):
+        if config[name] is not None and config[name] < 1:
             raise ValueError(
                 f"`train.{name}` must be at least 1. Received: train.{name}="
                 f"{config[name]}. Pass for example --config.train.{name}=8."
@@ -29,6 +30,18 @@ def check(config) -> None:
             f"train.warmup_epochs={config.warmup_epochs} with "
             f"train.schedule={config.schedule!r}. Set --config.train.warmup_epochs=0."
         )
+    bounds = (0, *config.drops, 1)
+    if not all(low < high for low, high in itertools.pairwise(bounds)):
+        raise ValueError(
+            "`train.drops` must be rising fractions of the training, between 0 and 1. "
+            f"Received: train.drops={config.drops}. Pass for example "
+            "--config.train.drops='(0.5, 0.75)'."
+        )
+
+
+def total_steps(config, steps: int) -> int:
+    """Batches of the whole training, with `steps` batches in an epoch."""
+    return config.steps or config.epochs * steps
 
 
 def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
@@ -49,13 +62,14 @@ def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
 def _learning_rate(config, steps):
     # A function of the optimizer's step count, so it needs nothing else to resume.
     schedules = keras.optimizers.schedules
-    total, peak = config.epochs * steps, config.learning_rate
+    total, peak = total_steps(config, steps), config.learning_rate
+    if config.schedule == "constant":
+        return peak
     if config.schedule == "step":
         # Keras changes the rate after the boundary step, and counts from 0.
-        boundaries = [total // 2 - 1, total * 3 // 4 - 1]
-        return schedules.PiecewiseConstantDecay(
-            boundaries, [peak, 0.1 * peak, 0.01 * peak]
-        )
+        boundaries = [round(total * drop) - 1 for drop in config.drops]
+        rates = [peak * 0.1**count for count in range(len(boundaries) + 1)]
+        return schedules.PiecewiseConstantDecay(boundaries, rates)
     warmup = min(round(config.warmup_epochs * steps), total - 1)
     if not warmup:
         return schedules.CosineDecay(peak, total)
@@ -102,6 +116,19 @@ class SaveEpoch(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.events.close()
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends training after so many batches, also in the middle of an epoch."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            self.model.stop_training = True
 
 
 def _write_scalar(name, value, step):

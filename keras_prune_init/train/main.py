@@ -1,5 +1,6 @@
 """The whole run, from images to a pruned and trained model in a folder."""
 
+import functools
 import json
 import pathlib
 import platform
@@ -61,10 +62,11 @@ def run(
         pruned = keras.models.load_model(folder / run_folder.MODEL)
     else:
         model = _build(config, data)
+        arguments = config.prune.to_dict()
+        batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
+        batches = _training_batches(config, data, batch_size)
         started = time.perf_counter()
-        pruned = kpi.prune_at_init(
-            model, _training_batches(config, data), seed=config.seed, **config.prune
-        )
+        pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
         seconds = time.perf_counter() - started
         _save_start(folder, settings, pruned, seconds)
 
@@ -73,7 +75,7 @@ def run(
 
 
 def _load(config):
-    data = image_data.load(config.data.source)
+    data = image_data.load(config.data.source, config.data.image_size)
     if config.smoke:
         data = data.first(2 * config.train.batch_size, config.train.batch_size)
     logging.info("%s: %d training and %d test images", data.name, *data.sizes)
@@ -84,12 +86,8 @@ def _build(config, data):
     """A new, compiled model."""
     arguments = config.model.to_dict()
     name = arguments.pop("name")
-    if name not in models.__all__:
-        raise ValueError(
-            f"`model.name` must be one of {', '.join(models.__all__)}. Received: "
-            f"model.name={name!r}. Choose one of them."
-        )
-    model = getattr(models, name)(data.input_shape, data.classes, **arguments)
+    arguments |= {"input_shape": data.input_shape, "classes": data.classes}
+    model = _architecture(name)(**arguments)
     model.compile(
         loop.optimizer(config.train, data.steps(config.train.batch_size)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -98,9 +96,25 @@ def _build(config, data):
     return model
 
 
-def _training_batches(config, data, first_epoch=0, epochs=1):
+def _architecture(name):
+    """The function that makes a model with logits as outputs, from its arguments."""
+    source, _, application = name.rpartition(":")
+    if source == "keras_applications" and application[:1].isupper():
+        make = getattr(keras.applications, application, None)
+        if make:
+            return functools.partial(make, weights=None, classifier_activation=None)
+    elif name in models.__all__:
+        return getattr(models, name)
+    raise ValueError(
+        f"`model.name` must be one of {', '.join(models.__all__)}, or "
+        "keras_applications:NAME with a NAME such as ResNet50. Received: "
+        f"model.name={name!r}. Choose one of them."
+    )
+
+
+def _training_batches(config, data, batch_size, first_epoch=0, epochs=1):
     return data.train(
-        config.train.batch_size,
+        batch_size,
         seed=config.seed,
         augment=config.data.augment,
         first_epoch=first_epoch,
@@ -139,21 +153,27 @@ def _save_start(folder, settings, pruned, seconds):
 
 
 def _train(folder, config, data, pruned):
-    steps = data.steps(config.train.batch_size)
-    done = int(pruned.optimizer.iterations) // steps
-    left = config.train.epochs - done
+    batch_size = config.train.batch_size
+    steps = data.steps(batch_size)
+    left = loop.total_steps(config.train, steps) - int(pruned.optimizer.iterations)
     if not left:  # stopped between the last epoch and the result
         return
-    logging.info("Training epochs %d to %d", done + 1, config.train.epochs)
+    # Models are saved after epochs, so only the last one can be a part.
+    done = int(pruned.optimizer.iterations) // steps
+    epochs = done + -(-left // steps)
+    logging.info("Training epochs %d to %d", done + 1, epochs)
     rows = run_folder.read_history(folder, done)
+    callbacks = [loop.SaveEpoch(folder, rows)]
+    if left % steps:
+        callbacks.append(loop.StopAfter(left))
     pruned.fit(
-        _training_batches(config, data, first_epoch=done, epochs=left),
+        _training_batches(config, data, batch_size, done, epochs - done),
         shuffle=False,  # the batches are shuffled already
-        epochs=config.train.epochs,
+        epochs=epochs,
         initial_epoch=done,
         steps_per_epoch=steps,
-        validation_data=data.test(config.train.batch_size),
-        callbacks=[loop.SaveEpoch(folder, rows)],
+        validation_data=data.test(batch_size),
+        callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
     )
 
@@ -162,7 +182,7 @@ def _save_end(folder, config, data, pruned):
     """The stripped model, and last of all the result that says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         kpi.strip(pruned).save(path)
-    rows = run_folder.read_history(folder, config.train.epochs)
+    rows = run_folder.read_history(folder)
     seconds = np.median([float(row["seconds"]) for row in rows])
     test = pruned.evaluate(
         data.test(config.train.batch_size), return_dict=True, verbose=0
@@ -192,7 +212,12 @@ def _smoke(config):
     """The same run in two small steps."""
     config = config.copy_and_resolve_references()
     config.train.epochs = 1
-    config.train.batch_size = min(config.train.batch_size, 32)
-    if config.prune.samples_per_class:
-        config.prune.samples_per_class = 1
+    config.train.steps = None
+    # Large images take long on whatever machine one tries things.
+    most = 4 if config.data.image_size else 32
+    config.train.batch_size = min(config.train.batch_size, most)
+    # One image of every class would be many of 1000 classes.
+    config.prune.samples_per_class = None
+    config.prune.scoring_batch_size = None
+    config.prune.batches = min(config.prune.batches or 2, 2)
     return config

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import datetime
 import json
 import os
 import pathlib
@@ -15,6 +16,13 @@ EVENTS = "tensorboard"
 MODEL = "model.keras"
 STRIPPED = "stripped.keras"
 RESULT = "result.json"
+
+
+def new(config_file: str) -> str:
+    """A name for the folder of a run, from FILE.py or FILE.py:ARGUMENT and the time."""
+    file = pathlib.Path(config_file).name
+    name = file.replace("_config.py", "").replace(".py", "").replace(":", "-")
+    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 @contextlib.contextmanager
@@ -50,9 +58,9 @@ def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
-    """The lines of the first `epochs` epochs."""
-    if not epochs:
+def read_history(folder: pathlib.Path, epochs: int | None = None) -> list[dict]:
+    """The lines of the first `epochs` epochs, or of all."""
+    if epochs == 0:
         return []
     with (folder / HISTORY).open(newline="") as file:
         return list(csv.DictReader(file))[:epochs]

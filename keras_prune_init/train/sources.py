@@ -1,15 +1,20 @@
 """Where images come from: one reader per kind of source, each returning plain arrays.
 
 A reader returns `(x_train, y_train, x_test, y_test)` as the source stores them;
-`data.load` checks them and brings them into one shape.
+`data.load` checks them and brings them into one shape. Folders of image files have a
+module of their own, folders.py.
 """
 
+import contextlib
 import gzip
 import importlib.resources
 import pathlib
 
 import keras
 import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.train.streaming import StreamedImages
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
@@ -83,29 +88,68 @@ def _read_idx_file(path):
 
 def read_tfds(name):
     """A `tensorflow_datasets` data set with the splits train and test."""
+    with _tfds(name, "test", ", of one size (data.image_size resizes others)") as tfds:
+        splits = tfds.load(name, split=["train", "test"], as_supervised=True)
+        # Not batch_size=-1: that batch of 2^63 images aborts TensorFlow 2.21.
+        parts = [list(tfds.as_numpy(split.batch(1000))) for split in splits]
+        arrays = [np.concatenate(a) for part in parts for a in zip(*part, strict=True)]
+    return tuple(arrays)
+
+
+def stream_tfds(name, size):
+    """The same as a streaming source; tested on "validation" if there is such a split.
+
+    A data set such as imagenet2012 has no labels in its split "test".
+    """
+    with _tfds(name, "validation or test") as tfds:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+        image, label = builder.info.supervised_keys
+        splits = (
+            "train",
+            "validation" if "validation" in builder.info.splits else "test",
+        )
+        examples = tuple(
+            builder.as_dataset(
+                split=split,
+                as_supervised=True,
+                decoders={image: tfds.decode.SkipDecoding()},
+            )
+            for split in splits
+        )
+        classes = builder.info.features[label].num_classes
+    return StreamedImages(
+        f"tfds:{name}",
+        examples,
+        classes,
+        size,
+        read=tf.identity,
+        window=4096,  # about 450 MB of ImageNet's files, whose order is random already
+    )
+
+
+@contextlib.contextmanager
+def _tfds(name, test_split, more=""):
+    """Yields the package, which only this source needs, and explains its errors."""
     try:
-        import tensorflow_datasets as tfds  # only this source needs it
+        import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
             f"The data source tfds:{name} needs tensorflow_datasets. "
             "Install it with: pip install 'keras_prune_init[data]'"
         ) from error
     try:
-        splits = tfds.load(name, split=["train", "test"], as_supervised=True)
-        # Not batch_size=-1: that batch of 2^63 images aborts TensorFlow 2.21.
-        parts = [list(tfds.as_numpy(split.batch(1000))) for split in splits]
-        arrays = [np.concatenate(a) for part in parts for a in zip(*part, strict=True)]
+        yield tfds
     # Whatever goes wrong inside (no network, no such data set, no labels, images of
     # several sizes), the way out is the same.
     except Exception as error:
         raise RuntimeError(
             f"tensorflow_datasets could not provide {name} with the splits train and "
-            f"test as (image, label) pairs of one size. It said: {error}\n"
+            f"{test_split} as (image, label) pairs{more}. It said: {error}\n"
             "If the download failed, run tfds.load on a machine with a network and "
             "copy its folder tensorflow_datasets/ into your home (or set "
             "TFDS_DATA_DIR). " + _WITHOUT_NETWORK
         ) from error
-    return tuple(arrays)
 
 
 def read_keras(name):
@@ -130,6 +174,6 @@ def read_keras(name):
 
 
 _WITHOUT_NETWORK = (
-    "Other sources that need no download: npz:PATH, idx:FOLDER, and the embedded "
-    "fashion_mnist_mini."
+    "Other sources that need no download: npz:PATH, idx:FOLDER, folder:PATH, and the "
+    "embedded fashion_mnist_mini."
 )

@@ -1,0 +1,25 @@
+"""What the experiments of the paper share; the files in configs/paper/ start here."""
+
+from ml_collections import ConfigDict
+
+from keras_prune_init.train import default_config
+
+
+def get_config() -> ConfigDict:
+    """SBP-SR at 90 %, and SGD with learning rate 0.1, x 0.1 at 50 % and 75 %.
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
+    """
+    config = default_config.get_config()
+    config.prune.method = "sbp_sr"
+    config.prune.sparsity = 0.9
+    config.train.batch_size = 128
+    config.train.learning_rate = 0.1
+    config.train.schedule = "step"
+    config.train.warmup_epochs = 0.0
+    config.train.nesterov = False
+    # The authors' 1e-4 goes through the momentum; see default_config.py.
+    config.train.weight_decay = 1e-3
+    return config

@@ -1,0 +1,60 @@
+"""The optimizer of the training binary, and when training ends."""
+
+import numpy as np
+import pytest
+
+from keras_prune_init.train import default_config, loop
+
+
+def rates(steps=range(81), steps_per_epoch=10, **values):
+    """The learning rates at `steps` of 8 epochs."""
+    config = default_config.get_config().train
+    config.update({"epochs": 8, "learning_rate": 0.4} | values)
+    loop.check(config)
+    rate = loop.optimizer(config, steps_per_epoch)._learning_rate
+    return np.array([float(rate(step)) for step in steps])
+
+
+def test_step_schedule_changes_at_half_and_three_quarters():
+    rate = rates(schedule="step", warmup_epochs=0.0)
+    expected = np.repeat([0.4, 0.04, 0.004], [40, 20, 21])
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero():
+    rate = rates(schedule="cosine", warmup_epochs=1.5)
+    np.testing.assert_allclose(rate[:16], 0.4 * np.arange(16) / 15, rtol=1e-5)
+    assert (np.diff(rate[15:]) < 0).all() and rate[-1] == 0
+    assert rates(schedule="cosine", warmup_epochs=0.0)[0] == pytest.approx(0.4)
+
+
+def test_step_schedule_drops_where_told():
+    rate = rates(schedule="step", warmup_epochs=0.0, drops=(0.25,))
+    np.testing.assert_allclose(rate, np.repeat([0.4, 0.04], [20, 61]), rtol=1e-6)
+
+
+def test_thirds_of_the_training_are_whole_epochs():
+    # Epochs 30 and 60 of ImageNet's 90; a third is no binary fraction.
+    values = {"epochs": 90, "drops": (1 / 3, 2 / 3), "schedule": "step"}
+    drops = [30 * 5004 - 1, 30 * 5004, 60 * 5004 - 1, 60 * 5004]
+    rate = rates(drops, 5004, warmup_epochs=0.0, **values)
+    np.testing.assert_allclose(rate, [0.4, 0.04, 0.04, 0.004], rtol=1e-6)
+
+
+def test_constant_schedule_stays():
+    config = default_config.get_config().train
+    config.update(schedule="constant", learning_rate=1e-3, warmup_epochs=0.0)
+    loop.check(config)
+    assert float(loop.optimizer(config, 10).learning_rate) == pytest.approx(1e-3)
+
+
+def test_steps_take_the_place_of_epochs():
+    config = default_config.get_config().train
+    assert loop.total_steps(config, 10) == 60
+    config.steps = 25
+    assert loop.total_steps(config, 10) == 25
+    config.update(schedule="step", warmup_epochs=0.0, learning_rate=0.4)
+    rate = loop.optimizer(config, 10)._learning_rate
+    expected = [0.4, 0.04, 0.04, 0.004]  # drops after 12.5, 18.75 of 25 steps
+    actual = [float(rate(step)) for step in (11, 12, 18, 19)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)

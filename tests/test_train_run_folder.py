@@ -1,0 +1,34 @@
+"""The folder of a run."""
+
+import re
+
+import pytest
+
+from keras_prune_init.train import run_folder
+
+
+def test_folder_of_something_else_is_not_resumed(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="no config.json"):
+        run_folder.check(tmp_path, {}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a/train/default_config.py", "default"),
+        ("configs/fashion_cnn_grasp.py", "fashion_cnn_grasp"),
+        ("configs/paper/cifar10_resnet.py:104", "cifar10_resnet-104"),
+    ],
+)
+def test_folder_of_a_run_is_named_after_configuration_and_time(file, name):
+    assert re.fullmatch(rf"runs/{name}-\d{{8}}-\d{{6}}", run_folder.new(file))
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.json"
+    run_folder.write_json(path, 1)
+    with pytest.raises(RuntimeError), run_folder.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert run_folder.read_json(path) == 1

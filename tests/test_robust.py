@@ -96,9 +96,9 @@ def test_robust_takes_rescaling_back_where_it_does_harm():
     data = batch(model, 50)
     pruned, note = robust(model, data)
     assert "Rescaling was taken back" in note and not rescaled(pruned)
-    ratio = kpi.signal_report(pruned, data).gradient_ratio
+    assert 0.1 < kpi.signal_report(pruned, data).gradient_ratio < 10
     kpi.rescale(pruned)
-    assert kpi.signal_report(pruned, data).gradient_ratio > 100 / ratio > 100
+    assert kpi.signal_report(pruned, data).gradient_ratio > 1e3
 
 
 def test_robust_says_what_it_does_not_know():

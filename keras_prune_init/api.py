@@ -114,7 +114,7 @@ def prune_at_init(
     targets = rescaling.targets(pruned) if rescale else None
     surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
     if rescale:
-        rescaling.apply(pruned, targets)
+        rescaling.apply(targets)
     elif plan.recipe.finish:
         more = plan.recipe.finish(pruned, plan.network)
         surgery.set_note(pruned, f"{plan.recipe.note} {more}")

@@ -205,15 +205,16 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
     Of layers that read the inputs of the model it is the one that follows them.
 
     Returns:
-        `{position: activation}`, a function of tensors. `None` where there are several
-        or the graph has operations that this package does not know.
+        `{position: activation}`, a function of tensors, one object for equal ones.
+        `None` where there are several or the graph has operations that this package
+        does not know.
     """
     children: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
         for parent in node.parents:
             children[parent].append(i)
     up = [node.parents for node in nodes]
-    found = {}
+    found, known = {}, {}
     for i, node in enumerate(nodes):
         if node.has_kernel:
             functions = _search(nodes, up, up[i])
@@ -221,7 +222,8 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
                 own = _activation(node)
                 functions = [own] if own not in (None, LINEAR) else []
                 functions = functions or _search(nodes, children, children[i])
-            found[i] = _one(functions)
+            function = _one(functions)
+            found[i] = known.setdefault(_key(function), function)
     return found
 
 

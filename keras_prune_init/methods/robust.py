@@ -48,7 +48,7 @@ class Robust(SNIP):
             return recipe._replace(note=note)
         if reason := rescaling.obstacle(nodes):
             return Recipe(model, f"Robust: SBP alone; the network is one {reason}.")
-        finding = phase_of(nodes)
+        finding = phase_of(model)
         if finding.off:
             logging.warning("%s: %s", model.name, finding)
         note = f"Robust: SBP and rescaling, as the network is plain. {finding}"

@@ -6,11 +6,12 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
-from keras_prune_init.core import selection
-from keras_prune_init.core.graph import Node, activations
+from keras_prune_init.core.graph import activations, flat_graph
 from keras_prune_init.signal import mean_field
+from keras_prune_init.signal.matrices import MatrixKernel, matrix_kernels
 
 # Squared gradients may change by this factor over all layers.
 TOLERANCE = 10.0
@@ -52,44 +53,40 @@ class Phase(NamedTuple):
         )
 
 
-def phase_of(nodes: list[Node]) -> Phase:
+def phase_of(model: keras.Model) -> Phase:
     """The phase of a plain network of dense and convolutional layers.
 
     From the mean variances of the weights and biases of its hidden layers, and its most
     common activation.
     """
-    read = activations(nodes)
-    depth = len(read)
+    kernels = matrix_kernels(model)
+    read = activations(flat_graph(model))
     function, _ = Counter(read.values()).most_common(1)[0]
     if function is None:
-        return Phase(None, depth)
-    layers = [nodes[i].layer for i in read]
+        return Phase(None, len(kernels))
     # What the first and the last multiply by does not add up with depth.
-    layers = layers[1:-1] or layers
-    sigma_w = math.exp(np.mean([math.log(weight_deviation(v)) for v in layers]))
-    sigma_b = bias_deviation(layers)
+    hidden = kernels[1:-1] or kernels
+    variances = [np.mean(energy(k.stack(k.variable.numpy()))) for k in hidden]
+    tiny = np.finfo(np.float32).tiny
+    sigma_w = math.sqrt(math.exp(np.mean(np.log(np.maximum(variances, tiny)))))
+    sigma_b = bias_deviation(hidden)
     q = mean_field.fixed_variance(function, sigma_w, sigma_b)
     # Without a fixed point: what a normalized input starts from.
     q = sigma_b**2 + sigma_w**2 if math.isinf(q) else q
-    return Phase(mean_field.chi(function, sigma_w, sigma_b, q), depth)
+    return Phase(mean_field.chi(function, sigma_w, sigma_b, q), len(kernels))
 
 
-def energy(kernel: np.ndarray, inputs: tuple[int, ...]) -> np.ndarray:
-    """Sum of squares of each output unit's weights; summed axes keep size 1."""
-    positions = range(kernel.ndim - 2)
-    return np.sum(np.square(kernel), (*positions, *inputs), keepdims=True)
+def energy(stack: np.ndarray) -> np.ndarray:
+    """Sum of squares of each output unit's weights; summed axes keep size 1.
+
+    Args:
+        stack: A kernel as `MatrixKernel.stack` gives it.
+    """
+    return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
 
 
-def weight_deviation(layer) -> float:
-    """Standard deviation of a layer's weights times the root of the fan-in."""
-    (name,) = selection.kernel_names(layer)
-    kernel = selection.get_kernel(layer, name).numpy().astype(np.float64)
-    total = np.mean(energy(kernel, selection.input_axes(layer, name)))
-    return math.sqrt(max(total, np.finfo(np.float64).tiny))
-
-
-def bias_deviation(layers) -> float:
-    """Root mean square of all biases of some layers; 0 if there are none."""
-    biases = [v.bias for v in layers if getattr(v, "bias", None) is not None]
-    values = [np.ravel(b.numpy()) for b in biases]
+def bias_deviation(kernels: list[MatrixKernel]) -> float:
+    """Root mean square of the biases beside some kernels; 0 if there are none."""
+    biases = [getattr(kernel.owner, "bias", None) for kernel in kernels]
+    values = [np.ravel(bias.numpy()) for bias in biases if bias is not None]
     return float(np.sqrt(np.mean(np.concatenate(values) ** 2))) if values else 0.0

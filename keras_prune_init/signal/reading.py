@@ -49,8 +49,8 @@ def deviations(
         raise ValueError(
             "The edge of chaos depends on the activation that a layer's inputs went "
             f"through, which must be known. Received: {model.name}, where these read "
-            f"several, or an unknown operation: {', '.join(unknown)}. Pass an "
-            'initializer object, such as EdgeOfChaos("relu").'
+            f"several, or an unknown operation: {', '.join(unknown)}. Name it: pass "
+            '`reinitialize` an object such as EdgeOfChaos("relu"), `rescale` "relu".'
         )
     return result
 

@@ -19,14 +19,11 @@ import numpy as np
 
 from keras_prune_init.core import selection
 from keras_prune_init.core.copying import masked_layers
-from keras_prune_init.core.graph import (
-    Node,
-    activations,
-    flat_graph,
-    residual_additions,
-)
+from keras_prune_init.core.graph import Node, flat_graph, residual_additions
+from keras_prune_init.signal.matrices import LAYERS, MatrixKernel, matrix_kernels
 from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
 from keras_prune_init.signal.phase import bias_deviation, energy
+from keras_prune_init.signal.reading import deviations
 
 L = keras.layers
 
@@ -35,8 +32,6 @@ NORMALIZATIONS = (
     *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
     *(L.RMSNormalization, L.UnitNormalization),
 )
-# Layers that the theory is about: y = W phi(x) + b.
-SUPPORTED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D, *selection.DEPTHWISE)
 
 
 def rescale(
@@ -89,55 +84,41 @@ def rescale(
         )
     if sigma_w is not None and not 0 < sigma_w < math.inf:
         raise ValueError(f"`sigma_w` must be positive. Received: sigma_w={sigma_w!r}.")
+    apply(targets(model, activation, sigma_w, force), granularity)
+
+
+Targets = list[tuple[MatrixKernel, float]]
+
+
+def targets(
+    model: keras.Model,
+    activation: Activation | None = None,
+    sigma_w: float | None = None,
+    force: bool = False,
+) -> Targets:
+    """Each masked kernel, and the sigma_w to aim for; arguments as in `rescale`."""
     if not masked_layers(model):
         raise ValueError(
             "`rescale` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer."
         )
-    if sigma_w is not None:
-        aims = dict.fromkeys((id(v) for v in _layers(model)), sigma_w)
-    else:
-        aims = targets(model, activation, force)
-    apply(model, aims, granularity)
-
-
-def targets(
-    model: keras.Model, activation: Activation | None = None, force: bool = False
-) -> dict[int, float]:
-    """sigma_w to aim for, by id of the masked layer; arguments as in `rescale`."""
     if not force:
         check(model)
-    layers = _layers(model)
-    sigma_b = bias_deviation([v.layer for v in layers])
-    if activation is not None:
-        aim = edge_of_chaos(activation, sigma_b).sigma_w
-        return dict.fromkeys((id(v) for v in layers), aim)
-    nodes = flat_graph(model)
-    found = {}
-    for i, function in activations(nodes).items():
-        layer = nodes[i].operation
-        if layer not in layers:
-            continue
-        if function is None:
-            raise ValueError(
-                "Each layer's activation must be known. Received: "
-                f"{model.name}, where the inputs of `{layer.name}` go through "
-                "several, or through an unknown operation. Call "
-                "`keras_prune_init.rescale(pruned, activation)`."
-            )
-        found[id(layer)] = edge_of_chaos(function, sigma_b).sigma_w
-    return found
+    kernels = [k for k in matrix_kernels(model) if k.masked]
+    sigma_b = bias_deviation(kernels)
+    if sigma_w is None and activation is not None:
+        sigma_w = edge_of_chaos(activation, sigma_b).sigma_w
+    if sigma_w is not None:
+        return [(kernel, sigma_w) for kernel in kernels]
+    edges = deviations(model, kernels, sigma_b)
+    return [(k, edge.sigma_w) for k, edge in zip(kernels, edges, strict=True)]
 
 
-def apply(model: keras.Model, aims: dict[int, float], granularity: str = "unit"):
-    """Set the scale of each masked layer, for what `targets` returned."""
-    factors = [
-        (layer.scales[name], _factors(layer, name, aims[id(layer)], granularity))
-        for layer in _layers(model)
-        for name in layer.kernels
-    ]
-    for scale, factor in factors:
-        scale.assign(np.broadcast_to(factor, scale.shape))
+def apply(aims: Targets, granularity: str = "unit") -> None:
+    """Set the scale of kernels to what `targets` found."""
+    factors = [_factors(kernel, sigma_w, granularity) for kernel, sigma_w in aims]
+    for (kernel, _), factor in zip(aims, factors, strict=True):
+        kernel.scale.assign(factor)
 
 
 def undo(model: keras.Model) -> None:
@@ -145,10 +126,6 @@ def undo(model: keras.Model) -> None:
     for layer in masked_layers(model):
         for scale in layer.scales.values():
             scale.assign(np.ones(scale.shape))
-
-
-def _layers(model):
-    return [v for v in masked_layers(model) if isinstance(v.layer, SUPPORTED)]
 
 
 def check(model: keras.Model) -> None:
@@ -183,7 +160,7 @@ def obstacle(nodes: list[Node]) -> str | None:
     other = [
         n.operation.name
         for n in nodes
-        if n.has_kernel and not isinstance(n.layer, SUPPORTED)
+        if n.has_kernel and not isinstance(n.layer, LAYERS)
     ]
     layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
     other += [layer.name for layer in layers if selection.is_composite(layer)]
@@ -203,17 +180,18 @@ def normalizations(nodes: list[Node]) -> list[int]:
     return found
 
 
-def _factors(layer, name, sigma_w, granularity):
-    """The factor of each kept weight, in a shape that broadcasts to `scale`."""
-    kernel = selection.get_kernel(layer.layer, name).numpy().astype(np.float64)
-    kept = kernel * layer.masks[name].numpy()
-    inputs = selection.input_axes(layer.layer, name)
-    target = sigma_w**2
+def _factors(kernel, sigma_w, granularity):
+    """The factor of each kept weight, in the shape of `scale`."""
+    values = kernel.variable.numpy().astype(np.float64)
+    weights = kernel.stack(values * kernel.mask.numpy())
     if granularity == "position":
-        total = np.sum(np.square(kept), inputs, keepdims=True)
-        target /= math.prod(kernel.shape[:-2])
+        total = np.sum(np.square(weights), -2, keepdims=True)
+        target = sigma_w**2 / math.prod(weights.shape[1:-2])
     else:
-        total = energy(kept, inputs)
+        total, target = energy(weights), sigma_w**2
     if granularity == "layer":
         total = np.mean(total, keepdims=True)
-    return np.sqrt(target / np.where(total > 0, total, target))
+    factors = np.sqrt(target / np.where(total > 0, total, target))
+    factors = kernel.unstack(np.broadcast_to(factors, weights.shape))
+    # The same for all inputs, of which `scale` has one.
+    return factors[tuple(slice(n) for n in kernel.scale.shape)]

@@ -5,6 +5,7 @@ import pytest
 from helpers import L, mlp, subclassed, two_inputs_two_outputs
 
 from keras_prune_init.core import graph
+from keras_prune_init.core.activations import activations
 
 
 def wiring(model):
@@ -107,7 +108,7 @@ def read(model):
     nodes = graph.flat_graph(model)
     return {
         nodes[i].operation.name: getattr(function, "__name__", function)
-        for i, function in graph.activations(nodes).items()
+        for i, function in activations(nodes).items()
     }
 
 
@@ -151,7 +152,7 @@ def test_relu_layers_are_functions_of_their_settings():
 
     x = keras.Input((6,))
     y = L.Dense(3, name="d")(L.ReLU(max_value=6.0)(x))
-    function = graph.activations(graph.flat_graph(keras.Model(x, y))).popitem()[1]
+    function = activations(graph.flat_graph(keras.Model(x, y))).popitem()[1]
     np.testing.assert_array_equal(function(np.array([-1.0, 2.0, 8.0])), [0, 2, 6])
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_prune_init.core.graph import activations, flat_graph
+from keras_prune_init.core.activations import activations
+from keras_prune_init.core.graph import flat_graph
 from keras_prune_init.signal import mean_field
 from keras_prune_init.signal.matrices import MatrixKernel, matrix_kernels
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_prune_init.core import graph
+from keras_prune_init.core.activations import activations
+from keras_prune_init.core.graph import flat_graph
 from keras_prune_init.signal.matrices import MatrixKernel
 from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
 
@@ -37,10 +38,10 @@ def deviations(
         ValueError: If the activation that a layer reads is not known, or has no edge of
             chaos.
     """
-    nodes = graph.flat_graph(model)
+    nodes = flat_graph(model)
     known: dict[bytes, Deviations | None] = {}
     read: dict[int, set] = {}  # a shared layer is called in several places
-    for i, activation in graph.activations(nodes).items():
+    for i, activation in activations(nodes).items():
         found = activation and _edge(activation, sigma_b, known)
         read.setdefault(id(nodes[i].layer), set()).add(found)
     result = [_one(read, kernel) for kernel in kernels]

@@ -138,6 +138,13 @@ def test_mixed_precision_and_compilation_are_kept():
     assert {layer.compute_dtype for layer in scalings(stable)} == {"bfloat16"}
 
 
+def test_synflow_of_a_deep_stable_model_stays_in_float32():
+    deep = kpi.models.resnet((16, 16, 3), depth=50, width=16, stable=True)
+    scores = kpi.score(deep, None, "synflow", iterations=1)
+    assert {s.dtype for s in scores.values()} == {np.dtype("float32")}
+    assert all(np.isfinite(s).all() for s in scores.values())
+
+
 def test_a_pruned_model_can_be_stabilized_too():
     model = kpi.models.resnet((16, 16, 3), depth=8, width=4)
     pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5)

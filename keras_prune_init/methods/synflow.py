@@ -47,6 +47,7 @@ HOMOGENEOUS = (
     L.Concatenate,
     L.Flatten,
     L.Reshape,
+    L.Rescaling,
     L.Permute,
     L.Dropout,
     L.InputLayer,
@@ -168,6 +169,7 @@ def _is_homogeneous(model):
         activation = getattr(layer, "activation", None) or keras.activations.linear
         offsets = [getattr(layer, n, None) for n in ("bias", "beta", "moving_mean")]
         offset = any(v is not None and np.any(v.numpy()) for v in offsets)
+        offset = offset or np.any(getattr(layer, "offset", 0))  # of a Rescaling
         output = layer in selection.output_layers(model)
         if not isinstance(layer, HOMOGENEOUS) or offset:
             return False

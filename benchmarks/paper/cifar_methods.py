@@ -85,7 +85,7 @@ def draw(content):
         10,
         4.6,
         f"Test accuracy of ResNet-{options['depth']}, width {options['width']}, on "
-        f"{content['data']} after {options['iterations']:,} iterations",
+        f"{plots.data(content)} after {options['iterations']:,} iterations",
         f"SGD, batch {options['batch_size']}, learning rate "
         f"{options['learning_rate']:g}; scored on {options['samples_per_class']} "
         f"images of each class; {plots.seeds(rows)}: a dot each, bars their mean",

@@ -60,7 +60,7 @@ def draw(content):
     figure = plots.new(
         13,
         4.2,
-        f"Test accuracy (%) on {content['data']} after {options['iterations']:,} "
+        f"Test accuracy (%) on {plots.data(content)} after {options['iterations']:,} "
         "iterations",
         f"tanh networks of width {options['width']}, SBP; SGD, batch "
         f"{options['batch_size']}, learning rate {options['learning_rate']:g}; "

@@ -43,7 +43,7 @@ def draw(content):
         6,
         4.2,
         "Choice of the learning rate of the heat maps",
-        f"rescaled tanh networks of width {options['width']} on {content['data']}, "
+        f"rescaled tanh networks of width {options['width']} on {plots.data(content)}, "
         f"{options['sparsity']:.0%} of the weights removed; {options['iterations']:,} "
         f"iterations of plain SGD; {plots.seeds(rows)}",
     )

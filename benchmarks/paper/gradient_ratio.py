@@ -1,12 +1,14 @@
 """The rescaling trick: gradients of the first over those of the last hidden layer.
 
     python benchmarks/paper/gradient_ratio.py --workers=2 --threads=1   # 1 minute
+    python benchmarks/paper/gradient_ratio.py --activation=relu --workers=2 --threads=1
 
 SBP takes a tanh network of depth 50 and width 300 away from the edge of chaos, and
 gradients vanish. Multiplying the kept weights by rho = sigma_w / sqrt(alpha), with
 alpha the sum of their squares at a unit (or its mean over a layer), brings them back;
 without sigma_w, as the formula is printed in the paper, it does not. Reported is the
-ratio of root mean squares of dL/dy, y pre-activations, in float64.
+ratio of root mean squares of dL/dy, y pre-activations, in float64. ReLU networks need
+no rescaling, and explode with it: SBP keeps what their strongest units put out.
 
 Reference: Hayou, Ton, Doucet, Teh, arXiv 2002.08797, proposition 1.
 """
@@ -17,6 +19,7 @@ import plots
 
 import keras_prune_init as kpi
 
+SIGMA_B = {"tanh": networks.SIGMA_B, "relu": 0.0}
 # How each network is rescaled.
 RESCALING = {
     "dense": None,
@@ -31,6 +34,7 @@ def parser():
     result = grid.parser(__doc__, data="gaussian", seeds=5)
     result.add_argument("--depth", type=int, default=50)
     result.add_argument("--width", type=int, default=300)
+    result.add_argument("--activation", choices=SIGMA_B, default="tanh")
     result.add_argument(
         "--sparsities", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9]
     )
@@ -47,15 +51,17 @@ def cells(options):
 
 def cell(settings, options):
     x, y = batch = networks.gaussian_batch(settings["seed"])
-    size = {"depth": options.depth, "width": options.width}
+    keys = "depth", "width", "activation"
+    activation, sigma_b = options.activation, SIGMA_B[options.activation]
     with networks.float64():
-        init = networks.start("eoc", settings["seed"])
-        model = networks.ffnn(x.shape[1:], 10, init, **size)
+        init = kpi.initializers.EdgeOfChaos(activation, sigma_b, settings["seed"])
+        arguments = {key: getattr(options, key) for key in keys}
+        model = kpi.models.mlp(x.shape[1:], 10, init=init, **arguments)
         pruned = networks.prune(model, batch, "eoc", settings["sparsity"])
         ratios = {}
         for name, arguments in RESCALING.items():
             if arguments:
-                kpi.rescale(pruned, **{"sigma_w": networks.edge(), **arguments})
+                kpi.rescale(pruned, **{"sigma_w": init.sigma_w, **arguments})
             measured = model if name == "dense" else pruned
             ratios[name] = kpi.signal_report(measured, batch).gradient_ratio
     return ratios
@@ -66,9 +72,10 @@ def draw(content):
     figure = plots.new(
         6.5,
         4.4,
-        "Rescaling keeps the gradients of a pruned network alive",
-        f"tanh network, depth {options['depth']}, width {options['width']}, SBP, "
-        f"Gaussian inputs; geometric mean and range of {plots.seeds(rows)}",
+        "Gradients of a pruned network, rescaled or not",
+        f"{options['activation']} network, depth {options['depth']}, width "
+        f"{options['width']}, SBP, Gaussian inputs; geometric mean and range of "
+        f"{plots.seeds(rows)}",
     )
     axes = figure.subplots()
     groups = plots.group(rows, "sparsity")
@@ -91,10 +98,11 @@ def draw(content):
     axes.set_yscale("log")
     axes.set_xlabel("sparsity (fraction of weights removed)")
     axes.set_ylabel("RMS dL/dy, first / last hidden layer")
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8)
     return figure
 
 
 if __name__ == "__main__":
     options = parser().parse_args()
-    grid.run("gradient_ratio", options, cells(options), cell, draw)
+    name = f"gradient_ratio_{options.activation}"
+    grid.run(name, options, cells(options), cell, draw)

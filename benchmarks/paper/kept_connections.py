@@ -55,7 +55,7 @@ def draw(content):
         10,
         4.6,
         f"Kept incoming connections of each unit, {options['sparsity']:.0%} of the "
-        f"weights removed by SBP, {content['data']}",
+        f"weights removed by SBP, {plots.data(content)}",
         f"tanh network, depth {options['depth']}, width {options['width']}; one seed",
     )
     panels = figure.subplots(1, len(PHASES), sharey=True)

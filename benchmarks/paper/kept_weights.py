@@ -67,7 +67,7 @@ def draw(content):
         9,
         2.4 * len(sparsities) + 1,
         f"Kept weights of each layer, ResNet-{options['depth']} of width "
-        f"{options['width']} on {content['data']}",
+        f"{options['width']} on {plots.data(content)}",
         f"SBP on {options['samples_per_class']} images of each class; mean and range "
         f"of {plots.seeds(rows)}; crosses: layers empty with some seed",
     )

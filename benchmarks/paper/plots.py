@@ -35,6 +35,11 @@ def seeds(rows: list[dict]) -> str:
     return f"{many} seed{'s' if high > 1 else ''}"
 
 
+def data(content: dict) -> str:
+    """The data set of a results file, as `"MNIST"`."""
+    return content["data"].rpartition(":")[2].upper()
+
+
 def mean(results: list[dict], key: str) -> float:
     return float(np.mean([r[key] for r in results]))
 

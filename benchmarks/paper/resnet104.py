@@ -67,7 +67,7 @@ def draw(content):
         10,
         4,
         f"Layer collapse of ResNet-{options['depth']}, width {options['width']}, on "
-        f"{content['data']}",
+        f"{plots.data(content)}",
         f"scores on {options['samples_per_class']} images of each class; "
         f"{plots.seeds(rows)}: a dot each, bars their mean",
     )

@@ -66,7 +66,7 @@ def draw(content):
         8.5,
         4.2,
         f"Plain CNNs with {1 - options['sparsity']:.0%} of their weights, on "
-        f"{content['data']}",
+        f"{plots.data(content)}",
         f"tanh, {options['width']} filters, stride {options['stride']} at first; "
         f"{options['iterations']:,} iterations of SGD, batch {options['batch_size']}, "
         f"learning rate {options['learning_rate']:g}; {plots.seeds(rows)}: a dot each, "

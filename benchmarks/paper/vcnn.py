@@ -3,8 +3,8 @@
     python benchmarks/paper/vcnn.py --data=idx:FOLDER --workers=2 --threads=1
 
 Tanh, 3x3 filters, circular padding, no normalization; SBP on 100 images. Reduced to
-what two processors train: few filters, and images of 14x14 from the first layer on
-(stride 2).
+what two processors train: 32 filters, and images of 7x7 from the first layer on (stride
+4). The learning rate is that of ffnn_heatmap.py; 0.01 is too much for 100 layers.
 
 Reference: Hayou, Ton, Doucet, Teh, arXiv 2002.08797, section 3 (convolutions).
 """
@@ -25,9 +25,9 @@ def parser():
         result,
         iterations=2000,
         batch_size=100,
-        learning_rate=0.01,
-        width=16,
-        stride=2,
+        learning_rate=0.003,
+        width=32,
+        stride=4,
         sparsity=0.5,
     )
     result.add_argument("--depths", type=int, nargs="+", default=[100, 50, 10])

@@ -18,8 +18,8 @@ Figure 1, kept weights per layer at depth 100, is report.png of --config.prune.s
 Needs MNIST: a download by Keras, or your files with --config.data.source=idx:FOLDER.
 Time: 5 min on two busy cores at depth 100.
 Result, seed 0: the command above ends at chance, 11.35 %, with 105,940 of 1,059,400
-weights. With 5,000 iterations of rate 3e-3, benchmarks/paper/ffnn_heatmap.py got 90 % at
-sparsity 0.7, 24 % at 0.8 and chance at 0.9 there; README.md has all cells.
+weights. With 5,000 iterations of rate 3e-3, benchmarks/paper/ffnn_heatmap.py got 90 %
+at sparsity 0.7, 24 % at 0.8 and chance at 0.9 there; README.md has all cells.
 """
 
 from keras_prune_init.train import paper_config

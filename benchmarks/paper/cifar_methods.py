@@ -13,6 +13,7 @@ Reference: Hayou, Ton, Doucet, Teh, arXiv 2002.08797, table 2.
 """
 
 import grid
+import networks
 import plots
 import training
 
@@ -51,20 +52,9 @@ def cells(options):
 
 def cell(settings, options):
     data, seed = grid.load(options.data), settings["seed"]
-    model = kpi.models.resnet(
-        data.input_shape, data.classes, depth=options.depth, width=options.width
-    )
-    empty = 0
+    model, empty = networks.resnet(data, options), 0
     if settings["method"] != "dense":
-        model = kpi.prune_at_init(
-            model,
-            grid.scoring_batches(data, seed),
-            settings["method"],
-            sparsity=settings["sparsity"],
-            samples_per_class=options.samples_per_class,
-            seed=seed,
-            verbose=0,
-        )
+        model = networks.prune_by_class(model, data, settings, options)
         empty = len(kpi.report(model).collapsed)
     optimizer = _optimizer(options)
     result = training.train(model, data, optimizer, options, seed, "crop+flip")

@@ -10,6 +10,7 @@ Reference: Hayou, Ton, Doucet, Teh, arXiv 2002.08797, figure 2.
 """
 
 import grid
+import networks
 import numpy as np
 import plots
 import training
@@ -30,27 +31,13 @@ def parser():
 
 
 def cells(options):
-    return [
-        {"method": method, "sparsity": sparsity, "seed": seed}
-        for method in METHODS
-        for sparsity in options.sparsities
-        for seed in range(options.seeds)
-    ]
+    return networks.method_cells(METHODS, options)
 
 
 def cell(settings, options):
     data = grid.load(options.data)
-    model = kpi.models.resnet(
-        data.input_shape, data.classes, depth=options.depth, width=options.width
-    )
-    pruned = kpi.prune_at_init(
-        model,
-        grid.scoring_batches(data, settings["seed"]),
-        settings["method"],
-        sparsity=settings["sparsity"],
-        samples_per_class=options.samples_per_class,
-        verbose=0,
-    )
+    model = networks.resnet(data, options)
+    pruned = networks.prune_by_class(model, data, settings, options)
     tensors = kpi.report(pruned).tensors
     return {
         "layers": [t.path for t in tensors],

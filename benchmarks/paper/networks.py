@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import grid
 import keras
 import numpy as np
 
@@ -42,6 +43,35 @@ def prune(model, batch, phase: str, sparsity: float) -> keras.Model:
     if phase == "eoc_rescaled":
         kpi.rescale(pruned, "tanh", sigma_w=edge())
     return pruned
+
+
+def method_cells(methods, options) -> list[dict]:
+    """A cell for each method, sparsity and seed."""
+    return [
+        {"method": method, "sparsity": sparsity, "seed": seed}
+        for method in methods
+        for sparsity in options.sparsities
+        for seed in range(options.seeds)
+    ]
+
+
+def resnet(data, options) -> keras.Model:
+    """A CIFAR ResNet of the depth and width of the options."""
+    size = {"depth": options.depth, "width": options.width}
+    return kpi.models.resnet(data.input_shape, data.classes, **size)
+
+
+def prune_by_class(model, data, settings, options) -> keras.Model:
+    """The model pruned as a cell says, on some images of each class."""
+    return kpi.prune_at_init(
+        model,
+        grid.scoring_batches(data, settings["seed"]),
+        settings["method"],
+        sparsity=settings["sparsity"],
+        samples_per_class=options.samples_per_class,
+        seed=settings["seed"],
+        verbose=0,
+    )
 
 
 def gaussian_batch(seed, size=64, inputs=784, classes=10):

@@ -11,6 +11,7 @@ Reference: Hayou, Ton, Doucet, Teh, arXiv 2002.08797, section 4.
 """
 
 import grid
+import networks
 import plots
 import training
 
@@ -29,27 +30,20 @@ def parser():
 
 
 def cells(options):
-    return [
-        {"method": method, "sparsity": sparsity, "seed": seed}
-        for method in METHODS
-        for sparsity in options.sparsities
-        for seed in range(options.seeds)
-    ]
+    return networks.method_cells(METHODS, options)
 
 
 def cell(settings, options):
-    data, seed = grid.load(options.data), settings["seed"]
-    model = kpi.models.resnet(
-        data.input_shape, data.classes, depth=options.depth, width=options.width
+    data = grid.load(options.data)
+    model = networks.resnet(data, options)
+    report = kpi.report(networks.prune_by_class(model, data, settings, options))
+    scores = kpi.score(
+        model,
+        grid.scoring_batches(data, settings["seed"]),
+        settings["method"],
+        samples_per_class=options.samples_per_class,
+        verbose=0,
     )
-    batches = grid.scoring_batches(data, seed)
-    common = {"samples_per_class": options.samples_per_class, "verbose": 0}
-    method = settings["method"]
-    pruned = kpi.prune_at_init(
-        model, batches, method, sparsity=settings["sparsity"], **common
-    )
-    report = kpi.report(pruned)
-    scores = kpi.score(model, batches, method, **common)
     return {
         # Of the scores alone: the same for every sparsity.
         "critical_sparsity": kpi.critical_sparsity(scores).sparsity,

@@ -26,8 +26,7 @@ from keras_prune_init.train import paper_config
 
 
 def get_config(depth="100"):
-    config = paper_config.get_config()
-    config.data.source = "keras:mnist"
+    config = paper_config.get_plain_config()
     config.model = {
         "name": "mlp",
         "depth": int(depth),
@@ -35,13 +34,4 @@ def get_config(depth="100"):
         "activation": "tanh",
         "init": "eoc",
     }
-    config.prune.method = "snip"
-    config.prune.rescale = True
-    config.prune.samples_per_class = 10
-    config.train.steps = 10_000
-    config.train.batch_size = 100
-    config.train.learning_rate = 1e-3
-    config.train.schedule = "constant"
-    config.train.momentum = 0.0
-    config.train.weight_decay = 0.0
     return config

@@ -23,3 +23,22 @@ def get_config() -> ConfigDict:
     # The authors' 1e-4 goes through the momentum; see default_config.py.
     config.train.weight_decay = 1e-3
     return config
+
+
+def get_plain_config() -> ConfigDict:
+    """SBP with rescaling on MNIST, and plain SGD at a constant rate of 1e-3.
+
+    For deep nets without normalization; momentum and weight decay are 0.
+    """
+    config = get_config()
+    config.data.source = "keras:mnist"
+    config.prune.method = "snip"
+    config.prune.rescale = True
+    config.prune.samples_per_class = 10
+    config.train.steps = 10_000
+    config.train.batch_size = 100
+    config.train.learning_rate = 1e-3
+    config.train.schedule = "constant"
+    config.train.momentum = 0.0
+    config.train.weight_decay = 0.0
+    return config

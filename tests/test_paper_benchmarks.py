@@ -20,7 +20,7 @@ SCRIPTS = {
     "gradient_ratio": f"{TINY} --sparsities 0.5",
     "ffnn_heatmap": f"{TRAINED} --width=8 --depths 3 --sparsities 0.5",
     "ffnn_rates": f"{TRAINED} --width=8 --depths 3 --rates 0.01",
-    "vcnn": f"{TRAINED} --width=2 --depths 3",
+    "vcnn": f"{TRAINED} --width=2 --depths 3 --rates 0.01",
     "kept_weights": f"{RESNET} --sparsities 0.9",
     "kept_connections": TINY,
     "resnet104": f"{RESNET} --sparsities 0.9",
@@ -62,6 +62,17 @@ def test_script_makes_cells_that_can_be_stored_and_drawn(name, tmp_path):
         rows.append({"cell": settings, "result": result, "seconds": 1.0})
     content = {"data": "some", "options": vars(chosen), "rows": rows}
     script.draw(json.loads(json.dumps(content))).savefig(tmp_path / "figure.png")
+
+
+def test_vcnn_shows_the_rate_with_the_lowest_training_loss():
+    settings = {"depth": 3, "phase": "eoc", "seed": 0}
+    losses = {0.1: float("nan"), 0.01: 0.5, 0.001: 0.7}
+    rows = [
+        {"cell": {**settings, "learning_rate": rate}, "result": {"train_loss": loss}}
+        for rate, loss in losses.items()
+    ]
+    chosen = importlib.import_module("vcnn").best(rows)
+    assert chosen == {(3, "eoc"): (0.01, [{"train_loss": 0.5}])}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -16,8 +16,8 @@ Methods random, magnitude, snip, grasp, synflow; three seeds each:
     ... --config.prune.method=magnitude --config.seed=1
     ... --config.prune.method=random --config.model.init=ordered
 
-Not rescaled: scored on 100 images, the logits after SNIP at 90 % had a standard
-deviation of 0.2 (1.1 before), and of 300,000 with --config.prune.rescale=True.
+Not rescaled: with ReLU and SNIP that makes signals explode, see
+benchmarks/results/paper_gradient_ratio_relu.png.
 
 Needs CIFAR-10: a download by Keras, or --config.data.source=npz:FILE.
 Time: not measured.

@@ -90,7 +90,8 @@ def approximate_isometry(
     Use it, without data, on networks pruned so far that they train badly; best from
     orthogonal weights, which it brings back to what pruning took from them. It does for
     all directions what `rescale` does on average: use one of the two. It suits tanh;
-    a ReLU after it halves the signal, and deep plain ReLU networks gain nothing.
+    deep plain ReLU networks cannot preserve norms in all directions, whatever their
+    weights (Pennington, Schoenholz, Ganguli, arXiv 1711.04735).
 
     It changes the masked kernels of dense and convolution layers; embeddings, recurrent
     layers, biases and masks stay as they are. Each step of a kernel costs two products

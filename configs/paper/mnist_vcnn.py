@@ -16,7 +16,7 @@ above), without, and ordered; three seeds each:
 
 Needs MNIST: a download by Keras, or your files with --config.data.source=idx:FOLDER.
 Time: not measured; hours on a CPU.
-Result: not measured.
+Result: not measured; benchmarks/paper/vcnn.py trains smaller ones.
 """
 
 from keras_prune_init.train import paper_config

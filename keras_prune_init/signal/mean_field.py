@@ -99,7 +99,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
             "sigma_b or another activation.",
             stacklevel=2,
         )
-    return Edge(sigma_w, sigma_b, q, chi, stable)
+    return Edge(sigma_w, sigma_b, float(q), float(chi), stable)
 
 
 @functools.lru_cache(maxsize=100)  # every layer of a deep network asks for the same

@@ -1,11 +1,11 @@
 """The folder of a run: never overwritten, never half-written, ready to resume."""
 
-import contextlib
 import csv
 import datetime
 import json
-import os
 import pathlib
+
+from keras_prune_init.core.files import atomic
 
 # The names a reader of the folder meets; "model" is written after every epoch.
 CONFIG = "config.json"
@@ -23,15 +23,6 @@ def new(config_file: str) -> str:
     file = pathlib.Path(config_file).name
     name = file.replace("_config.py", "").replace(".py", "").replace(":", "-")
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-@contextlib.contextmanager
-def atomic(path: pathlib.Path):
-    """Yields a path beside `path` to write to, and moves it there when that is done."""
-    # In front, because Keras and matplotlib choose the format by the ending.
-    temporary = path.with_name(f"tmp-{path.name}")
-    yield temporary
-    os.replace(temporary, path)
 
 
 def write(path: pathlib.Path, text: str) -> None:

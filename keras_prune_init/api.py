@@ -85,6 +85,8 @@ def prune_at_init(
             chaos; see `rescale`. Method `"robust"` decides by itself.
         filters: Which layers may be pruned: a regular expression searched in names and
             paths, a list of these, or a function from layer to bool. `None`: all.
+            `"pointwise"`: 1x1 convolutions of images, which phones run sparsely; see
+            `mobile_check`.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 

@@ -99,6 +99,8 @@ def test_wide_resnet_drops_values_between_convolutions():
         (models.resnet, {"depth": 8, "width": 2}),
         (models.vcnn, {"depth": 4, "width": 4}),
         (models.wide_resnet, {"depth": 10, "widening": 1}),
+        (models.mobilenet, {"alpha": 0.25}),
+        (models.mobilenet, {"alpha": 0.25, "version": 2}),
     ],
 )
 def test_outputs_are_logits_for_both_image_sizes(build, arguments, shape):
@@ -110,6 +112,27 @@ def test_outputs_are_logits_for_both_image_sizes(build, arguments, shape):
     assert logits.min() < 0, "a softmax was left in"
     again = keras.Model.from_config(model.get_config())
     assert again.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize(
+    ("version", "published"),
+    [(1, keras.applications.MobileNet), (2, keras.applications.MobileNetV2)],
+)
+def test_mobilenets_have_the_parameters_of_the_published_ones(
+    version, published, alpha
+):
+    shape = (96, 96, 3)
+    model = models.mobilenet(shape, 10, version=version, alpha=alpha)
+    other = published(input_shape=shape, alpha=alpha, weights=None, classes=10)
+    assert model.count_params() == other.count_params()
+    assert model.get_layer("pool").input.shape[1:3] == (3, 3)
+
+
+@pytest.mark.parametrize(("pixels", "last"), [(16, 4), (32, 4), (48, 3), (224, 7)])
+def test_mobilenets_keep_at_least_3x3_pixels(pixels, last):
+    model = models.mobilenet((pixels, pixels, 3), alpha=0.25)
+    assert model.get_layer("pool").input.shape[1:3] == (last, last)
 
 
 def test_layer_names_tell_the_place_in_the_net():
@@ -178,6 +201,10 @@ def test_mlp_uses_the_given_activation():
         (models.cnn, {"input_shape": (28, 28)}, r"Received: input_shape=\(28, 28\)"),
         (models.mlp, {"depth": 0}, "`depth` must be.*Received: depth=0"),
         (models.mlp, {"activation": "rleu"}, "rleu"),
+        (models.mobilenet, {"version": 3}, "`version` must be 1 or 2.*version=3"),
+        (models.mobilenet, {"alpha": 0}, "`alpha` must be above 0.*alpha=0"),
+        (models.mobilenet, {"input_shape": (8, 8, 3)}, "at least 16x16"),
+        (models.mobilenet, {"stable": True}, "residual"),
     ],
 )
 def test_impossible_arguments_are_refused(build, arguments, message):

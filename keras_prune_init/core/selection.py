@@ -189,9 +189,21 @@ def walk(layer: keras.layers.Layer) -> Iterator[tuple[Address, keras.layers.Laye
     yield from visit(layer, ())
 
 
+def is_pointwise(layer: keras.layers.Layer) -> bool:
+    """Whether it is a 1x1 convolution of images, not of vectors as classifiers are."""
+    if not isinstance(layer, L.Conv2D) or any(n != 1 for n in layer.kernel_size):
+        return False
+    made = getattr(layer, "output", None)  # not known of layers in subclassed models
+    first = layer.data_format == "channels_first"
+    pixels = None if made is None else made.shape[2:] if first else made.shape[1:3]
+    return pixels is None or any(n != 1 for n in pixels)
+
+
 def _matches(layer, filters: Filters) -> bool:
     if filters is None:
         return True
+    if filters == "pointwise":
+        return is_pointwise(layer)
     if callable(filters):
         return bool(filters(layer))
     patterns = [filters] if isinstance(filters, str) else filters
@@ -225,7 +237,7 @@ def find_kernels(
         model: A built Keras model.
         filters: Which layers may be pruned: a regular expression searched in the
             layer's name and path, a list of them (any may match), or a function from
-            layer to bool. `None`: all.
+            layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
 
     Returns:
         A list of `Kernel`, in definition order, with unique paths, and a list of

@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     config.prune.scoring_batch_size = config_dict.placeholder(int)
     config.prune.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
     config.prune.min_per_layer = 0
+    # Which layers may be pruned: a regular expression, or "pointwise". None: all.
+    config.prune.filters = config_dict.placeholder(str)
     config.prune.rescale = False  # True: the rescaling trick, for deep plain nets
 
     # SGD with momentum. Weight decay is decoupled (w -= learning_rate * decay * w,

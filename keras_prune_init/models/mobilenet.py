@@ -1,0 +1,159 @@
+"""MobileNets in the shape that phones' sparse kernels accept."""
+
+import keras
+from keras import layers
+
+from keras_prune_init.models.common import (
+    Init,
+    check_image,
+    check_positive,
+    classifier,
+    conv,
+    finish,
+    normalization,
+)
+from keras_prune_init.signal.mean_field import Activation
+
+# Filters and stride of each block.
+V1 = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]
+V1 += [(512, 1)] * 5 + [(1024, 2), (1024, 1)]
+# Expansion, filters, number of blocks, stride of the first of them.
+V2 = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)]
+V2 += [(6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+# Images are not made smaller than this, in pixels.
+SMALLEST = 3
+
+
+def mobilenet(
+    input_shape: tuple[int, int, int] = (96, 96, 3),
+    classes: int = 10,
+    *,
+    version: int = 1,
+    alpha: float = 1.0,
+    activation: Activation = "relu6",
+    init: Init = None,
+    stable: bool | str = False,
+) -> keras.Model:
+    """MobileNetV1 or V2, padded so that ARM processors can run it sparsely.
+
+    Use it, pruned with `filters="pointwise"`, where a network must be fast on a phone:
+    with more than 2/3 of the weights of its 1x1 convolutions removed, XNNPACK computes
+    with the others only. Other than in keras.applications, convolutions with a stride
+    pad one pixel on all four sides, which its sparse kernels ask for; see
+    `mobile_check`. It works for small images too: strides that would leave fewer
+    than 3x3 pixels become 1.
+
+    Args:
+        input_shape: `(height, width, channels)` in pixels, at least 16x16; with 3
+            channels, or it does not run sparsely.
+        classes: Number of logits.
+        version: 1 or 2 (inverted residual blocks).
+        alpha: Width multiplier of all layers; the last one of V2 does not shrink.
+        activation: Name of a Keras activation, or a callable.
+        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
+            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        stable: `True` (or `"uniform"`) and `"decreasing"` scale the residual branches
+            of version 2 down, see `keras_prune_init.stabilize`.
+
+    Returns:
+        A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
+
+    Raises:
+        ValueError: If an argument is not one of those above.
+
+    Example:
+
+    >>> model = keras_prune_init.models.mobilenet((96, 96, 3), alpha=0.5)
+    >>> pruned = prune_at_init(model, (x, y), "snip", filters="pointwise")
+
+    Reference:
+        Howard et al., "MobileNets", 2017, arXiv 1704.04861; Sandler, Howard, Zhu,
+        Zhmoginov, Chen, "MobileNetV2", 2018, arXiv 1801.04381.
+    """
+    check_positive(classes=classes)
+    check_image(input_shape, smallest=16)
+    if version not in (1, 2):
+        raise ValueError(f"`version` must be 1 or 2. Received: version={version!r}.")
+    if not alpha > 0:
+        raise ValueError(
+            f"`alpha` must be above 0. Received: alpha={alpha!r}. 1 is the published "
+            "width."
+        )
+    inputs = keras.Input(input_shape, name="input")
+    x = conv(inputs, _width(32, alpha), "stem_conv", stride=2)
+    x = layers.Activation(activation, name="stem_relu")(x)
+    body = _v1 if version == 1 else _v2
+    x = body(x, alpha, activation)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    name = f"mobilenet_v{version}"
+    model = keras.Model(inputs, classifier(x, classes), name=name)
+    return finish(model, activation, init, stable)
+
+
+def _v1(x, alpha, activation):
+    for number, (filters, stride) in enumerate(V1):
+        name = f"block{number}"
+        x = _depthwise(x, stride, activation, name)
+        x = _pointwise(x, _width(filters, alpha), activation, f"{name}_conv")
+    return x
+
+
+def _v2(x, alpha, activation):
+    number = 0
+    for expansion, filters, count, stride in V2:
+        for i in range(count):
+            x = _inverted_residual(
+                x,
+                expansion,
+                _width(filters, alpha),
+                stride if i == 0 else 1,
+                activation,
+                f"block{number}",
+            )
+            number += 1
+    return _pointwise(x, _width(1280, max(alpha, 1.0)), activation, "head_conv")
+
+
+def _inverted_residual(x, expansion, filters, stride, activation, name):
+    branch = x
+    if expansion > 1:
+        wide = expansion * x.shape[-1]
+        branch = _pointwise(branch, wide, activation, f"{name}_expand")
+    branch = _depthwise(branch, stride, activation, name)
+    branch = conv(branch, filters, f"{name}_project", size=1)
+    if branch.shape == x.shape:
+        return layers.Add(name=f"{name}_add")([x, branch])
+    return branch
+
+
+def _pointwise(x, filters, activation, name):
+    x = conv(x, filters, name, size=1)
+    return layers.Activation(activation, name=f"{name}_relu")(x)
+
+
+def _depthwise(x, stride, activation, name):
+    name = f"{name}_depthwise"
+    if stride > 1 and min(x.shape[1:3]) > 2 * SMALLEST - 2:
+        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+        padding = "valid"
+    else:
+        stride, padding = 1, "same"
+    x = layers.DepthwiseConv2D(
+        3,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        depthwise_initializer=keras.initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal"
+        ),
+        name=name,
+    )(x)
+    return layers.Activation(activation, name=f"{name}_relu")(
+        normalization(x, f"{name}_bn")
+    )
+
+
+def _width(filters, alpha):
+    """Filters times `alpha`, a multiple of 8, as the authors round it."""
+    rounded = max(8, int(filters * alpha + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters * alpha else rounded

@@ -14,7 +14,13 @@ EXTRAS = {
     "tfmot": ["tensorflow-model-optimization>=0.8,<0.9"],
     "export": ["ai-edge-litert>=2.1,<3"],
 }
-EXTRAS["test"] = [*EXTRAS["data"], *EXTRAS["cv"], "pytest>=8,<10", "ruff>=0.14,<0.18"]
+EXTRAS["test"] = [
+    *EXTRAS["data"],
+    *EXTRAS["cv"],
+    *EXTRAS["export"],
+    "pytest>=8,<10",
+    "ruff>=0.14,<0.18",
+]
 
 setup(
     name="keras_prune_init",

@@ -10,6 +10,9 @@ from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: 
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
 from keras_prune_init.core.surgery import strip  # noqa: E402
+from keras_prune_init.export.mobile import MobileReport, mobile_check  # noqa: E402
+from keras_prune_init.export.report import ExportReport  # noqa: E402
+from keras_prune_init.export.tflite import export_tflite  # noqa: E402
 from keras_prune_init.methods import (  # noqa: E402
     Method,
     get_method,
@@ -28,16 +31,20 @@ from keras_prune_init.signal.stable import stabilize  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExportReport",
     "MaskedLayer",
+    "MobileReport",
     "Method",
     "PruningReport",
     "SignalReport",
     "approximate_isometry",
     "critical_sparsity",
     "get_method",
+    "export_tflite",
     "initializers",
     "mean_field",
     "method_names",
+    "mobile_check",
     "models",
     "prune_at_init",
     "register_method",

@@ -22,6 +22,7 @@ ORDER = (
     "signal",
     "methods",
     "api",
+    "export",
     "models",
     "train",
 )

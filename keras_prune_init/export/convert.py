@@ -1,0 +1,122 @@
+"""From a Keras model to the content of a .tflite file."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.core import selection, surgery
+from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.export import flatbuffer
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+def plain(model: keras.Model, example: Any = None) -> keras.Model:
+    """A Functional or Sequential model without masks that computes in float32.
+
+    Args:
+        model: Any built model.
+        example: Inputs, batched; what other models are called with.
+
+    Raises:
+        ValueError: If it is not built, or is neither of these without an example.
+    """
+    if not model.built:
+        raise ValueError(
+            "A model must be built before it is exported. Received: "
+            f"{model.name}. Give it an Input, or call it once."
+        )
+    if masked_layers(model):
+        model = surgery.strip(model)
+    dtypes = {layer.compute_dtype for layer in selection.flatten(model)}
+    if dtypes - {"float32", None}:
+        model = surgery.copy_model(model, "float32")
+    if selection.is_graph(model):
+        return model
+    if example is None:
+        raise ValueError(
+            "The inputs of a subclassed model are known from data only. Received: "
+            f"{model.name}, a {type(model).__name__}. Pass `representative_data`, or "
+            "build the model from `keras.Input` and `keras.Model(inputs, outputs)`."
+        )
+    given = keras.tree.map_structure(
+        lambda a: keras.Input(
+            a.shape[1:], dtype=keras.backend.standardize_dtype(a.dtype)
+        ),
+        example,
+    )
+    return keras.Model(given, model(given), name=model.name)
+
+
+def convert(
+    model: keras.Model,
+    precision: str,
+    batch_size: int | None,
+    samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None,
+) -> bytes:
+    """A .tflite file of a plain model, all tensors dense.
+
+    Args:
+        model: What `plain` returned.
+        precision: One of `PRECISIONS`.
+        batch_size: The only one the file will accept; `None`: that of the model's
+            inputs, any if they have none.
+        samples: Gives inputs by name, one sample at a time; for int8.
+
+    Raises:
+        ValueError: If TFLite cannot express a layer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(
+            folder, verbose=False, input_signature=_signature(model, batch_size)
+        )
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            converter.representative_dataset = samples
+        try:
+            with warnings.catch_warnings():
+                # TensorFlow's own calibration uses what it warns of.
+                warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+                return converter.convert()
+        except Exception as e:
+            raise ValueError(_explain(e)) from e
+
+
+def _signature(model, batch_size):
+    def spec(tensor):
+        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
+        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
+
+    return [keras.tree.map_structure(spec, inputs(model))]
+
+
+def inputs(model: keras.Model) -> Any:
+    """The symbolic inputs of a plain model, nested as it takes them."""
+    # A Sequential model that was never called knows no `input`.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def _explain(error):
+    """What the converter's error says of the layer, if it names one."""
+    found = re.search(
+        r"\"([^\"@]+/[^\"@]+)@[^\n]*'tf\.(\w+)' op is neither", str(error)
+    )
+    if not found:
+        return f"TFLite cannot convert the model: {error}"
+    layer = flatbuffer.layer_name(found[1])
+    return (
+        f"TFLite has no operator {found[2]}, which layer {layer!r} needs. Replace the "
+        "layer, or leave it to the code that reads the outputs."
+    )

@@ -1,0 +1,101 @@
+"""A .tflite file as Python objects, and back."""
+
+from __future__ import annotations
+
+import re
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+# What data begins at a multiple of, in bytes: the schema's `force_align`.
+ALIGNMENT = 16
+DTYPES = {
+    schema.TensorType.FLOAT32: np.dtype("float32"),
+    schema.TensorType.FLOAT16: np.dtype("float16"),
+    schema.TensorType.INT8: np.dtype("int8"),
+    schema.TensorType.INT32: np.dtype("int32"),
+}
+
+
+def read(content: bytes) -> schema.ModelT:
+    """The objects of a file.
+
+    Raises:
+        ValueError: If `content` is no .tflite file.
+    """
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            "A .tflite file has `TFL3` as its bytes 4 to 8. Received: "
+            f"{bytes(content[4:8])!r}. Pass a file that `export_tflite` wrote."
+        )
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def write(model: schema.ModelT) -> bytes:
+    """The file of these objects."""
+    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
+    builder = flatbuffers.Builder(sum(b.length for b in model.buffers) + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Aligned(schema.BufferT):
+    """A buffer whose data is aligned, as generated Python code does not do."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        vars(self).update(vars(buffer))
+
+    @property
+    def length(self):
+        return 0 if self.data is None else len(self.data)
+
+    def Pack(self, builder):
+        if not self.length:
+            return super().Pack(builder)
+        data = np.asarray(self.data, "uint8")
+        builder.StartVector(1, len(data), ALIGNMENT)
+        builder.head -= len(data)
+        builder.Bytes[builder.head : builder.head + len(data)] = data.tobytes()
+        vector = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """The name of an operator's kind, such as `"CONV_2D"`."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Files of old converters have only the deprecated, 8-bit one.
+    return NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def data(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
+    """The values of a constant that is stored densely; `None` of any other tensor."""
+    stored = model.buffers[tensor.buffer].data
+    if (
+        stored is None
+        or not len(stored)
+        or tensor.sparsity
+        or tensor.type not in DTYPES
+    ):
+        return None
+    values = np.asarray(stored, "uint8").view(DTYPES[tensor.type])
+    return values.reshape(tensor.shape)
+
+
+def layer_name(tensor_name: str) -> str:
+    """The Keras layer that a tensor's name speaks of.
+
+    `"net_1/relu_1/Relu;net_1/conv_1/convolution2"` is `"conv"`: the converter names a
+    fused operation after all its parts, the first one last, and Keras opens each
+    layer's scope a second time, hence the `_1`.
+    """
+    parts = [p for p in tensor_name.split(";") if "/" in p]
+    if not parts:
+        return tensor_name
+    scopes = parts[-1].split("/")[:-1]
+    numbered = [re.fullmatch(r"(.+)_\d+", scope) for scope in scopes]
+    return next((m[1] for m in reversed(numbered) if m), scopes[-1])

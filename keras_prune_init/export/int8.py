@@ -1,0 +1,67 @@
+"""int8 files of networks in which pruning or ReLU has silenced layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_prune_init.export import flatbuffer
+
+# XNNPACK's limit for input scale * kernel scale / output scale.
+LIMIT = 256.0
+OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+def silence(content: bytes) -> tuple[bytes, list[str]]:
+    """Make convolutions whose outputs were 0 for all samples load.
+
+    Their outputs have no range, so the converter gives them a tiny scale: whatever they
+    compute, in int8 they are 0. XNNPACK does not load a convolution with scales so far
+    apart. Here its kernel becomes 0, with scales that load.
+
+    Args:
+        content: An int8 file.
+
+    Returns:
+        The new file, or `content` itself if there are none, and the layers' names.
+    """
+    model = flatbuffer.read(content)
+    found = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if flatbuffer.operator_name(model, operator) in OPERATORS:
+                image, kernel, *bias = (graph.tensors[i] for i in operator.inputs)
+                scales = _too_large(image, kernel, graph.tensors[operator.outputs[0]])
+                if scales is not None:
+                    _silence(model, kernel, bias[0], scales)
+                    found.append(flatbuffer.layer_name(kernel.name.decode()))
+    return (flatbuffer.write(model) if found else content), found
+
+
+def _too_large(image, kernel, output):
+    """What each kernel scale has to be divided by; `None` if all can stay."""
+    scales = [t.quantization and t.quantization.scale for t in (image, kernel, output)]
+    if any(s is None for s in scales):
+        return None
+    ratio = scales[0] * scales[1] / scales[2]
+    return np.maximum(ratio * 2 / LIMIT, 1) if np.max(ratio) >= LIMIT else None
+
+
+def _silence(model, kernel, bias, divisor):
+    kernel.quantization.scale = (kernel.quantization.scale / divisor).astype("float32")
+    values = flatbuffer.data(model, kernel)
+    axis = kernel.quantization.quantizedDimension
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    _store(model, kernel, np.where(divisor.reshape(shape) > 1, 0, values))
+    bias.quantization.scale = (bias.quantization.scale / divisor).astype("float32")
+    values = flatbuffer.data(model, bias).astype("float64") * divisor
+    # What does not fit is far beyond the range of the output, too.
+    limits = np.iinfo("int32")
+    _store(model, bias, np.clip(values, limits.min, limits.max))
+
+
+def _store(model, tensor, values):
+    """New values, in a buffer of their own: others may share the old one."""
+    buffer = flatbuffer.schema.BufferT()
+    buffer.data = values.astype(flatbuffer.DTYPES[tensor.type]).ravel().view("uint8")
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1

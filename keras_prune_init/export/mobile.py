@@ -1,0 +1,206 @@
+"""Whether a phone's runtime will use its sparse kernels for a model, and why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_prune_init.export import convert, flatbuffer, operators, sparse
+from keras_prune_init.export.operators import GIVES, MUST_GIVE, TAKES, Operator
+
+# XNNPACK wants more zeros than this, over all kernels that it counts.
+NEEDED = 2 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileReport:
+    """Whether XNNPACK runs a model sparsely; `str()` says it in words.
+
+    Attributes:
+        runs_sparse: The verdict.
+        zeros: Fraction of zeros in the 1x1 convolutions of the clusters and in fully
+            connected kernels; more than 2/3 is needed.
+        weights: How many weights these have.
+        cluster: The layers that would run sparsely: those of the clusters nothing
+            blocks.
+        blocking: `(layer, rule and what to change)` of layers that break up clusters.
+        reasons: Why not, apart from these.
+    """
+
+    runs_sparse: bool
+    zeros: float
+    weights: int
+    cluster: list[str]
+    blocking: list[tuple[str, str]]
+    reasons: list[str]
+
+    def __str__(self) -> str:
+        lines = ["sparse kernels " + ("run" if self.runs_sparse else "do not run")]
+        if self.cluster:
+            lines.append(
+                f"cluster of {len(self.cluster)} layers, {self.cluster[0]} to "
+                f"{self.cluster[-1]}; {self.zeros:.1%} of {self.weights:,} weights are "
+                f"zeros, more than {NEEDED:.1%} are needed"
+            )
+        lines += self.reasons
+        rules = {}
+        for layer, rule in self.blocking:
+            rules.setdefault(rule, []).append(layer)
+        lines += [f"  {', '.join(layers)}: {rule}" for rule, layers in rules.items()]
+        return "\n".join(lines)
+
+
+def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
+    """Say whether a phone's runtime will run a model with its sparse kernels.
+
+    TFLite's XNNPACK has them for ARM processors: 1x1 convolutions of float32 or float16
+    that multiply with the non-zero weights only. They run in clusters of layers that
+    start at a 3x3 convolution with stride 2 on 3 channels and end in global average
+    pooling, without any other layer reading or feeding what is between.
+
+    Args:
+        model: A Keras model, pruned or not, which is converted as `export_tflite` does
+            it, or the path of a .tflite file.
+
+    Returns:
+        A `MobileReport`, the same for a model and its file.
+
+    Raises:
+        ValueError: If the model cannot be converted, or the file is none of TFLite.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+
+    >>> print(mobile_check(keras.applications.MobileNetV2()))
+    sparse kernels do not run
+    ...
+
+    Reference:
+        Elsen, Dukhan, Gale, Simonyan, "Fast Sparse ConvNets", 2019, arXiv 1911.09723;
+        XNNPACK, src/subgraph.c.
+    """
+    if isinstance(model, keras.Model):
+        content = convert.convert(convert.plain(model), "float32", None, None)
+        content, _ = sparse.encode(content)
+    else:
+        content = pathlib.Path(model).read_bytes()
+    return check(content)
+
+
+def check(content: bytes) -> MobileReport:
+    """`mobile_check` of a file's content."""
+    model = flatbuffer.read(content)
+    found = operators.read(model)
+    clusters = _clusters(found, set(model.subgraphs[0].outputs))
+    good = [c for c in clusters if not c.problems]
+    problems = [p for c in clusters for p in c.problems]
+    members = [o for c in good or clusters for o in c.operators]
+    counted = [o for o in members if o.kind == "CONV_2D" and o.role == "inside"]
+    dense = [o for o in members if o.role == "dense"]
+    kernels = {o.kernel for o in (*counted, *dense)}
+    counts = [_count(model, model.subgraphs[0].tensors[i]) for i in kernels]
+    weights = sum(total for total, _ in counts)
+    zeros = 1 - sum(kept for _, kept in counts) / weights if weights else 0.0
+    reasons = _reasons(model, good, counted, zeros)
+    return MobileReport(
+        not reasons,
+        zeros,
+        weights,
+        list(dict.fromkeys(o.layer for c in good for o in c.operators)),
+        list(dict.fromkeys(problems)),
+        reasons,
+    )
+
+
+def _reasons(model, good, counted, zeros):
+    if not counted:
+        return ["there is no 1x1 convolution; only those run sparse"]
+    reasons = []
+    tensors = model.subgraphs[0].tensors
+    types = {DTYPES.get(tensors[o.kernel].type) for o in counted}
+    if types - {"float32", "float16"}:
+        reasons.append("the kernels are int8; sparse kernels compute in float only")
+    if not good:
+        reasons.append(
+            "every cluster of 1x1 convolutions is broken up by other layers:"
+        )
+    if not any(tensors[o.kernel].sparsity for o in counted):
+        reasons.append(
+            "no kernel is stored as a sparse tensor; export with sparse=True"
+        )
+    if zeros <= NEEDED:
+        reasons.append(
+            f"{zeros:.1%} of the weights of 1x1 convolutions and dense layers are "
+            f"zeros; more than {NEEDED:.1%} are needed"
+        )
+    return reasons
+
+
+DTYPES = {k: v.name for k, v in flatbuffer.DTYPES.items()}
+
+
+def _count(model, tensor):
+    """(all values, those that are not 0) of a constant."""
+    total = int(np.prod(tensor.shape))
+    if tensor.sparsity:
+        stored = len(model.buffers[tensor.buffer].data)
+        return total, stored // flatbuffer.DTYPES[tensor.type].itemsize
+    values = flatbuffer.data(model, tensor)
+    return total, total if values is None else int(np.count_nonzero(values))
+
+
+@dataclasses.dataclass
+class _Cluster:
+    operators: list[Operator]
+    problems: list[tuple[str, str]]
+
+
+def _clusters(found: list[Operator], outputs: set[int]) -> list[_Cluster]:
+    """Connected operators, 1x1 convolutions among them, and what breaks them up."""
+    made_by = {o.output: o for o in found}
+    leaders = {o.output: o.output for o in found if o.role}
+
+    def leader(operator):
+        i = operator.output
+        while leaders[i] != i:
+            i = leaders[i]
+        return i
+
+    edges = [(made_by.get(i), o) for o in found for i in o.inputs]
+    for source, reader in edges:
+        if source and source.role in GIVES and reader.role in TAKES:
+            leaders[leader(reader)] = leader(source)
+    clusters = {}
+    for operator in found:
+        if operator.role:
+            cluster = clusters.setdefault(leader(operator), _Cluster([], []))
+            cluster.operators.append(operator)
+    for source, reader in edges:
+        if reader.role in TAKES and not (source and source.role in GIVES):
+            problem = reader.layer, _START
+            if source and source.reason:
+                problem = source.layer, source.reason
+            clusters[leader(reader)].problems.append(problem)
+    for operator in found:
+        readers = [reader for source, reader in edges if source is operator]
+        taken = any(reader.role in TAKES for reader in readers)
+        if operator.role in MUST_GIVE or (operator.role in GIVES and taken):
+            problems = clusters[leader(operator)].problems
+            if operator.output in outputs:
+                problems.append((operator.layer, _OUTPUT))
+            for reader in readers:
+                if reader.role not in TAKES:
+                    problems.append((reader.layer, reader.reason or _START))
+    return [
+        c
+        for c in clusters.values()
+        if any(o.kind == "CONV_2D" and o.role == "inside" for o in c.operators)
+    ]
+
+
+_START = "it must come after a 3x3 convolution with stride 2, padding 1, 3 channels"
+_OUTPUT = "an output of the model; end in global average pooling"

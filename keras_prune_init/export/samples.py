@@ -1,0 +1,146 @@
+"""Inputs to calibrate int8 with and to compare a file with its Keras model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.export import convert
+
+# How many samples are used, at most.
+MOST = 200
+# How many are made up if there is no data.
+RANDOM = 8
+# How many Keras gets in one call.
+AT_ONCE = 50
+
+
+class Samples:
+    """Some inputs of a model.
+
+    Attributes:
+        real: Whether they come from data; else they are random.
+        count: How many.
+    """
+
+    def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
+        """Takes the first samples.
+
+        Args:
+            model: What will be exported.
+            data: As `representative_data` of `export_tflite`.
+            batch_size: Samples come in batches of this size; `None`: one at a time.
+
+        Raises:
+            ValueError: If the data is empty or does not fit the model's inputs.
+        """
+        self.real = data is not None
+        self._model = model
+        self._tensors = model.inputs
+        self._fixed = batch_size or self._tensors[0].shape[0]
+        self._size = self._fixed or 1
+        arrays = self._taken(data) if self.real else self._random()
+        # A file of one batch size only takes full batches.
+        whole = -(-len(arrays[0]) // self._size) * self._size
+        self._arrays = [np.resize(a, (whole, *a.shape[1:])) for a in arrays]
+        self.count = whole
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Batches as the file takes them, by the names of its inputs."""
+        names = [tensor.name for tensor in self._tensors]
+        for part in self._parts(self._size):
+            yield dict(zip(names, part, strict=True))
+
+    def predict(self) -> dict[str, np.ndarray]:
+        """What the model makes of all, by the names of the outputs in the file."""
+        found = [self._outputs(part) for part in self._parts(self._fixed or AT_ONCE)]
+        return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+
+    def _parts(self, size):
+        for start in range(0, self.count, size):
+            yield [a[start : start + size] for a in self._arrays]
+
+    def _outputs(self, arrays):
+        inputs = keras.tree.pack_sequence_as(convert.inputs(self._model), arrays)
+        outputs = self._model(inputs, training=False)
+        if not isinstance(outputs, dict):
+            flat = keras.tree.flatten(outputs)
+            outputs = {f"output_{i}": value for i, value in enumerate(flat)}
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def _taken(self, data):
+        parts, total = [], 0
+        for x in _iterate(data):
+            flat = [np.asarray(a) for a in keras.tree.flatten(x)]
+            self._check(flat)
+            parts.append(flat)
+            total += len(flat[0])
+            if total >= MOST:
+                break
+        if not total:
+            raise ValueError(
+                "`representative_data` must hold at least one sample. Received: none."
+            )
+        return [
+            np.concatenate(arrays)[:MOST].astype(tensor.dtype)
+            for arrays, tensor in zip(
+                zip(*parts, strict=True), self._tensors, strict=True
+            )
+        ]
+
+    def _check(self, arrays):
+        given = [a.shape for a in arrays]
+        wanted = [tuple(t.shape) for t in self._tensors]
+
+        def fits(shape, pattern):
+            return len(shape) == len(pattern) and all(
+                p in (None, n) for n, p in zip(shape[1:], pattern[1:], strict=True)
+            )
+
+        if len(given) != len(wanted) or not all(map(fits, given, wanted)):
+            raise ValueError(
+                "`representative_data` must be batched and fit the model's inputs, "
+                f"{wanted}. Received: a batch of shapes {given}."
+            )
+
+    def _random(self):
+        rng = np.random.default_rng(0)
+        arrays = []
+        for tensor in self._tensors:
+            if None in tensor.shape[1:]:
+                raise ValueError(
+                    "Random samples need the size of the inputs. Received: input "
+                    f"{tensor.name} of shape {tuple(tensor.shape)}. Pass "
+                    "`representative_data`, or check=False."
+                )
+            shape = (RANDOM, *tensor.shape[1:])
+            # Whole numbers are indices of a vocabulary of unknown size.
+            values = (
+                rng.normal(size=shape)
+                if "float" in tensor.dtype
+                else rng.integers(0, 2, shape)
+            )
+            arrays.append(values.astype(tensor.dtype))
+        return arrays
+
+
+def first(data: Any) -> Any:
+    """The inputs of the first batch, as they are; `None` if there is none."""
+    return next(_iterate(data), None)
+
+
+def _iterate(data):
+    """Inputs of each batch."""
+    if isinstance(data, tf.data.Dataset):
+        batches = iter(data)
+    elif isinstance(data, keras.utils.PyDataset):
+        batches = (data[i] for i in range(len(data)))
+    else:
+        batches = [data]
+    for batch in itertools.islice(batches, MOST):
+        yield batch[0] if isinstance(batch, tuple) else batch

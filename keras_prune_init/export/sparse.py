@@ -1,0 +1,233 @@
+"""Sparse tensors in a .tflite file: only the non-zeros of a kernel and where they are.
+
+A kernel is stored as rows, along its last axis: values, their places in the row, and
+where each row begins. A DENSIFY operator gives it to the operator that reads it; the
+runtime then unpacks it once, or multiplies with the non-zeros only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+from keras_prune_init.export import flatbuffer
+
+# Operators that have a kernel, all as their second argument.
+KERNEL_OPERATORS = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "TRANSPOSE_CONV",
+)
+# Of these ai-edge-litert 2.3.0 does not run sparse kernels with its default delegates:
+# it does not load the file with the one, and computes NaN with the other.
+BROKEN = (("int8", "FULLY_CONNECTED"), ("float16", "TRANSPOSE_CONV"))
+# What a sparse tensor needs beside its data, in bytes: the operator, a second tensor.
+OVERHEAD = 400
+# For each channel of int8, the second tensor repeats a scale and a zero point.
+OVERHEAD_OF_CHANNEL = 12
+INDEX_TYPES = (
+    (255, "uint8", schema.Uint8VectorT, schema.SparseIndexVector.Uint8Vector),
+    (65535, "uint16", schema.Uint16VectorT, schema.SparseIndexVector.Uint16Vector),
+    (2**31 - 1, "int32", schema.Int32VectorT, schema.SparseIndexVector.Int32Vector),
+)
+
+
+class KernelTensor(NamedTuple):
+    """A kernel of a file.
+
+    Attributes:
+        layer: Name of the layer.
+        shape: As TFLite has it: (outputs, height, width, inputs), (outputs, inputs).
+        density: Fraction of values that are not 0.
+        dense: Size of its data in bytes, stored densely.
+        sparse: The same, stored sparsely.
+        encoded: Whether the file has it sparse.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    density: float
+    dense: int
+    sparse: int
+    encoded: bool
+
+    @property
+    def values(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+
+def encode(
+    content: bytes, sparse: bool | str = "auto"
+) -> tuple[bytes, list[KernelTensor]]:
+    """Store kernels with zeros as sparse tensors.
+
+    Args:
+        content: A .tflite file.
+        sparse: `"auto"`: those that get smaller, `True`: all that have a zero, `False`:
+            none.
+
+    Returns:
+        The new file, or `content` itself if there is nothing to encode, and its kernels
+        as they are stored there.
+    """
+    model = flatbuffer.read(content)
+    kernels = [
+        kernel
+        for graph in model.subgraphs
+        for kernel in _encode_graph(model, graph, sparse)
+    ]
+    if not any(kernel.encoded for kernel in kernels):
+        return content, kernels
+    used = {t.buffer for g in model.subgraphs for t in g.tensors}
+    used |= {m.buffer for m in model.metadata or ()}
+    for i, buffer in enumerate(model.buffers):
+        if i not in used:
+            buffer.data = None
+    new = flatbuffer.write(model)
+    if sparse == "auto" and len(new) >= len(content):
+        return encode(content, False)
+    return new, kernels
+
+
+def _encode_graph(model, graph, sparse):
+    found, operators = [], []
+    for i, readers in _kernels(model, graph).items():
+        tensor = graph.tensors[i]
+        values = flatbuffer.data(model, tensor)
+        rows = _Rows(values)
+        smaller = rows.size + _overhead(tensor) < values.nbytes
+        wanted = (
+            len(rows.values) < values.size if sparse is True else sparse and smaller
+        )
+        runs = not any((values.dtype.name, reader) in BROKEN for reader in readers)
+        encoded = bool(runs and wanted)
+        if encoded:
+            operators.append(_make_sparse(model, graph, i, rows))
+        found.append(
+            KernelTensor(
+                flatbuffer.layer_name(tensor.name.decode()),
+                values.shape,
+                len(rows.values) / values.size,
+                values.nbytes,
+                rows.size,
+                encoded,
+            )
+        )
+    graph.operators = operators + graph.operators
+    return found
+
+
+def _kernels(model, graph):
+    """Which tensors are kernels, stored densely, and of what operators."""
+    source, kernels, other = {}, {}, set()
+    for operator in graph.operators:
+        name = flatbuffer.operator_name(model, operator)
+        for position, i in enumerate(operator.inputs):
+            stored = source.get(i, i)
+            if name == "DEQUANTIZE":  # float16 kernels are read through one
+                source[operator.outputs[0]] = stored
+            elif name in KERNEL_OPERATORS and position == 1:
+                kernels.setdefault(stored, set()).add(name)
+            else:
+                other.add(stored)
+    return {
+        i: readers
+        for i, readers in kernels.items()
+        if i not in other and _can_be_sparse(model, graph.tensors[i])
+    }
+
+
+def _overhead(tensor):
+    scales = tensor.quantization and tensor.quantization.scale
+    return OVERHEAD + (0 if scales is None else OVERHEAD_OF_CHANNEL * len(scales))
+
+
+def _can_be_sparse(model, tensor):
+    values = flatbuffer.data(model, tensor)
+    if values is None or values.ndim < 2 or values.dtype == np.int32:
+        return False
+    quantization = tensor.quantization
+    shifted = quantization and quantization.zeroPoint is not None
+    return not (shifted and np.any(quantization.zeroPoint))
+
+
+class _Rows:
+    """A kernel as rows of non-zeros."""
+
+    def __init__(self, kernel: np.ndarray):
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        present = matrix != 0
+        self.shape = kernel.shape
+        self.values = matrix[present]
+        starts = np.concatenate([[0], np.cumsum(present.sum(1))])
+        self.starts = _index(starts)
+        self.places = _index(np.nonzero(present)[1])
+
+    @property
+    def size(self) -> int:
+        """Of all parts, in bytes."""
+        return sum(a.nbytes for a in (self.values, self.starts, self.places))
+
+
+def _index(numbers):
+    top = numbers.max(initial=0)
+    return numbers.astype(next(dtype for most, dtype, *_ in INDEX_TYPES if top <= most))
+
+
+def _make_sparse(model, graph, i, rows):
+    """Make tensor `i` sparse; the operator returned gives its readers a dense one."""
+    tensor = graph.tensors[i]
+    dense = schema.TensorT()
+    vars(dense).update(vars(tensor), buffer=0, name=tensor.name + b"_dense")
+    graph.tensors.append(dense)
+    last = len(graph.tensors) - 1
+    for operator in graph.operators:
+        operator.inputs = [last if j == i else j for j in operator.inputs]
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = rows.values.view("uint8")
+    tensor.buffer = len(model.buffers) - 1
+    tensor.sparsity = _sparsity(rows)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = _densify_code(model)
+    operator.inputs, operator.outputs = [i], [last]
+    return operator
+
+
+def _sparsity(rows):
+    sparsity = schema.SparsityParametersT()
+    sparsity.traversalOrder = list(range(len(rows.shape)))
+    sparsity.dimMetadata = []
+    for size in rows.shape[:-1]:
+        axis = schema.DimensionMetadataT()
+        axis.format, axis.denseSize = schema.DimensionType.DENSE, size
+        sparsity.dimMetadata.append(axis)
+    axis = schema.DimensionMetadataT()
+    axis.format = schema.DimensionType.SPARSE_CSR
+    axis.arraySegmentsType, axis.arraySegments = _vector(rows.starts)
+    axis.arrayIndicesType, axis.arrayIndices = _vector(rows.places)
+    sparsity.dimMetadata.append(axis)
+    return sparsity
+
+
+def _vector(numbers):
+    kind, code = next(row[2:] for row in INDEX_TYPES if row[1] == numbers.dtype)
+    vector = kind()
+    vector.values = numbers
+    return code, vector
+
+
+def _densify_code(model):
+    code = schema.BuiltinOperator.DENSIFY
+    for i, known in enumerate(model.operatorCodes):
+        if known.builtinCode == code:
+            return i
+    new = schema.OperatorCodeT()
+    new.builtinCode = new.deprecatedBuiltinCode = code
+    new.version = 1
+    model.operatorCodes.append(new)
+    return len(model.operatorCodes) - 1

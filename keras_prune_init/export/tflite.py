@@ -1,0 +1,192 @@
+"""`export_tflite`: from a pruned Keras model to a checked .tflite file."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_prune_init.core import files
+from keras_prune_init.export import convert, int8, mobile, samples
+from keras_prune_init.export import sparse as sparse_lib
+from keras_prune_init.export.report import Comparison, ExportReport, Size
+
+# Differences between file and model that pass, as a fraction of the largest output.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    precision: str = "float32",
+    sparse: bool | str = "auto",
+    representative_data: Any = None,
+    batch_size: int | None = None,
+    check: bool = True,
+) -> ExportReport:
+    """Write a model as a .tflite file for phones, and see that it computes the same.
+
+    Masks are folded into the weights. Sparse tensors make the file smaller; whether
+    the phone also computes faster is in the report, see `mobile_check`.
+
+    Args:
+        model: A built Keras model, pruned or not; it is not changed. Its inputs keep
+            their names in the signature of the file and are floats, if they were, also
+            with int8; outputs are called `output_0`, ..., or by the keys of a dict.
+        path: The file; one that exists is replaced.
+        precision: `"float32"`, `"float16"` (kernels; half the size) or `"int8"`
+            (a quarter; computes in integers, never with sparse kernels).
+        sparse: `"auto"`: each kernel is stored in the smaller way, and all are stored
+            densely if the runtime does not run the file otherwise. `True`: all
+            kernels with a zero are stored sparsely, `False`: none. Dense layers of an
+            int8 file never are, the runtime does not load them.
+        representative_data: Batched inputs, to choose the ranges of int8 and to check
+            the file: a `tf.data.Dataset` or `keras.utils.PyDataset` of `x` or
+            `(x, y)`, or `x` itself, of which 200 samples are used. Required for int8
+            and for subclassed models; otherwise random numbers are used.
+        batch_size: The only batch size that the file will take. Default: that of the
+            model's inputs, or any.
+        check: Load the file in the runtime for phones (ai_edge_litert), run it, and
+            compare its outputs with the model's.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If an argument does not fit, TFLite has no operator for a layer, or
+            the file computes something else than the model. There is no new file then.
+        ImportError: If `check` needs ai_edge_litert and it is not installed.
+        OSError: If the file cannot be written.
+
+    Example:
+
+    >>> report = export_tflite(pruned, "model.tflite", precision="float16")
+    >>> print(report)
+    """
+    path = pathlib.Path(path)
+    _check_arguments(path, precision, sparse, representative_data, batch_size, check)
+    data = representative_data
+    plain = convert.plain(model, None if data is None else samples.first(data))
+    inputs = None
+    if check or precision == "int8":
+        inputs = samples.Samples(plain, data, batch_size)
+    calibrate = (lambda: iter(inputs)) if precision == "int8" else None
+    dense = convert.convert(plain, precision, batch_size, calibrate)
+    notes = []
+    if precision == "int8":
+        dense, silent = int8.silence(dense)
+        if silent:
+            notes.append(f"always 0 in int8, as for all samples: {', '.join(silent)}")
+    content, kernels = sparse_lib.encode(dense, sparse)
+    if sparse is True and content is dense:
+        raise ValueError(
+            "Only kernels with zeros can be stored sparsely. Received: sparse=True, "
+            f"and {plain.name}, which has none that can. Prune it, or use 'auto'."
+        )
+    encoded, comparison = content, None
+    if check:
+        wanted = inputs.predict()
+        try:
+            comparison = _compare(content, inputs, wanted, precision)
+        except ValueError as e:
+            if sparse != "auto" or content is dense:
+                raise
+            notes.append(f"stored densely, because of the sparse file: {e}")
+            content, kernels = sparse_lib.encode(dense, False)
+            comparison = _compare(content, inputs, wanted, precision)
+    with files.atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return ExportReport(
+        path,
+        precision,
+        _size(dense),
+        None if encoded is dense else _size(encoded),
+        content is not dense,
+        kernels,
+        comparison,
+        mobile.check(content),
+        notes,
+    )
+
+
+def _size(content):
+    return Size(len(content), len(gzip.compress(content)))
+
+
+def _compare(content, inputs, wanted, precision):
+    """The file's outputs against those of the model, in the runtime for phones."""
+    found = _run(content, inputs)
+    differences = [np.abs(found[name] - value).max() for name, value in wanted.items()]
+    same = [
+        found[name].argmax(-1) == value.argmax(-1)
+        for name, value in wanted.items()
+        if value.ndim > 1 and value.shape[-1] > 1
+    ]
+    comparison = Comparison(
+        inputs.count,
+        inputs.real,
+        float(np.max(differences)),
+        float(max(np.abs(value).max() for value in wanted.values())),
+        float(np.mean(np.concatenate(same, axis=None))) if same else None,
+    )
+    allowed = TOLERANCES[precision] * comparison.largest
+    if not comparison.difference <= allowed:  # NaN fails too
+        raise ValueError(
+            "The file must compute what the model does, to "
+            f"{TOLERANCES[precision]:g} of its largest output. Received: {comparison}."
+        )
+    return comparison
+
+
+def _run(content, inputs):
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "model.tflite"
+        file.write_bytes(content)
+        try:
+            runner = Interpreter(model_path=str(file)).get_signature_runner()
+            found = [runner(**batch) for batch in inputs]
+        except RuntimeError as e:
+            raise ValueError(f"The runtime does not run the file: {e}") from e
+    return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+
+
+def _check_arguments(path, precision, sparse, data, batch_size, check):
+    if precision not in convert.PRECISIONS:
+        raise ValueError(
+            f"`precision` must be one of {', '.join(convert.PRECISIONS)}. Received: "
+            f"precision={precision!r}."
+        )
+    if sparse not in ("auto", True, False):
+        raise ValueError(
+            f"`sparse` must be 'auto', True or False. Received: sparse={sparse!r}."
+        )
+    if precision == "int8" and data is None:
+        raise ValueError(
+            "int8 takes its ranges from data. Received: precision='int8', "
+            "representative_data=None. Pass some hundred inputs."
+        )
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+        raise ValueError(
+            "`batch_size` must be a whole number, 1 or more, or None. Received: "
+            f"batch_size={batch_size!r}."
+        )
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            "`path` must name a file in a folder that exists and can be written to. "
+            f"Received: path={path}."
+        )
+    if check and not importlib.util.find_spec("ai_edge_litert"):
+        raise ImportError(
+            "Checking the file needs its runtime: pip install "
+            "'keras_prune_init[export]'. Or pass check=False."
+        )

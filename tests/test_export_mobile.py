@@ -1,0 +1,237 @@
+"""Whether XNNPACK runs a model sparsely: its rules, one by one."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import keras_prune_init as kpi
+
+L = keras.layers
+
+
+def stem(channels=3, size=3, stride=2, padding="symmetric", pixels=32):
+    """Inputs and the first convolution of a network."""
+    inputs = keras.Input((pixels, pixels, channels))
+    x = inputs
+    if padding == "symmetric":
+        x, padding = L.ZeroPadding2D(size // 2, name="pad")(x), "valid"
+    return inputs, L.Conv2D(16, size, stride, padding, name="stem")(x)
+
+
+def block(x, name="a", depthwise=None, **options):
+    """A 1x1, a depthwise and again a 1x1 convolution."""
+    x = L.Conv2D(48, 1, activation="relu6", name=f"{name}_in", **options)(x)
+    x = (depthwise or L.DepthwiseConv2D(3, padding="same"))(x)
+    return L.Conv2D(16, 1, name=f"{name}_out")(x)
+
+
+def head(inputs, x):
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, L.Dense(5, name="logits")(x))
+
+
+def pruned(model, sparsity=0.9):
+    return kpi.prune_at_init(
+        model, method="random", sparsity=sparsity, filters="pointwise", verbose=0
+    )
+
+
+def accepted():
+    inputs, x = stem()
+    x = L.Add(name="add")([x, block(x)])
+    x = L.Activation("hard_swish", name="swish")(x)
+    return head(inputs, block(x, "b", L.DepthwiseConv2D(5, padding="same")))
+
+
+def test_network_of_allowed_layers_runs_sparse():
+    model = pruned(accepted())
+    found = kpi.mobile_check(model)
+    assert found.runs_sparse and not found.blocking and not found.reasons
+    assert found.cluster[0] == "stem" and found.cluster[-1] == "logits"
+    assert {"a_in", "a_out", "add", "b_in", "b_out"} < set(found.cluster)
+    # Four kernels of 16 x 48, and the classifier's 16 x 5, which has no zeros.
+    assert found.weights == 4 * 16 * 48 + 16 * 5
+    zeros = kpi.report(model).total - kpi.report(model).kept
+    assert found.zeros == pytest.approx(zeros / found.weights)
+    assert str(found).startswith("sparse kernels run\n")
+
+
+def broken(**changes):
+    """The network above, except for one thing."""
+    inputs, x = stem(**changes)
+    return head(inputs, block(x))
+
+
+def dilated():
+    inputs, x = stem()
+    layer = L.DepthwiseConv2D(3, padding="same", dilation_rate=2, name="wide")
+    return head(inputs, block(x, depthwise=layer))
+
+
+def one_sided():
+    inputs, x = stem()
+    layer = L.DepthwiseConv2D(3, 2, padding="same", name="down")
+    return head(inputs, block(x, depthwise=layer))
+
+
+def multiplied():
+    inputs, x = stem()
+    layer = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="two")
+    return head(inputs, block(x, depthwise=layer))
+
+
+def large_depthwise():
+    inputs, x = stem()
+    layer = L.DepthwiseConv2D(7, padding="same", name="seven")
+    return head(inputs, block(x, depthwise=layer))
+
+
+def grouped():
+    inputs, x = stem()
+    return head(inputs, block(L.Conv2D(16, 1, groups=4, name="groups")(x)))
+
+
+def strided():
+    inputs, x = stem()
+    return head(inputs, block(x, strides=2))
+
+
+def pooled():
+    inputs, x = stem()
+    return head(inputs, block(L.MaxPooling2D(name="max")(x)))
+
+
+def spatial():
+    inputs, x = stem()
+    return head(inputs, block(L.Conv2D(16, 3, padding="same", name="three")(x)))
+
+
+def flattened():
+    inputs, x = stem()
+    return keras.Model(inputs, L.Dense(5)(L.Flatten(name="flat")(block(x))))
+
+
+def image_out():
+    inputs, x = stem()
+    return keras.Model(inputs, block(x))
+
+
+def no_stem():
+    inputs = keras.Input((16, 16, 16))
+    return head(inputs, block(inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "rule"),
+    [
+        (broken(padding="same"), "stem", r"padding 'same'.*use ZeroPadding2D\(1\)"),
+        (broken(channels=1), "stem", "3x3 with stride 2 on 3 channels"),
+        (broken(stride=1), "stem", "3x3 with stride 2"),
+        (broken(size=5), "stem", "a 5x5 convolution"),
+        (one_sided(), "down", r"use ZeroPadding2D\(1\) and 'valid'"),
+        (dilated(), "wide", "use dilation_rate=1"),
+        (multiplied(), "two", "depth multiplier 2; use 1"),
+        (large_depthwise(), "seven", "a depthwise 7x7 convolution"),
+        (grouped(), "convolution", "use groups=1"),
+        (strided(), "a_in", "1x1 convolution with stride 2x2"),
+        (pooled(), "max", "MAX_POOL_2D has no sparse counterpart"),
+        (spatial(), "three", "only 1x1 convolutions run sparse"),
+        (flattened(), "flat", "RESHAPE has no sparse counterpart"),
+        (image_out(), "a_out", "an output of the model"),
+        (no_stem(), "a_in", "must come after a 3x3 convolution with stride 2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_layer_that_breaks_a_rule_is_named(model, layer, rule):
+    found = kpi.mobile_check(pruned(model))
+    assert not found.runs_sparse
+    rules = [r for name, r in found.blocking if name == layer]
+    assert rules, found.blocking
+    assert any(re.search(rule, r) for r in rules), rules
+
+
+def test_same_padding_with_a_stride_is_refused_even_where_it_pads_all_sides():
+    """XNNPACK works it out when the clusters are made already."""
+    found = kpi.mobile_check(pruned(broken(padding="same", pixels=33)))
+    assert not found.runs_sparse
+
+
+def test_vectors_that_leave_a_cluster_break_it_up_only_if_it_goes_on():
+    def model(**outputs):
+        inputs, x = stem()
+        x = L.GlobalAveragePooling2D(name="pool")(block(x))
+        x = L.Dense(300, name="one")(x)
+        more = [L.Dense(2)(f(x)) for f in outputs.values()]
+        return keras.Model(inputs, [L.Dense(5)(x), *more])
+
+    assert kpi.mobile_check(pruned(model(), 0.97)).blocking == []
+    found = kpi.mobile_check(pruned(model(more=L.Softmax(name="more")), 0.97))
+    assert [layer for layer, _ in found.blocking] == ["more"]
+
+
+@pytest.mark.parametrize(("sparsity", "runs"), [(0.66, False), (0.75, True)])
+def test_two_thirds_of_the_weights_must_be_zeros(sparsity, runs):
+    found = kpi.mobile_check(pruned(accepted(), sparsity))
+    assert found.runs_sparse == runs
+    if not runs:
+        assert any("more than 66.7% are needed" in r for r in found.reasons)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_file_is_judged_as_what_it_is(precision, tmp_path):
+    model = pruned(accepted())
+    data = np.random.default_rng(0).normal(size=(10, 32, 32, 3)).astype("float32")
+    options = {"precision": precision, "representative_data": data}
+    report = kpi.export_tflite(model, tmp_path / "s.tflite", **options)
+    found = kpi.mobile_check(tmp_path / "s.tflite")
+    assert found == report.mobile
+    assert found.cluster == kpi.mobile_check(model).cluster
+    assert found.runs_sparse == (precision != "int8")
+    if precision == "int8":
+        assert any("float only" in r for r in found.reasons)
+    kpi.export_tflite(model, tmp_path / "d.tflite", sparse=False, **options)
+    dense = kpi.mobile_check(tmp_path / "d.tflite")
+    assert not dense.runs_sparse
+    assert any("no kernel is stored as a sparse tensor" in r for r in dense.reasons)
+
+
+def test_keras_applications_mobilenet_v2_is_refused_before_and_after(tmp_path):
+    model = keras.applications.MobileNetV2(
+        weights=None, input_shape=(96, 96, 3), alpha=0.35, classes=10
+    )
+    model = pruned(model)
+    before = kpi.mobile_check(model)
+    kpi.export_tflite(model, tmp_path / "m.tflite", check=False)
+    after = kpi.mobile_check(tmp_path / "m.tflite")
+    assert before == after and not before.runs_sparse
+    pads = [f"block_{i}_pad" for i in (1, 3, 6, 13)]
+    assert [layer for layer, _ in before.blocking] == ["Conv1", *pads]
+    assert all("use ZeroPadding2D(1)" in rule for _, rule in before.blocking)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_mobilenets_of_the_package_run_sparse(version):
+    model = kpi.models.mobilenet((32, 32, 3), version=version, alpha=0.25)
+    found = kpi.mobile_check(pruned(model))
+    assert found.runs_sparse
+    assert (found.cluster[0], found.cluster[-1]) == ("stem_conv", "logits")
+
+
+def test_network_without_1x1_convolutions_is_told_so():
+    found = kpi.mobile_check(kpi.models.mlp((5,), 3))
+    assert found.reasons == ["there is no 1x1 convolution; only those run sparse"]
+
+
+def test_missing_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        kpi.mobile_check(tmp_path / "none.tflite")
+
+
+def test_pointwise_filter_takes_1x1_convolutions_of_images_only():
+    inputs, x = stem()
+    x = L.GlobalAveragePooling2D(keepdims=True)(block(x))
+    x = L.Conv2D(5, 1, name="classifier")(x)
+    report = kpi.report(pruned(keras.Model(inputs, x)))
+    assert [t.path for t in report.tensors] == ["a_in/kernel", "a_out/kernel"]

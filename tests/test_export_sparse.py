@@ -1,0 +1,168 @@
+"""Sparse tensors in .tflite files, against the runtime that reads them."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_prune_init.export import convert, flatbuffer, sparse
+
+L = keras.layers
+
+
+def thinned(model, density, seed=0):
+    """All kernels with this fraction of non-zeros."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        for variable in layer.trainable_variables:
+            if len(variable.shape) > 1:
+                variable.assign(variable * (rng.random(variable.shape) < density))
+    return model
+
+
+def network(density):
+    return thinned(
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 3), name="image"),
+                L.Conv2D(24, 3, name="spatial"),
+                L.DepthwiseConv2D(3, name="depthwise"),
+                L.Conv2DTranspose(40, 2, name="transposed"),
+                L.Conv2D(300, 1, name="pointwise"),
+                L.GlobalAveragePooling2D(),
+                L.Dense(70, name="dense"),
+            ]
+        ),
+        density,
+    )
+
+
+def converted(model, precision="float32"):
+    def samples():
+        for batch in images():
+            yield {"image": batch}
+
+    return convert.convert(model, precision, None, samples)
+
+
+def images():
+    return np.random.default_rng(1).normal(size=(10, 1, 8, 8, 3)).astype("float32")
+
+
+def outputs(content):
+    run = Interpreter(model_content=content).get_signature_runner()
+    return np.stack([run(image=batch)["output_0"] for batch in images()])
+
+
+@pytest.mark.parametrize("precision", convert.PRECISIONS)
+def test_sparse_file_computes_exactly_what_the_dense_one_does(precision):
+    dense = converted(network(0.1), precision)
+    content, kernels = sparse.encode(dense)
+    np.testing.assert_array_equal(outputs(content), outputs(dense))
+    stored = {k.layer for k in kernels if k.encoded}
+    broken = {"int8": {"dense"}, "float16": {"transposed"}}.get(precision, set())
+    assert not stored & broken
+    assert stored >= {"transposed", "pointwise", "dense"} - broken
+    assert len(content) < len(dense)
+
+
+def test_everything_with_a_zero_is_stored_sparsely_if_asked_for():
+    dense = converted(network(0.97))
+    auto, _ = sparse.encode(dense)
+    assert auto is dense
+    content, kernels = sparse.encode(dense, True)
+    assert all(k.encoded for k in kernels) and len(kernels) == 5
+    assert len(content) > len(dense)
+    np.testing.assert_array_equal(outputs(content), outputs(dense))
+
+
+def test_nothing_is_stored_sparsely_if_asked_for():
+    dense = converted(network(0.1))
+    content, kernels = sparse.encode(dense, False)
+    assert content is dense and not any(k.encoded for k in kernels)
+
+
+def test_sizes_are_those_counted_by_hand():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3, name="d")])
+    kernel = np.zeros((4, 3), "float32")
+    kernel[0, 0] = kernel[3, 0] = kernel[1, 2] = 1
+    model.layers[0].kernel.assign(kernel)
+    content = convert.convert(model, "float32", None, None)
+    _, [found] = sparse.encode(content, True)
+    # 3 values of 4 bytes, 3 places, and 4 beginnings and ends of rows.
+    assert found == sparse.KernelTensor("d", (3, 4), 0.25, 48, 3 * 4 + 3 + 4, True)
+
+
+@pytest.mark.parametrize("inputs", [256, 257, 65_537])
+def test_long_rows_take_wider_indices(inputs):
+    model = thinned(keras.Sequential([keras.Input((inputs,)), L.Dense(2)]), 0.01)
+    dense = convert.convert(model, "float32", None, None)
+    content, [kernel] = sparse.encode(dense)
+    assert kernel.encoded
+    x = np.random.default_rng(0).normal(size=(1, inputs)).astype("float32")
+    run = Interpreter(model_content=content).get_signature_runner()
+    [found] = run(**{model.inputs[0].name: x}).values()
+    np.testing.assert_allclose(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_kernel_that_another_operator_reads_too_stays_dense():
+    """A tied embedding, which GATHER reads as it is."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Tied(L.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(500, 16), name="table")
+
+        def call(self, tokens):
+            x = keras.ops.take(self.table, tokens, axis=0)
+            return keras.ops.matmul(x[:, 0], keras.ops.transpose(self.table))
+
+    tokens = keras.Input((4,), dtype="int32")
+    model = keras.Model(tokens, Tied()(tokens))
+    table = model.layers[-1].table
+    table.assign(table * (np.random.default_rng(0).random((500, 16)) < 0.1))
+    content = convert.convert(model, "float32", None, None)
+    encoded, _ = sparse.encode(content, True)
+    x = np.arange(4, dtype="int32")[None]
+    run = Interpreter(model_content=encoded).get_signature_runner()
+    [found] = run(**{model.inputs[0].name: x}).values()
+    np.testing.assert_allclose(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_data_in_a_written_file_is_aligned():
+    content, _ = sparse.encode(converted(network(0.1)))
+    raw = flatbuffer.schema.Model.GetRootAs(content, 0)
+    start = np.frombuffer(content, "uint8").ctypes.data
+    data = [raw.Buffers(i) for i in range(raw.BuffersLength())]
+    places = [b.DataAsNumpy().ctypes.data - start for b in data if b.DataLength()]
+    assert len(places) > 8
+    assert {place % flatbuffer.ALIGNMENT for place in places} == {0}
+
+
+def test_a_file_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"`TFL3` as its bytes.*Received: b'TFL1'"):
+        flatbuffer.read(b"0000TFL1" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("net_1/relu_1/Relu;net_1/conv_1/convolution2", "conv"),
+        ("net_1/inner_1/dense_3_1/MatMul", "dense_3"),
+        ("net_1/dw_relu_1/Relu;net_1/dw_1/depthwise;", "dw"),
+        ("StatefulPartitionedCall:0", "StatefulPartitionedCall:0"),
+        ("model/conv/convolution", "conv"),
+        ("net_1/wide_1/depthwise/SpaceToBatchND", "wide"),
+    ],
+)
+def test_tensor_names_tell_the_layer(name, layer):
+    assert flatbuffer.layer_name(name) == layer
+
+
+@pytest.mark.parametrize("precision", convert.PRECISIONS)
+@pytest.mark.parametrize("density", [1.0, 0.8, 0.6, 0.4, 0.2, 0.02])
+def test_auto_is_never_larger_than_dense(density, precision):
+    dense = converted(network(density), precision)
+    content, _ = sparse.encode(dense)
+    assert len(content) <= len(dense)
+    assert len(content) < len(dense) or content is dense

@@ -1,0 +1,327 @@
+"""Files that `export_tflite` writes, in the runtime for phones."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import helpers
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+import keras_prune_init as kpi
+from keras_prune_init.export import tflite
+
+L = keras.layers
+
+
+def two_in_two_out():
+    left, right = keras.Input((6,), name="left"), keras.Input((40,), name="right")
+    x = L.Concatenate()([L.Dense(64, "relu")(left), L.Dense(64, "relu")(right)])
+    x = L.Dense(64, "relu")(x)
+    return keras.Model([left, right], [L.Dense(3, name="a")(x), L.Dense(2)(x)])
+
+
+def transformer():
+    tokens = keras.Input((12,), dtype="int32", name="tokens")
+    x = L.Embedding(50, 32)(tokens)
+    x = L.Add()([x, L.MultiHeadAttention(4, 8)(x, x)])
+    x = L.LayerNormalization()(x)
+    x = L.Add()([x, L.Dense(32)(L.Dense(128, "gelu")(x))])
+    return keras.Model(tokens, L.Dense(4)(L.GlobalAveragePooling1D()(x)))
+
+
+MODELS = {
+    "mlp": lambda: kpi.models.mlp((28, 28, 1), depth=3, width=100),
+    "resnet20": lambda: kpi.models.resnet((32, 32, 3), depth=20),
+    "vgg": lambda: kpi.models.vgg((32, 32, 3), depth=11, width=16),
+    "mobilenet_v2": lambda: kpi.models.mobilenet((32, 32, 3), version=2, alpha=0.25),
+    "two_in_two_out": two_in_two_out,
+    "transformer": transformer,
+}
+
+
+def pruned(model, sparsity=0.95):
+    return kpi.prune_at_init(
+        model, method="synflow", sparsity=sparsity, iterations=10, verbose=0
+    )
+
+
+def inputs_for(model, count=20):
+    rng = np.random.default_rng(0)
+    made = [
+        rng.integers(0, 50, (count, *t.shape[1:])).astype(t.dtype)
+        if "int" in t.dtype
+        else rng.normal(size=(count, *t.shape[1:])).astype(t.dtype)
+        for t in model.inputs
+    ]
+    return made if len(made) > 1 else made[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_sparse_file_loads_and_agrees_with_keras(name, precision, tmp_path):
+    model = pruned(MODELS[name]())
+    path = tmp_path / "m.tflite"
+    data = inputs_for(model)
+    report = kpi.export_tflite(
+        model, path, precision=precision, representative_data=data
+    )
+    found = report.comparison
+    assert found.difference <= tflite.TOLERANCES[precision] * found.largest
+    assert report.size.plain == path.stat().st_size
+    if precision == "int8" and name in ("mlp", "two_in_two_out", "transformer"):
+        # Dense layers of int8 are never sparse.
+        assert report.size == report.dense
+    else:
+        assert report.size.plain < 0.7 * report.dense.plain
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_dense_file_loads_and_agrees_with_keras(precision, tmp_path):
+    model = pruned(MODELS["mlp"]())
+    data = inputs_for(model)
+    options = {"precision": precision, "representative_data": data}
+    report = kpi.export_tflite(model, tmp_path / "m.tflite", sparse=False, **options)
+    found = report.comparison
+    assert found.difference <= tflite.TOLERANCES[precision] * found.largest
+    assert report.sparse is None and not report.is_sparse
+    assert report.size.plain == (tmp_path / "m.tflite").stat().st_size
+
+
+def test_file_computes_what_keras_does_after_loading_by_hand(tmp_path):
+    model = pruned(two_in_two_out())
+    kpi.export_tflite(model, tmp_path / "m.tflite")
+    run = Interpreter(model_path=str(tmp_path / "m.tflite")).get_signature_runner()
+    left, right = inputs_for(model, 5)
+    found = run(left=left, right=right)
+    for i, wanted in enumerate(model([left, right])):
+        np.testing.assert_allclose(found[f"output_{i}"], wanted, atol=1e-5)
+
+
+def test_dict_keys_are_the_names_of_outputs(tmp_path):
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, {"score": L.Dense(2)(x), "age": L.Dense(1)(x)})
+    kpi.export_tflite(model, tmp_path / "m.tflite")
+    run = Interpreter(model_path=str(tmp_path / "m.tflite")).get_signature_runner()
+    assert set(run.get_output_details()) == {"score", "age"}
+
+
+@pytest.mark.parametrize(("batch_size", "given"), [(None, -1), (1, 1), (3, 3)])
+def test_batch_size_is_any_or_fixed(batch_size, given, tmp_path):
+    model = helpers.mlp()
+    kpi.export_tflite(model, tmp_path / "m.tflite", batch_size=batch_size)
+    details = Interpreter(model_path=str(tmp_path / "m.tflite")).get_input_details()
+    assert list(details[0]["shape_signature"]) == [given, 5]
+
+
+def test_batch_size_of_the_model_is_kept(tmp_path):
+    model = keras.Sequential([keras.Input((5,), batch_size=4), L.Dense(3)])
+    report = kpi.export_tflite(model, tmp_path / "m.tflite")
+    details = Interpreter(model_path=str(tmp_path / "m.tflite")).get_input_details()
+    assert list(details[0]["shape"]) == [4, 5]
+    assert report.comparison.samples == 8
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda x: x,
+        lambda x: (x, np.zeros(len(x))),
+        lambda x: tf.data.Dataset.from_tensor_slices(x).batch(7),
+        lambda x: tf.data.Dataset.from_tensor_slices((x, x[:, 0])).batch(7).repeat(),
+    ],
+    ids=["array", "tuple", "dataset", "endless dataset with labels"],
+)
+def test_data_of_all_kinds(data, tmp_path):
+    model = helpers.mlp()
+    x = np.random.default_rng(0).normal(size=(30, 5)).astype("float32")
+    report = kpi.export_tflite(
+        model, tmp_path / "m.tflite", precision="int8", representative_data=data(x)
+    )
+    assert report.comparison.real
+    assert report.comparison.samples in (30, 200)
+
+
+def test_subclassed_model_with_data(tmp_path):
+    model = helpers.Subclassed()
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
+    model(x)
+    model = pruned(model, 0.5)
+    report = kpi.export_tflite(model, tmp_path / "m.tflite", representative_data=x)
+    assert report.comparison.difference < 1e-5
+    with pytest.raises(ValueError, match="inputs of a subclassed model.*Subclassed"):
+        kpi.export_tflite(model, tmp_path / "other.tflite")
+    assert os.listdir(tmp_path) == ["m.tflite"]
+
+
+def test_mixed_precision_model_is_exported_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = helpers.mlp()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = kpi.export_tflite(model, tmp_path / "m.tflite")
+    assert report.comparison.difference < 1e-5
+
+
+def test_model_is_left_as_it_was(tmp_path):
+    model = pruned(MODELS["resnet20"]())
+    model.compile("sgd", "mse")
+    before = [np.array(w) for w in model.get_weights()]
+    kpi.export_tflite(model, tmp_path / "m.tflite")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert model.compiled
+
+
+def test_report_is_a_table_and_json(tmp_path):
+    report = kpi.export_tflite(pruned(MODELS["mlp"]()), tmp_path / "m.tflite")
+    text = str(report)
+    assert "dense1" in text or "hidden" in text
+    assert f"{report.size.plain:,}" in text and "written" in text
+    content = json.loads(report.to_json())
+    assert content["sparse"]["plain"] == report.size.plain
+    assert content["kernels"][0]["shape"] == list(report.kernels[0].shape)
+    assert report.density == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int4"}, "`precision` must be one of.*'int4'"),
+        ({"sparse": "yes"}, "`sparse` must be.*'yes'"),
+        ({"precision": "int8"}, "int8 takes its ranges from data"),
+        ({"batch_size": 0}, "`batch_size` must be.*batch_size=0"),
+        ({"representative_data": np.zeros((0, 5))}, "at least one sample"),
+        (
+            {"representative_data": np.zeros((3, 4))},
+            r"fit the model's inputs.*\(3, 4\)",
+        ),
+        ({"representative_data": np.zeros(5)}, "must be batched"),
+        ({"sparse": True}, "Only kernels with zeros"),
+    ],
+)
+def test_bad_arguments_are_refused_and_nothing_is_written(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        kpi.export_tflite(helpers.mlp(), tmp_path / "m.tflite", **arguments)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["no_folder/m.tflite", "."])
+def test_paths_that_cannot_be_written_are_refused_first(path, tmp_path):
+    with pytest.raises(ValueError, match="`path` must name a file in a folder"):
+        kpi.export_tflite(helpers.mlp(), tmp_path / path)
+
+
+def test_layer_without_an_operator_is_named(tmp_path):
+    @keras.saving.register_keras_serializable("tests")
+    class SingularValues(L.Layer):
+        def call(self, x):
+            return tf.linalg.svd(x, compute_uv=False)
+
+    x = keras.Input((4, 3))
+    model = keras.Model(x, SingularValues(name="singular")(L.Dense(3)(x)))
+    with pytest.raises(ValueError, match="no operator Svd, which layer 'singular'"):
+        kpi.export_tflite(model, tmp_path / "m.tflite")
+    assert os.listdir(tmp_path) == []
+
+
+def test_int8_layer_that_is_always_0_is_named_and_loads(tmp_path):
+    x = keras.Input((8, 8, 3))
+    low = keras.initializers.Constant(-100.0)
+    y = L.Conv2D(16, 1, activation="relu", bias_initializer=low, name="silent")(x)
+    y = L.Conv2D(16, 1, use_bias=False)(y)
+    model = keras.Model(x, L.Add()([L.Conv2D(16, 1)(x), y]))
+    report = kpi.export_tflite(
+        model,
+        tmp_path / "m.tflite",
+        precision="int8",
+        representative_data=inputs_for(model),
+    )
+    assert report.notes == ["always 0 in int8, as for all samples: silent"]
+    assert report.comparison.difference < 0.05 * report.comparison.largest
+
+
+def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.tflite"
+    path.write_text("old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    convert = tflite.convert.convert
+
+    def converted_and_then_full(*arguments):
+        content = convert(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        return content
+
+    monkeypatch.setattr(tflite.convert, "convert", converted_and_then_full)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            kpi.export_tflite(MODELS["mlp"](), path, check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["m.tflite"]
+
+
+def test_killed_process_leaves_nothing(tmp_path):
+    model = tmp_path / "model.keras"
+    MODELS["resnet20"]().save(model)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = [sys.executable, "-m", "keras_prune_init.export", f"--model={model}"]
+    with subprocess.Popen(
+        [*command, f"--out={folder}/m.tflite"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+        text=True,
+    ) as process:
+        # The converter says so when it begins.
+        line = next(line for line in process.stdout if "Reading SavedModel" in line)
+        process.send_signal(signal.SIGKILL)
+        process.stdout.read()
+    assert line and process.returncode == -signal.SIGKILL
+    time.sleep(0.1)
+    assert os.listdir(folder) == []
+
+
+def test_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
+    encode = tflite.sparse_lib.encode
+
+    def wrong(content, sparse):
+        content, kernels = encode(content, sparse)
+        model = tflite.sparse_lib.flatbuffer.read(content)
+        for buffer in model.buffers:
+            if buffer.data is not None and len(buffer.data) > 1000:
+                buffer.data = np.array(buffer.data)
+                buffer.data[:400] = 64
+        return tflite.sparse_lib.flatbuffer.write(model), kernels
+
+    monkeypatch.setattr(tflite.sparse_lib, "encode", wrong)
+    with pytest.raises(ValueError, match="must compute what the model does"):
+        kpi.export_tflite(MODELS["mlp"](), tmp_path / "m.tflite", sparse=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_auto_falls_back_to_a_dense_file_that_works(tmp_path, monkeypatch):
+    run = tflite._run
+    monkeypatch.setattr(
+        tflite,
+        "_run",
+        lambda content, inputs: (
+            {k: v * np.nan for k, v in run(content, inputs).items()}
+            if len(content) < 100_000
+            else run(content, inputs)
+        ),
+    )
+    report = kpi.export_tflite(pruned(MODELS["mlp"]()), tmp_path / "m.tflite")
+    assert not report.is_sparse and not any(k.encoded for k in report.kernels)
+    assert report.size == report.dense
+    assert "stored densely, because of the sparse file" in str(report)

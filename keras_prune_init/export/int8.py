@@ -29,16 +29,18 @@ def silence(content: bytes) -> tuple[bytes, list[str]]:
     for graph in model.subgraphs:
         for operator in graph.operators:
             if flatbuffer.operator_name(model, operator) in OPERATORS:
-                image, kernel, *bias = (graph.tensors[i] for i in operator.inputs)
-                scales = _too_large(image, kernel, graph.tensors[operator.outputs[0]])
-                if scales is not None:
-                    _silence(model, kernel, bias[0], scales)
+                image, kernel, *bias = [
+                    graph.tensors[i] for i in operator.inputs if i >= 0
+                ]
+                divisor = _divisor(image, kernel, graph.tensors[operator.outputs[0]])
+                if divisor is not None:
+                    _silence(model, kernel, bias, divisor)
                     found.append(flatbuffer.layer_name(kernel.name.decode()))
     return (flatbuffer.write(model) if found else content), found
 
 
-def _too_large(image, kernel, output):
-    """What each kernel scale has to be divided by; `None` if all can stay."""
+def _divisor(image, kernel, output):
+    """What to divide each kernel scale by, so that it loads; `None` if it does."""
     scales = [t.quantization and t.quantization.scale for t in (image, kernel, output)]
     if any(s is None for s in scales):
         return None
@@ -52,11 +54,13 @@ def _silence(model, kernel, bias, divisor):
     axis = kernel.quantization.quantizedDimension
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     _store(model, kernel, np.where(divisor.reshape(shape) > 1, 0, values))
-    bias.quantization.scale = (bias.quantization.scale / divisor).astype("float32")
-    values = flatbuffer.data(model, bias).astype("float64") * divisor
-    # What does not fit is far beyond the range of the output, too.
-    limits = np.iinfo("int32")
-    _store(model, bias, np.clip(values, limits.min, limits.max))
+    for tensor in bias:  # one or none
+        scale = tensor.quantization.scale / divisor
+        tensor.quantization.scale = scale.astype("float32")
+        values = flatbuffer.data(model, tensor).astype("float64") * divisor
+        # What does not fit is far beyond the range of the output, too.
+        limits = np.iinfo("int32")
+        _store(model, tensor, np.clip(values, limits.min, limits.max))
 
 
 def _store(model, tensor, values):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from typing import Any, NamedTuple
 
 import keras
@@ -14,8 +12,8 @@ from tqdm.auto import tqdm
 from keras_prune_init import batches as batches_lib
 from keras_prune_init import checks, losses
 from keras_prune_init.core import allocation as allocation_lib
+from keras_prune_init.core import garbage, surgery
 from keras_prune_init.core import masks as masks_lib
-from keras_prune_init.core import surgery
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
 from keras_prune_init.methods import Method, Recipe, get_method
@@ -23,20 +21,7 @@ from keras_prune_init.signal import rescaling
 from keras_prune_init.tape import Network
 
 
-@contextlib.contextmanager
-def _old_objects_aside():
-    """Spare the garbage collector what existed before: with TensorFlow 0.2 s a walk."""
-    if gc.get_freeze_count():  # the user's own doing, not to be undone
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@_old_objects_aside()
+@garbage.old_objects_aside()
 def prune_at_init(
     model: keras.Model,
     dataset=None,
@@ -123,7 +108,7 @@ def prune_at_init(
     return pruned
 
 
-@_old_objects_aside()
+@garbage.old_objects_aside()
 def score(
     model: keras.Model,
     dataset=None,

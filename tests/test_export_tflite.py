@@ -233,12 +233,16 @@ def test_layer_without_an_operator_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_int8_layer_that_is_always_0_is_named_and_loads(tmp_path):
-    x = keras.Input((8, 8, 3))
+@pytest.mark.parametrize("kind", ["convolution", "dense"])
+def test_int8_layer_that_is_always_0_is_named_and_loads(kind, tmp_path):
+    def layer(**options):
+        return L.Dense(16, **options) if dense else L.Conv2D(16, 1, **options)
+
+    dense = kind == "dense"
+    x = keras.Input((30,) if dense else (8, 8, 3))
     low = keras.initializers.Constant(-100.0)
-    y = L.Conv2D(16, 1, activation="relu", bias_initializer=low, name="silent")(x)
-    y = L.Conv2D(16, 1, use_bias=False)(y)
-    model = keras.Model(x, L.Add()([L.Conv2D(16, 1)(x), y]))
+    y = layer(activation="relu", bias_initializer=low, name="silent")(x)
+    model = keras.Model(x, L.Add()([layer()(x), layer(use_bias=False)(y)]))
     report = kpi.export_tflite(
         model,
         tmp_path / "m.tflite",

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import selection, surgery
+from keras_prune_init.core import garbage, selection, surgery
 from keras_prune_init.core.copying import masked_layers
 from keras_prune_init.export import flatbuffer
 
@@ -56,6 +56,7 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     return keras.Model(given, model(given), name=model.name)
 
 
+@garbage.old_objects_aside()  # the converter calls the collector
 def convert(
     model: keras.Model,
     precision: str,

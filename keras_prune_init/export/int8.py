@@ -8,15 +8,15 @@ from keras_prune_init.export import flatbuffer
 
 # XNNPACK's limit for input scale * kernel scale / output scale.
 LIMIT = 256.0
-OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def silence(content: bytes) -> tuple[bytes, list[str]]:
-    """Make convolutions whose outputs were 0 for all samples load.
+    """Make layers whose outputs were 0 for all samples load.
 
     Their outputs have no range, so the converter gives them a tiny scale: whatever they
-    compute, in int8 they are 0. XNNPACK does not load a convolution with scales so far
-    apart. Here its kernel becomes 0, with scales that load.
+    compute, in int8 they are 0. XNNPACK does not load a layer with scales so far apart.
+    Here its kernel becomes 0, with scales that load.
 
     Args:
         content: An int8 file.

@@ -121,8 +121,8 @@ def _reasons(model, good, counted, zeros):
         return ["there is no 1x1 convolution; only those run sparse"]
     reasons = []
     tensors = model.subgraphs[0].tensors
-    types = {DTYPES.get(tensors[o.kernel].type) for o in counted}
-    if types - {"float32", "float16"}:
+    types = [flatbuffer.DTYPES.get(tensors[o.kernel].type) for o in counted]
+    if any(dtype is None or dtype.kind != "f" for dtype in types):
         reasons.append("the kernels are int8; sparse kernels compute in float only")
     if not good:
         reasons.append(
@@ -138,9 +138,6 @@ def _reasons(model, good, counted, zeros):
             f"zeros; more than {NEEDED:.1%} are needed"
         )
     return reasons
-
-
-DTYPES = {k: v.name for k, v in flatbuffer.DTYPES.items()}
 
 
 def _count(model, tensor):

@@ -34,6 +34,7 @@ setup(
     install_requires=[
         "tensorflow>=2.21,<3",
         "keras>=3.15,<4",
+        "flatbuffers>=24.3",
         "absl-py>=1.4,<3",
         "numpy>=1.26,<3",
         "ml_collections>=1.0,<2",

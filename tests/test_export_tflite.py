@@ -2,11 +2,6 @@
 
 import json
 import os
-import resource
-import signal
-import subprocess
-import sys
-import time
 
 import helpers
 import keras
@@ -192,47 +187,6 @@ def test_report_is_a_table_and_json(tmp_path):
     assert report.density == pytest.approx(0.05, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"precision": "int4"}, "`precision` must be one of.*'int4'"),
-        ({"sparse": "yes"}, "`sparse` must be.*'yes'"),
-        ({"precision": "int8"}, "int8 takes its ranges from data"),
-        ({"batch_size": 0}, "`batch_size` must be.*batch_size=0"),
-        ({"representative_data": np.zeros((0, 5))}, "at least one sample"),
-        (
-            {"representative_data": np.zeros((3, 4))},
-            r"fit the model's inputs.*\(3, 4\)",
-        ),
-        ({"representative_data": np.zeros(5)}, "must be batched"),
-        ({"sparse": True}, "Only kernels with zeros"),
-    ],
-)
-def test_bad_arguments_are_refused_and_nothing_is_written(arguments, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        kpi.export_tflite(helpers.mlp(), tmp_path / "m.tflite", **arguments)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("path", ["no_folder/m.tflite", "."])
-def test_paths_that_cannot_be_written_are_refused_first(path, tmp_path):
-    with pytest.raises(ValueError, match="`path` must name a file in a folder"):
-        kpi.export_tflite(helpers.mlp(), tmp_path / path)
-
-
-def test_layer_without_an_operator_is_named(tmp_path):
-    @keras.saving.register_keras_serializable("tests")
-    class SingularValues(L.Layer):
-        def call(self, x):
-            return tf.linalg.svd(x, compute_uv=False)
-
-    x = keras.Input((4, 3))
-    model = keras.Model(x, SingularValues(name="singular")(L.Dense(3)(x)))
-    with pytest.raises(ValueError, match="no operator Svd, which layer 'singular'"):
-        kpi.export_tflite(model, tmp_path / "m.tflite")
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize("kind", ["convolution", "dense"])
 def test_int8_layer_that_is_always_0_is_named_and_loads(kind, tmp_path):
     def layer(**options):
@@ -251,67 +205,6 @@ def test_int8_layer_that_is_always_0_is_named_and_loads(kind, tmp_path):
     )
     assert report.notes == ["always 0 in int8, as for all samples: silent"]
     assert report.comparison.difference < 0.05 * report.comparison.largest
-
-
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "m.tflite"
-    path.write_text("old")
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    convert = tflite.convert.convert
-
-    def converted_and_then_full(*arguments):
-        content = convert(*arguments)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-        return content
-
-    monkeypatch.setattr(tflite.convert, "convert", converted_and_then_full)
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            kpi.export_tflite(MODELS["mlp"](), path, check=False)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["m.tflite"]
-
-
-def test_killed_process_leaves_nothing(tmp_path):
-    model = tmp_path / "model.keras"
-    MODELS["resnet20"]().save(model)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    command = [sys.executable, "-m", "keras_prune_init.export", f"--model={model}"]
-    with subprocess.Popen(
-        [*command, f"--out={folder}/m.tflite"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
-        text=True,
-    ) as process:
-        # The converter says so when it begins.
-        line = next(line for line in process.stdout if "Reading SavedModel" in line)
-        process.send_signal(signal.SIGKILL)
-        process.stdout.read()
-    assert line and process.returncode == -signal.SIGKILL
-    time.sleep(0.1)
-    assert os.listdir(folder) == []
-
-
-def test_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
-    encode = tflite.sparse_lib.encode
-
-    def wrong(content, sparse):
-        content, kernels = encode(content, sparse)
-        model = tflite.sparse_lib.flatbuffer.read(content)
-        for buffer in model.buffers:
-            if buffer.data is not None and len(buffer.data) > 1000:
-                buffer.data = np.array(buffer.data)
-                buffer.data[:400] = 64
-        return tflite.sparse_lib.flatbuffer.write(model), kernels
-
-    monkeypatch.setattr(tflite.sparse_lib, "encode", wrong)
-    with pytest.raises(ValueError, match="must compute what the model does"):
-        kpi.export_tflite(MODELS["mlp"](), tmp_path / "m.tflite", sparse=False)
-    assert os.listdir(tmp_path) == []
 
 
 def test_auto_falls_back_to_a_dense_file_that_works(tmp_path, monkeypatch):

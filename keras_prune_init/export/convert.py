@@ -44,8 +44,9 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     if example is None:
         raise ValueError(
             "The inputs of a subclassed model are known from data only. Received: "
-            f"{model.name}, a {type(model).__name__}. Pass `representative_data`, or "
-            "build the model from `keras.Input` and `keras.Model(inputs, outputs)`."
+            f"{model.name}, a {type(model).__name__}. Pass `representative_data` "
+            "to `export_tflite`, or build the model from `keras.Input` and "
+            "`keras.Model(inputs, outputs)`."
         )
     given = keras.tree.map_structure(
         lambda a: keras.Input(

@@ -128,10 +128,8 @@ def _reasons(model, good, counted, zeros):
         reasons.append(
             "every cluster of 1x1 convolutions is broken up by other layers:"
         )
-    if not any(tensors[o.kernel].sparsity for o in counted):
-        reasons.append(
-            "no kernel is stored as a sparse tensor; export with sparse=True"
-        )
+    if zeros > NEEDED and not any(tensors[o.kernel].sparsity for o in counted):
+        reasons.append("no kernel is stored as a sparse tensor; export with 'auto'")
     if zeros <= NEEDED:
         reasons.append(
             f"{zeros:.1%} of the weights of 1x1 convolutions and dense layers are "

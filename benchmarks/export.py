@@ -5,17 +5,22 @@
 Each is pruned to 95 % (by SNIP; of MobileNetV2 the 1x1 convolutions, by SynFlow),
 trained on the embedded part of Fashion-MNIST, exported in all precisions, sparse and
 dense, loaded by the runtime for phones with its default delegates, and run on 200 test
-images. `--sweep` instead exports one network at sparsities from 0 to 0.98. Every
-network has a process of its own, because TensorFlow's converter keeps memory.
+images. `--sweep` instead exports one network at sparsities from 0 to 0.98, `--memory`
+the ResNet-50 of keras.applications at 224x224 by the command line, to see what memory
+that takes. Every network has a process of its own, because TensorFlow's converter keeps
+memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
+import subprocess
 import sys
 import tempfile
+import time
 
 import common
 
@@ -121,6 +126,42 @@ def measure(name, sparsity, epochs):
     return rows
 
 
+def save_resnet50(folder):
+    """A pruned ResNet-50 and some inputs, for `measure_memory`."""
+    import keras
+    import numpy as np
+
+    import keras_prune_init as kpi
+
+    model = keras.applications.ResNet50(weights=None, classifier_activation=None)
+    kpi.prune_at_init(
+        model, None, "magnitude", sparsity=0.9, allocation="uniform", verbose=0
+    ).save(folder / "model.keras")
+    images = np.random.default_rng(0).normal(size=(20, 224, 224, 3))
+    np.save(folder / "images.npy", images.astype("float32"))
+
+
+def measure_memory(folder, precision):
+    """Time and peak memory of the command that exports it."""
+    file = folder / "model.tflite"
+    command = [sys.executable, "-m", "keras_prune_init.export", f"--out={file}"]
+    command += [f"--model={folder / 'model.keras'}", f"--precision={precision}"]
+    command += [f"--data={folder / 'images.npy'}"]
+    start = time.perf_counter()
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"Failed: {' '.join(command)}")
+    return {
+        "network": "keras.applications.ResNet50",
+        "precision": precision,
+        "bytes": file.stat().st_size,
+        "seconds": time.perf_counter() - start,
+        "peak GiB": usage.ru_maxrss / 2**20,
+    }
+
+
 def row(name, sparsity, stored, report, accuracy):
     return {
         "network": name,
@@ -141,11 +182,24 @@ def row(name, sparsity, stored, report, accuracy):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sweep", metavar="NETWORK", choices=NAMES)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--one", nargs=3, help="network, sparsity, epochs: JSON")
+    parser.add_argument("--save", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         name, sparsity, epochs = options.one
         sys.stdout.write(json.dumps(measure(name, float(sparsity), int(epochs))))
+        sys.exit()
+    if options.save:
+        save_resnet50(options.save)
+        sys.stdout.write("null")
+        sys.exit()
+    if options.memory:
+        with tempfile.TemporaryDirectory() as name:
+            common.fresh_process(__file__, "--save", name)
+            rows = [measure_memory(pathlib.Path(name), p) for p in PRECISIONS]
+        sys.stdout.write(common.table(rows) + "\n")
+        common.save("export_memory", rows)
         sys.exit()
     jobs = [(name, 0.95, EPOCHS) for name in NAMES]
     if options.sweep:

@@ -121,4 +121,5 @@ if __name__ == "__main__":
         row["test accuracy"] = accuracy
     shown = [{k: v for k, v in r.items() if k != "ARM outputs"} for r in rows]
     sys.stdout.write(common.table(shown) + "\n")
-    common.save("mobile", rows)
+    kind = options.allocation
+    common.save("mobile" if kind == "uniform" else f"mobile_{kind}", rows)

@@ -1,5 +1,7 @@
 """Sparse tensors in .tflite files, against the runtime that reads them."""
 
+import tempfile
+
 import keras
 import numpy as np
 import pytest
@@ -42,7 +44,9 @@ def converted(model, precision="float32"):
         for batch in images():
             yield {"image": batch}
 
-    return convert.convert(model, precision, None, samples)
+    with tempfile.TemporaryDirectory() as folder:
+        convert.save(model, folder)
+        return convert.convert(folder, precision, samples)
 
 
 def images():
@@ -87,7 +91,7 @@ def test_sizes_are_those_counted_by_hand():
     kernel = np.zeros((4, 3), "float32")
     kernel[0, 0] = kernel[3, 0] = kernel[1, 2] = 1
     model.layers[0].kernel.assign(kernel)
-    content = convert.convert(model, "float32", None, None)
+    content = converted(model)
     _, [found] = sparse.encode(content, True)
     # 3 values of 4 bytes, 3 places, and 4 beginnings and ends of rows.
     assert found == sparse.KernelTensor("d", (3, 4), 0.25, 48, 3 * 4 + 3 + 4, True)
@@ -96,7 +100,7 @@ def test_sizes_are_those_counted_by_hand():
 @pytest.mark.parametrize("inputs", [256, 257, 65_537])
 def test_long_rows_take_wider_indices(inputs):
     model = thinned(keras.Sequential([keras.Input((inputs,)), L.Dense(2)]), 0.01)
-    dense = convert.convert(model, "float32", None, None)
+    dense = converted(model)
     content, [kernel] = sparse.encode(dense)
     assert kernel.encoded
     x = np.random.default_rng(0).normal(size=(1, inputs)).astype("float32")
@@ -121,7 +125,7 @@ def test_kernel_that_another_operator_reads_too_stays_dense():
     model = keras.Model(tokens, Tied()(tokens))
     table = model.layers[-1].table
     table.assign(table * (np.random.default_rng(0).random((500, 16)) < 0.1))
-    content = convert.convert(model, "float32", None, None)
+    content = converted(model)
     encoded, _ = sparse.encode(content, True)
     x = np.arange(4, dtype="int32")[None]
     run = Interpreter(model_content=encoded).get_signature_runner()

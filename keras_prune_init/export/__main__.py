@@ -11,6 +11,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_prune_init as kpi
+from keras_prune_init.core import garbage
 from keras_prune_init.export import convert
 
 MODEL = flags.DEFINE_string("model", None, "The .keras file.", required=True)
@@ -33,15 +34,17 @@ CHECK = flags.DEFINE_bool("check", True, "Run the file and compare it with Keras
 def _main(arguments):
     if arguments[1:]:
         raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
-    report = kpi.export_tflite(
-        keras.models.load_model(MODEL.value),
-        OUT.value,
-        precision=PRECISION.value,
-        sparse={"auto": "auto", "true": True, "false": False}[SPARSE.value],
-        representative_data=DATA.value and np.load(DATA.value),
-        batch_size=BATCH_SIZE.value,
-        check=CHECK.value,
-    )
+    # The loaded model is not among the old objects: its memory serves the converter.
+    with garbage.old_objects_aside():
+        report = kpi.export_tflite(
+            keras.models.load_model(MODEL.value),
+            OUT.value,
+            precision=PRECISION.value,
+            sparse={"auto": "auto", "true": True, "false": False}[SPARSE.value],
+            representative_data=DATA.value and np.load(DATA.value),
+            batch_size=BATCH_SIZE.value,
+            check=CHECK.value,
+        )
     print(report)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import garbage, selection, surgery
+from keras_prune_init.core import selection, surgery
 from keras_prune_init.core.copying import masked_layers
 from keras_prune_init.export import flatbuffer
 
@@ -57,43 +56,49 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     return keras.Model(given, model(given), name=model.name)
 
 
-@garbage.old_objects_aside()  # the converter calls the collector
-def convert(
-    model: keras.Model,
-    precision: str,
-    batch_size: int | None,
-    samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None,
-) -> bytes:
-    """A .tflite file of a plain model, all tensors dense.
+def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None:
+    """Write a plain model as a SavedModel.
 
     Args:
         model: What `plain` returned.
-        precision: One of `PRECISIONS`.
+        folder: An empty one.
         batch_size: The only one the file will accept; `None`: that of the model's
             inputs, any if they have none.
+    """
+    model.export(folder, verbose=False, input_signature=_signature(model, batch_size))
+
+
+def convert(
+    folder: str,
+    precision: str,
+    samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None,
+) -> bytes:
+    """A .tflite file of a saved model, all tensors dense.
+
+    The converter calls the garbage collector before it takes most of its memory.
+
+    Args:
+        folder: What `save` wrote.
+        precision: One of `PRECISIONS`.
         samples: Gives inputs by name, one sample at a time; for int8.
 
     Raises:
         ValueError: If TFLite cannot express a layer.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(
-            folder, verbose=False, input_signature=_signature(model, batch_size)
-        )
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8":
-            converter.representative_dataset = samples
-        try:
-            with warnings.catch_warnings():
-                # TensorFlow's own calibration uses what it warns of.
-                warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-                return converter.convert()
-        except Exception as e:
-            raise ValueError(_explain(e)) from e
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = samples
+    try:
+        with warnings.catch_warnings():
+            # TensorFlow's own calibration uses what it warns of.
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+            return converter.convert()
+    except Exception as e:
+        raise ValueError(_explain(e)) from e
 
 
 def _signature(model, batch_size):

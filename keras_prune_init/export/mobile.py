@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
 
+from keras_prune_init.core import garbage
 from keras_prune_init.export import convert, flatbuffer, operators, sparse
 from keras_prune_init.export.operators import GIVES, MUST_GIVE, TAKES, Operator
 
@@ -84,8 +86,9 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
         XNNPACK, src/subgraph.c.
     """
     if isinstance(model, keras.Model):
-        content = convert.convert(convert.plain(model), "float32", None, None)
-        content, _ = sparse.encode(content)
+        with garbage.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
+            convert.save(convert.plain(model), folder)
+            content, _ = sparse.encode(convert.convert(folder, "float32"))
     else:
         content = pathlib.Path(model).read_bytes()
     return check(content)

@@ -17,7 +17,7 @@ MOST = 200
 # How many are made up if there is no data.
 RANDOM = 8
 # How many Keras gets in one call.
-AT_ONCE = 50
+AT_ONCE = 8
 
 
 class Samples:
@@ -40,15 +40,15 @@ class Samples:
             ValueError: If the data is empty or does not fit the model's inputs.
         """
         self.real = data is not None
-        self._model = model
         self._tensors = model.inputs
         self._fixed = batch_size or self._tensors[0].shape[0]
         self._size = self._fixed or 1
         arrays = self._taken(data) if self.real else self._random()
         # A file of one batch size only takes full batches.
         whole = -(-len(arrays[0]) // self._size) * self._size
-        self._arrays = [np.resize(a, (whole, *a.shape[1:])) for a in arrays]
-        self.count = whole
+        if whole > len(arrays[0]):
+            arrays = [np.resize(a, (whole, *a.shape[1:])) for a in arrays]
+        self._arrays, self.count = arrays, whole
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches as the file takes them, by the names of its inputs."""
@@ -56,22 +56,25 @@ class Samples:
         for part in self._parts(self._size):
             yield dict(zip(names, part, strict=True))
 
-    def predict(self) -> dict[str, np.ndarray]:
+    def predict(self, model: keras.Model) -> dict[str, np.ndarray]:
         """What the model makes of all, by the names of the outputs in the file."""
-        found = [self._outputs(part) for part in self._parts(self._fixed or AT_ONCE)]
+
+        def outputs(arrays):
+            inputs = keras.tree.pack_sequence_as(convert.inputs(model), arrays)
+            found = model(inputs, training=False)
+            if isinstance(found, dict):
+                return found
+            flat = keras.tree.flatten(found)
+            return {f"output_{i}": value for i, value in enumerate(flat)}
+
+        # Called eagerly, Keras keeps the outputs of all layers until the last one.
+        call = tf.function(outputs, reduce_retracing=True, autograph=False)
+        found = [call(part) for part in self._parts(self._fixed or AT_ONCE)]
         return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 
     def _parts(self, size):
         for start in range(0, self.count, size):
             yield [a[start : start + size] for a in self._arrays]
-
-    def _outputs(self, arrays):
-        inputs = keras.tree.pack_sequence_as(convert.inputs(self._model), arrays)
-        outputs = self._model(inputs, training=False)
-        if not isinstance(outputs, dict):
-            flat = keras.tree.flatten(outputs)
-            outputs = {f"output_{i}": value for i, value in enumerate(flat)}
-        return {name: np.asarray(value) for name, value in outputs.items()}
 
     def _taken(self, data):
         parts, total = [], 0

@@ -16,6 +16,7 @@ from keras_prune_init.core import garbage, surgery
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
+from keras_prune_init.distribute import workers
 from keras_prune_init.methods import Method, Recipe, get_method
 from keras_prune_init.signal import rescaling
 from keras_prune_init.tape import Network
@@ -60,7 +61,8 @@ def prune_at_init(
         schedule: `"exponential"`, `"linear"` or a function `(progress, sparsity) ->
             sparsity`. Default: the method's.
         batches: How many batches to score on; gradients are summed over them. `None`:
-            all.
+            all. Replicas of a `tf.distribute` strategy share them out, each batch
+            whole, so that masks do not depend on the number of devices.
         samples_per_class: Score on so many samples of each class instead, the first of
             the dataset. The authors use 10.
         batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
@@ -77,12 +79,14 @@ def prune_at_init(
 
     Returns:
         A new `keras.Model` with `MaskedLayer`s in place of the pruned layers, compiled
-        if `model` was. Train it with plain `fit`; removed weights stay 0.
+        if `model` was, under the same `tf.distribute` strategy, also that of several
+        workers. Train it with plain `fit`; removed weights stay 0.
 
     Raises:
         ValueError: If an argument, the model or the dataset does not fit, before any
             work starts; if a score is NaN or infinite.
         TypeError: If `dataset` is none of the kinds above.
+        RuntimeError: If `model` belongs to another strategy than the one in scope.
 
     Example:
 
@@ -195,15 +199,27 @@ def _plan(
         data, resolved = _data(
             model, method, dataset, loss, batches, samples_per_class, dtype
         )
+    _check_workers(model, data)
     network = Network(model, kernels, data, resolved, method.iterations)
     return _Plan(
         method, recipe, kernels, network, sparsity, allocation, min_per_layer, verbose
     )
 
 
+def _check_workers(model, data):
+    strategy = model.distribute_strategy
+    values = (keras.ops.convert_to_numpy(v) for v in model.weights)
+    advice = "Make the model in `strategy.scope()`, or from the same seed."
+    workers.check_same(strategy, "weights", values, advice)
+    values = (np.asarray(v) for v in tf.nest.flatten(data) if v is not None)
+    advice = "Pass the whole dataset, not a shard; batches are dealt out by number."
+    workers.check_same(strategy, "batches to score on", values, advice)
+
+
 def _run(plan):
     """The last scores, what they were chosen from (`None`: all), the final masks."""
     method, kernels, network = plan.method, plan.kernels, plan.network
+    strategy = network.model.distribute_strategy
     weights, masks, total = method.start(network), None, method.iterations
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
         values = method.scores(network, weights)
@@ -215,6 +231,7 @@ def _run(plan):
         masks = allocation_lib.choose(
             scores, target, plan.allocation, plan.min_per_layer, within
         )
+        masks = workers.from_chief(strategy, masks)
         if not last:
             weights = [
                 tf.where(masks[k.path], w, tf.zeros((), w.dtype))

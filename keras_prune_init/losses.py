@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -166,13 +167,23 @@ def _part(loss, kind, y, shape, dtype) -> Part:
     if "crossentropy" in name and "binary" not in name:
         _check_labels(y, shape, "sparse" in name)
     if isinstance(loss, keras.losses.Loss):
-        return Part(lambda y, out, weight: loss(y, out, sample_weight=weight), kind)
+        return Part(functools.partial(_keras_loss, loss), kind)
 
     def weighted(y, out, weight):
         values = loss(y, out)
         return values if weight is None else values * tf.cast(weight, values.dtype)
 
     return Part(weighted, kind)
+
+
+def _keras_loss(loss, y, output, weight):
+    value = loss(y, output, sample_weight=weight)
+    # Keras divides means by the number of replicas, which would add up the gradients of
+    # parts of one batch; here every replica has a batch.
+    if loss.reduction in (None, "none", "sum"):
+        return value
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return value * tf.cast(replicas, value.dtype)
 
 
 def _inferred(kind, y, shape, sparse, dtype):

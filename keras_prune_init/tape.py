@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_prune_init.core import selection, surgery
 from keras_prune_init.core.patching import scoring_layers
+from keras_prune_init.distribute import replicas
 from keras_prune_init.losses import Loss
 
 # Tracing a network takes as long as about three eager passes on a batch.
@@ -110,9 +111,7 @@ class Network:
         def gradients(weights, batch):
             return self._loss_gradients(weights, batch, batch_norm, temperature)
 
-        key = ("g", batch_norm, temperature)
-        step = self.once(key, lambda: self.graph_if_it_pays(gradients))
-        return self._sum_over_batches(step, weights)
+        return self._summed(("g", batch_norm, temperature), gradients, weights)
 
     def hessian_gradient(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
@@ -136,9 +135,7 @@ class Network:
         total = None
         if len(self.batches) > 1:
             total = self.gradients(weights, batch_norm, temperature)
-        key = ("hg", batch_norm, temperature)
-        step = self.once(key, lambda: self.graph_if_it_pays(product))
-        return self._sum_over_batches(step, weights, total)
+        return self._summed(("hg", batch_norm, temperature), product, weights, total)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under this key."""
@@ -162,9 +159,19 @@ class Network:
             loss = self.loss(y, outputs, sample_weight, temperature)
         return zeros_for_none(tape.gradient(loss, weights), weights)
 
-    def _sum_over_batches(self, step, weights, *args) -> Tensors:
+    def _summed(self, key, function, weights, *args) -> Tensors:
+        """The sum of `function(weights, batch, *args)` over the batches."""
+        strategy = self.model.distribute_strategy
+        if strategy.num_replicas_in_sync > 1:
+            step = self.once(key, lambda: replicas.summed(strategy, function))
+            batches = self.once(
+                "shares", lambda: [*replicas.shares(strategy, self.batches)]
+            )
+        else:
+            step = self.once(key, lambda: self.graph_if_it_pays(function))
+            batches = self.batches
         total = None
-        for batch in self.batches:
+        for batch in batches:
             part = step(weights, batch, *args)
             if total is None:
                 total = part

@@ -1,5 +1,12 @@
 import keras
 import pytest
+import tensorflow as tf
+
+# Devices for strategies; everything else runs on the first one.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 4,
+)
 
 
 @pytest.fixture(autouse=True)

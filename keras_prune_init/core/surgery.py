@@ -16,6 +16,7 @@ import numpy as np
 from keras_prune_init.core import copying, selection
 from keras_prune_init.core.copying import masked_layers
 from keras_prune_init.core.selection import Address, Kernel
+from keras_prune_init.distribute import replicas, workers
 
 
 @contextlib.contextmanager
@@ -110,10 +111,12 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def _copy_model(model, wrap, dtype=None, fold=False, call=None):
-    with preserved_random_state(), _custom_objects(model):
+    with preserved_random_state(), _custom_objects(model), replicas.scope(model):
         new = copying.copy(model, wrap, dtype, fold, call)
         if model.compiled and not new.compiled:
             new.compile_from_config(model.get_compile_config())
+        factors = [(*v.masks.values(), *v.scales.values()) for v in masked_layers(new)]
+        workers.enable_fit(new, [v for pair in factors for v in pair])
         return new
 
 

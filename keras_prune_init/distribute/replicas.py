@@ -1,0 +1,83 @@
+"""One computation on all replicas of a `tf.distribute` strategy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def scope(model: keras.Model) -> contextlib.AbstractContextManager:
+    """Where variables are made that belong to a copy of `model`.
+
+    Raises:
+        RuntimeError: If another strategy is in use, or one of its replicas runs this.
+    """
+    if not tf.distribute.has_strategy():
+        return model.distribute_strategy.scope()
+    current = tf.distribute.get_strategy()
+    if not tf.distribute.in_cross_replica_context():
+        raise RuntimeError(
+            "A model is pruned once, for all replicas. Received: a call inside "
+            f"{type(current).__name__}.run. Call it outside, where the model is made."
+        )
+    if model.distribute_strategy is not current:
+        raise RuntimeError(
+            "A model is pruned under the strategy that it was made in. Received: "
+            f"{model.name}, made in a {type(model.distribute_strategy).__name__}, in "
+            f"the scope of another {type(current).__name__}. Leave that scope."
+        )
+    return contextlib.nullcontext()
+
+
+def shares(
+    strategy: tf.distribute.Strategy, batches: Sequence[Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Batches dealt out to the replicas, one each at a time.
+
+    Yields:
+        Per-replica batches, and per-replica numbers: 1, or 0 on the replicas that have
+        nothing left to do and see some batch again.
+    """
+    for first in range(0, len(batches), strategy.num_replicas_in_sync):
+
+        def share(context, first=first):
+            number = first + context.replica_id_in_sync_group
+            present = number < len(batches)
+            batch = batches[number if present else first]
+            tensors = keras.tree.map_structure(
+                lambda v: None if v is None else tf.convert_to_tensor(v), batch
+            )
+            return tensors, float(present)
+
+        yield strategy.experimental_distribute_values_from_function(share)
+
+
+def summed(
+    strategy: tf.distribute.Strategy, function: Callable[..., list[tf.Tensor]]
+) -> Callable[..., list[tf.Tensor]]:
+    """`function` on all replicas, its results summed over those that are present.
+
+    Args:
+        strategy: The strategy.
+        function: From `(weights, batch, ...)` to tensors.
+
+    Returns:
+        A function of `(weights, share, ...)`, a share being one of `shares`.
+    """
+
+    def on_replica(weights, share, *args):
+        batch, present = share
+        return [
+            tf.where(present > 0, v, tf.zeros_like(v))
+            for v in function(weights, batch, *args)
+        ]
+
+    def on_all(weights, share, *args):
+        parts = strategy.run(on_replica, args=(weights, share, *args))
+        return [strategy.reduce("SUM", part, axis=None) for part in parts]
+
+    return tf.function(on_all, reduce_retracing=True, autograph=False)

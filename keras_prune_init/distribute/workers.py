@@ -1,0 +1,133 @@
+"""Several processes that train one model: they must agree, and Keras must let them.
+
+Keras 3.15 cannot `fit` under a `MultiWorkerMirroredStrategy` (keras-team/keras issue
+20585): it takes the mean of logs over an axis they do not have, and turns the parts of
+a batch on several replicas into one tensor. `enable_fit` is the workaround, and the
+only place that knows of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def several(strategy: tf.distribute.Strategy) -> bool:
+    """Whether more than one process runs the strategy, each with its own Python."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    tasks = strategy.cluster_resolver.cluster_spec().as_dict().values()
+    return sum(map(len, tasks)) > 1
+
+
+def check_same(
+    strategy: tf.distribute.Strategy, what: str, arrays: Iterable, advice: str
+) -> None:
+    """See that all workers have the same numbers.
+
+    Args:
+        strategy: The strategy; nothing happens if one process runs all of it.
+        what: What the numbers are, for the error.
+        arrays: The numbers.
+        advice: What to do if they differ.
+
+    Raises:
+        ValueError: On every worker, if one has others.
+    """
+    if not several(strategy):
+        return
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array))
+    number = int.from_bytes(sha.digest()[:7], "big")
+    mine = strategy.experimental_distribute_values_from_function(
+        lambda _: tf.constant([number], tf.int64)
+    )
+    found = np.asarray(strategy.gather(mine, axis=0))
+    if len(set(found.tolist())) > 1:
+        digests = ", ".join(f"{n:014x}" for n in found)
+        raise ValueError(
+            f"All workers must have the same {what}. Received, replica by replica, the "
+            f"digests {digests}. {advice}"
+        )
+
+
+def from_chief(
+    strategy: tf.distribute.Strategy, masks: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The masks that the first worker chose, on all of them."""
+    if not several(strategy):
+        return dict(masks)
+    flat = np.concatenate([mask.ravel() for mask in masks.values()])
+    bits = np.packbits(flat)
+    words = np.resize(bits, -(-bits.size // 4) * 4).view("int32")
+    mine = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            words if context.replica_id_in_sync_group == 0 else np.zeros_like(words)
+        )
+    )
+    words = np.asarray(strategy.reduce("SUM", mine, axis=None))
+    flat = np.unpackbits(words.view("uint8"), count=flat.size).astype(bool)
+    ends = np.cumsum([mask.size for mask in masks.values()])
+    parts = np.split(flat, ends[:-1])
+    return {
+        path: part.reshape(mask.shape)
+        for (path, mask), part in zip(masks.items(), parts, strict=True)
+    }
+
+
+def enable_fit(model: keras.Model, masks: Iterable[keras.Variable]) -> None:
+    """Let `fit` and `evaluate` of a model run on several workers.
+
+    Args:
+        model: Made in the scope of a `MultiWorkerMirroredStrategy`; left as it is if
+            one process runs all of its strategy.
+        masks: Variables that must be the same on all workers before each training.
+    """
+    strategy = model.distribute_strategy
+    if not several(strategy):
+        return
+
+    def make_train_function(force=False):
+        values = (keras.ops.convert_to_numpy(v) for v in masks)
+        advice = "Prune, or load the model, in the same way on all of them."
+        check_same(strategy, "masks", values, advice)
+        if model.train_function is None or force:
+            model.train_function = _on_all(model, model.train_step)
+
+    def make_test_function(force=False):
+        if model.test_function is None or force:
+            model.test_function = _on_all(model, model.test_step)
+
+    model.make_train_function = make_train_function
+    model.make_test_function = make_test_function
+    model._maybe_symbolic_build = functools.partial(_build, model)
+
+
+def _on_all(model, step):
+    """What Keras calls with an iterator, for one execution of some steps."""
+    strategy = model.distribute_strategy
+
+    def steps(iterator):
+        for _ in range(model.steps_per_execution):
+            logs = strategy.run(step, args=(next(iterator),))
+        return {k: strategy.reduce("MEAN", v, axis=None) for k, v in logs.items()}
+
+    return steps if model.run_eagerly else tf.function(steps, reduce_retracing=True)
+
+
+def _build(model, iterator=None, data_batch=None):
+    """Make the state of optimizer, loss and metrics, from the part of one replica."""
+    strategy = model.distribute_strategy
+    if iterator is not None:
+        batch = next(next(iter(iterator))[2])
+        data_batch = keras.tree.map_structure(
+            lambda v: strategy.experimental_local_results(v)[0], batch
+        )
+    with strategy.scope():
+        model._symbolic_build(data_batch=data_batch)

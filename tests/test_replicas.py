@@ -1,0 +1,130 @@
+"""Pruning and training under `tf.distribute.MirroredStrategy`, on virtual devices."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import L, batch, masked_list, mlp
+from test_methods_common import EACH, net
+
+import keras_prune_init as kpi
+
+REPLICAS = pytest.mark.parametrize("count", [2, 4])
+
+
+@functools.cache
+def mirrored(count):
+    # One process can run the default's collective operations with one number of
+    # devices only, so two devices reduce in another way.
+    way = None if count == 4 else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)], way)
+
+
+def batches(model, count):
+    """So many batches, the last one smaller."""
+    x, y = batch(model, 8 * count - 3)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+def masks(model):
+    return [v.numpy() for layer in masked_list(model) for v in layer.masks.values()]
+
+
+@REPLICAS
+@EACH
+def test_masks_are_those_of_a_single_device(name, options, needs_data, count):
+    model, _ = net()
+    keras.backend.clear_session(free_memory=False)  # random goes by the layers' names
+    with mirrored(count).scope():
+        same = net()[0]
+        same.set_weights(model.get_weights())
+    # More batches than two replicas have turns for, and not a multiple of them.
+    options = {**options, "dataset": batches(model, 3), "batches": 3}
+    expected = kpi.score(model, method=name, **options)
+    found = kpi.score(same, method=name, **options)
+    for a, b in zip(expected.values(), found.values(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * np.abs(a).max())
+    options |= {"method": name, "sparsity": 0.7}
+    a, b = (masks(kpi.prune_at_init(m, **options)) for m in (model, same))
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def trained(count):
+    """Losses of twenty steps, as their running mean, and the trained model."""
+    scope = mirrored(count).scope() if count > 1 else contextlib.nullcontext()
+    with scope:
+        keras.utils.set_random_seed(1)
+        model = mlp((32, 16), inputs=10)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, loss, jit_compile=False)
+    x, y = batch(model, 320)
+    pruned = kpi.prune_at_init(model, batches(model, 3), sparsity=0.6, batches=3)
+    losses = []
+    seen = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
+    )
+    pruned.fit(x, y, batch_size=16, shuffle=False, verbose=0, callbacks=[seen])
+    return np.array(losses), pruned
+
+
+@REPLICAS
+def test_losses_are_those_of_a_single_device_with_the_same_batches(count):
+    (one, a), (many, b) = trained(1), trained(count)
+    assert len(many) == 20
+    np.testing.assert_allclose(many, one, atol=1e-4)
+    for layer in masked_list(b):
+        assert not layer.layer.kernel.numpy()[layer.mask.numpy() == 0].any()
+    x = batch(a, 30)[0]
+    np.testing.assert_allclose(a.predict(x), b.predict(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("made", ["inside", "outside"])
+@pytest.mark.parametrize("pruned", ["inside", "outside"])
+def test_pruned_model_belongs_to_the_strategy_wherever_it_was_pruned(made, pruned):
+    strategy = mirrored(2)
+
+    def place(where):
+        return strategy.scope() if where == "inside" else contextlib.nullcontext()
+
+    with place(made):
+        model = mlp()
+    with place(pruned):
+        new = kpi.prune_at_init(model, batch(model), sparsity=0.5)
+    alone = made == pruned == "outside"
+    assert new.distribute_strategy.num_replicas_in_sync == (1 if alone else 2)
+    components = new.layers[0].mask.value
+    assert isinstance(components, tf.distribute.DistributedValues) is not alone
+    assert (
+        kpi.report(new).kept == kpi.report(new).total // 2 + kpi.report(new).total % 2
+    )
+
+
+def test_pruning_inside_a_replica_is_refused():
+    strategy = mirrored(2)
+    with strategy.scope():
+        model = mlp()
+    with pytest.raises(RuntimeError, match="pruned once, for all replicas"):
+        strategy.run(lambda: kpi.prune_at_init(model, None, "magnitude"))
+
+
+def test_pruning_in_the_scope_of_another_strategy_is_refused():
+    with mirrored(2).scope():
+        model = mlp()
+    with mirrored(4).scope(), pytest.raises(RuntimeError, match="Leave that scope"):
+        kpi.prune_at_init(model, None, "magnitude")
+
+
+def test_dropout_and_batch_normalization_train_under_a_strategy():
+    with mirrored(2).scope():
+        layers = [L.Dense(16), L.BatchNormalization(), L.ReLU(), L.Dropout(0.2)]
+        model = keras.Sequential([keras.Input((5,)), *layers, L.Dense(3)])
+        pruned = kpi.prune_at_init(model, batch(model, 64), "grasp", sparsity=0.5)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        pruned.compile("adam", loss, jit_compile=False)
+    history = pruned.fit(*batch(model, 64), batch_size=16, epochs=3, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]

@@ -1,0 +1,88 @@
+"""One of two processes that prune and train together, for test_workers.py.
+
+    python worker.py NUMBER PORT PORT FOLDER
+
+Writes what it found into FOLDER/NUMBER.npz.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+number, *ports, folder = sys.argv[1:]
+os.environ["TF_CONFIG"] = json.dumps(
+    {
+        "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+        "task": {"type": "worker", "index": int(number)},
+    }
+)
+
+import tensorflow as tf  # noqa: E402
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else runs
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from test_workers import METHODS, STEPS, data, network, pruned, train  # noqa: E402
+
+import keras_prune_init as kpi  # noqa: E402
+
+
+def error_of(function):
+    try:
+        function()
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    return ""
+
+
+def main():
+    found = {}
+    with strategy.scope():
+        model = network()
+    for method, options in METHODS:
+        found[method] = kpi.report(pruned(model, method, options)).digest
+    new = pruned(model, "snip", {})
+    found["losses"] = train(new, STEPS)
+    x, y = next(iter(data().unbatch().batch(100)))
+    found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
+    found["predicted"] = new.predict(x, batch_size=20, verbose=0)
+    found["errors"] = [error_of(case) for case in (weights, batches, masks, plain)]
+    np.savez(pathlib.Path(folder, number), **found)
+
+
+def weights():
+    with strategy.scope():
+        model = network()
+    # As if each worker had loaded its own.
+    for component in model.layers[1].kernel.value.values:
+        component.assign_add(tf.ones_like(component) * float(number))
+    kpi.prune_at_init(model, data(), batches=2)
+
+
+def batches():
+    with strategy.scope():
+        model = network()
+    kpi.prune_at_init(model, data().shard(2, int(number)), batches=2)
+
+
+def masks():
+    with strategy.scope():
+        model = network()
+    new = pruned(model, "snip", {})
+    for component in new.layers[1].mask.value.values:
+        component.assign(tf.ones_like(component) * float(number))
+    train(new, 1)
+
+
+def plain():
+    """What Keras does without `workers.enable_fit`."""
+    with strategy.scope():
+        model = network()
+    train(model, 1)
+
+
+if __name__ == "__main__":
+    keras.utils.set_random_seed(0)
+    main()

@@ -199,21 +199,11 @@ def _plan(
         data, resolved = _data(
             model, method, dataset, loss, batches, samples_per_class, dtype
         )
-    _check_workers(model, data)
+    checks.check_workers(model, data)
     network = Network(model, kernels, data, resolved, method.iterations)
     return _Plan(
         method, recipe, kernels, network, sparsity, allocation, min_per_layer, verbose
     )
-
-
-def _check_workers(model, data):
-    strategy = model.distribute_strategy
-    values = (keras.ops.convert_to_numpy(v) for v in model.weights)
-    advice = "Make the model in `strategy.scope()`, or from the same seed."
-    workers.check_same(strategy, "weights", values, advice)
-    values = (np.asarray(v) for v in tf.nest.flatten(data) if v is not None)
-    advice = "Pass the whole dataset, not a shard; batches are dealt out by number."
-    workers.check_same(strategy, "batches to score on", values, advice)
 
 
 def _run(plan):

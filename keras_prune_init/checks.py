@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_prune_init.core import selection, surgery
 from keras_prune_init.core.selection import Filters, Kernel
+from keras_prune_init.distribute import workers
 
 
 def prunable_kernels(model: keras.Model, filters: Filters = None) -> list[Kernel]:
@@ -94,3 +95,14 @@ def check_batched(y: Any) -> None:
             "The dataset must be batched: the first axis of y counts samples. "
             "Received: a scalar label. Call `dataset.batch(128)`."
         )
+
+
+def check_workers(model: keras.Model, data: list) -> None:
+    """See that all workers of a strategy score the same weights on the same data."""
+    strategy = model.distribute_strategy
+    values = (keras.ops.convert_to_numpy(v) for v in model.weights)
+    advice = "Make the model in `strategy.scope()`, or from the same seed."
+    workers.check_same(strategy, "weights", values, advice)
+    values = (np.asarray(v) for v in keras.tree.flatten(data) if v is not None)
+    advice = "Pass the whole dataset, not a shard; batches are dealt out by number."
+    workers.check_same(strategy, "batches to score on", values, advice)

@@ -9,7 +9,7 @@ from keras_prune_init.api import prune_at_init, score  # noqa: E402
 from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
-from keras_prune_init.core.surgery import strip  # noqa: E402
+from keras_prune_init.core.surgery import enable_workers, strip  # noqa: E402
 from keras_prune_init.export.mobile import MobileReport, mobile_check  # noqa: E402
 from keras_prune_init.export.report import ExportReport  # noqa: E402
 from keras_prune_init.export.tflite import export_tflite  # noqa: E402
@@ -39,8 +39,9 @@ __all__ = [
     "SignalReport",
     "approximate_isometry",
     "critical_sparsity",
-    "get_method",
+    "enable_workers",
     "export_tflite",
+    "get_method",
     "initializers",
     "mean_field",
     "method_names",

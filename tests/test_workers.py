@@ -56,17 +56,22 @@ def train(model, steps):
     return np.array(losses)
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What both workers saw."""
-    folder = tmp_path_factory.mktemp("workers")
-    sockets = [socket.socket() for _ in range(2)]
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))
     ports = [str(s.getsockname()[1]) for s in sockets]
     for s in sockets:
         s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What both workers saw."""
+    folder = tmp_path_factory.mktemp("workers")
     command = [sys.executable, str(pathlib.Path(__file__).with_name("worker.py"))]
+    ports = free_ports(2)
     workers = [
         subprocess.Popen(
             [*command, str(i), *ports, str(folder)],

@@ -110,14 +110,38 @@ def strip(model: keras.Model) -> keras.Model:
     return _copy_model(model, {}, fold=True)
 
 
+def enable_workers(model: keras.Model) -> keras.Model:
+    """Let `fit` of a loaded model run on several workers.
+
+    Models from `prune_at_init` need no call. See `distribute/workers.py` for why.
+
+    Args:
+        model: A model made or loaded in the scope of a
+            `tf.distribute.MultiWorkerMirroredStrategy`. Nothing happens to others.
+
+    Returns:
+        The same model.
+
+    Example:
+
+    >>> with strategy.scope():
+    ...     model = enable_workers(keras.models.load_model("pruned.keras"))
+    >>> model.fit(dataset)
+    """
+    layers = masked_layers(model)
+    factors = [v for n in layers for v in (*n.masks.values(), *n.scales.values())]
+    workers.enable_fit(model, factors)
+    return model
+
+
 def _copy_model(model, wrap, dtype=None, fold=False, call=None):
-    with preserved_random_state(), _custom_objects(model), replicas.scope(model):
+    # A folded model leaves its strategy: one process of several may want it.
+    scope = contextlib.nullcontext() if fold else replicas.scope(model)
+    with preserved_random_state(), _custom_objects(model), scope:
         new = copying.copy(model, wrap, dtype, fold, call)
         if model.compiled and not new.compiled:
             new.compile_from_config(model.get_compile_config())
-        factors = [(*v.masks.values(), *v.scales.values()) for v in masked_layers(new)]
-        workers.enable_fit(new, [v for pair in factors for v in pair])
-        return new
+        return new if fold else enable_workers(new)
 
 
 def _custom_objects(model):

@@ -3,16 +3,19 @@
     python -m keras_prune_init.train
     python -m keras_prune_init.train --config=FILE.py --config.prune.sparsity=0.98
     python -m keras_prune_init.train --config=configs/paper/cifar10_resnet.py:104
+    python -m keras_prune_init.train --strategy=mirrored
 
 configs/ has ready-made files; train/default_config.py explains every key.
 """
 
 import os
 
+import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from keras_prune_init.train import main, run_folder
+from keras_prune_init.train import strategy as strategies
 
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
 
@@ -31,6 +34,16 @@ RESUME = flags.DEFINE_bool(
 DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "Same seed, same machine, same accuracy; slower."
 )
+STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    strategies.NAMES,
+    "On what to train; multi_worker reads TF_CONFIG or Slurm's variables.",
+)
+TPU = flags.DEFINE_string("tpu", None, "Name of a Cloud TPU. Default: this machine's.")
+VIRTUAL = flags.DEFINE_integer(
+    "num_virtual_devices", None, "Pretend that the processor is so many; for tests."
+)
 flags.FLAGS.set_default("verbosity", logging.INFO)
 
 
@@ -39,10 +52,15 @@ def _main(arguments):
         raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
     if RESUME.value and not WORKDIR.value:
         raise app.UsageError("--resume needs the folder to go on with: --workdir=...")
+    tf.get_logger().setLevel("WARNING")  # else a line for each collective operation
+    strategy = strategies.create(
+        STRATEGY.value, tpu=TPU.value, num_virtual_devices=VIRTUAL.value
+    )
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     main.run(
         CONFIG.value,
         WORKDIR.value or run_folder.new(file),
+        strategy=strategy,
         resume=RESUME.value,
         deterministic=DETERMINISTIC.value,
     )

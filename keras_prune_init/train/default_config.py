@@ -62,4 +62,7 @@ def get_config() -> ConfigDict:
     config.train.momentum = 0.9
     config.train.nesterov = True
     config.train.weight_decay = 5e-4
+    # "mixed": float16 on GPUs (with loss scaling), bfloat16 elsewhere; or one of
+    # "mixed_float16" and "mixed_bfloat16". Scores are computed in float32.
+    config.train.precision = "float32"
     return config

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_prune_init.train import run_folder
+from keras_prune_init.train import strategy as strategies
 
 SCHEDULES = ("constant", "cosine", "step")
 
@@ -23,6 +24,11 @@ def check(config) -> None:
         raise ValueError(
             f"`train.schedule` must be one of {SCHEDULES}. Received: "
             f"train.schedule={config.schedule!r}. Choose one of them."
+        )
+    if config.precision not in strategies.PRECISIONS:
+        raise ValueError(
+            f"`train.precision` must be one of {strategies.PRECISIONS}. Received: "
+            f"train.precision={config.precision!r}. Choose one of them."
         )
     if config.warmup_epochs and config.schedule != "cosine":
         raise ValueError(
@@ -42,6 +48,11 @@ def check(config) -> None:
 def total_steps(config, steps: int) -> int:
     """Batches of the whole training, with `steps` batches in an epoch."""
     return config.steps or config.epochs * steps
+
+
+def steps_taken(model: keras.Model) -> int:
+    """Batches that the optimizer of a model has seen, also in earlier processes."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
@@ -103,7 +114,8 @@ class SaveEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs}
-        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        row["learning_rate"] = float(rate)
         row["seconds"] = time.perf_counter() - self.started
         self.rows.append(row)
         run_folder.write_history(self.folder, self.rows)

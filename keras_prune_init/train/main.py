@@ -17,12 +17,14 @@ import keras_prune_init as kpi
 from keras_prune_init import models
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import loop, run_folder
+from keras_prune_init.train import strategy as strategies
 
 
 def run(
     config: ml_collections.ConfigDict,
     workdir: str,
     *,
+    strategy: tf.distribute.Strategy | None = None,
     resume: bool = False,
     deterministic: bool = False,
 ) -> dict:
@@ -30,12 +32,15 @@ def run(
 
     Args:
         config: What `default_config.get_config()` returns, with other values.
-        workdir: The folder of the run; it must not exist yet, or be empty.
+        workdir: The folder of the run; it must not exist yet, or be empty. Several
+            workers share it.
+        strategy: What `strategy.create` returns; `None`: one device.
         resume: Go on with a run that was stopped in `workdir`, if there is one.
         deterministic: Use slower operations that give the same numbers every time.
 
     Returns:
-        The content of the folder's result.json.
+        The content of the folder's result.json; of other workers than the first, what
+        they measured on the test images.
 
     Raises:
         FileExistsError: If `workdir` is in use and `resume` is false.
@@ -43,9 +48,12 @@ def run(
             run to resume.
     """
     loop.check(config.train)
+    strategy = strategy or tf.distribute.get_strategy()
+    chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
     settings = json.loads(config.to_json())
-    run_folder.check(folder, settings, resume)
+    if chief:  # it may have made the folder before another worker looks
+        run_folder.check(folder, settings, resume)
     result = run_folder.read_json(folder / run_folder.RESULT)
     if result and result["finished"]:
         logging.info("The run in %s is finished: %s", folder, _summary(result))
@@ -59,19 +67,26 @@ def run(
 
     if (folder / run_folder.MODEL).exists():
         logging.info("Going on with the run in %s", folder)
-        pruned = keras.models.load_model(folder / run_folder.MODEL)
+        with strategy.scope():
+            pruned = keras.models.load_model(folder / run_folder.MODEL)
+        kpi.enable_workers(pruned)
     else:
-        model = _build(config, data)
+        with strategy.scope(), strategies.precision(config.train.precision, strategy):
+            model = _build(config, data, strategies.jit_compile(strategy))
         arguments = config.prune.to_dict()
         batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
         batches = _training_batches(config, data, batch_size)
         started = time.perf_counter()
         pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
         seconds = time.perf_counter() - started
-        _save_start(folder, settings, pruned, seconds)
+        if chief:
+            _save_start(folder, settings, pruned, seconds)
 
-    _train(folder, config, data, pruned)
-    return _save_end(folder, config, data, pruned)
+    _train(folder, config, data, pruned, chief)
+    test = pruned.evaluate(
+        data.test(config.train.batch_size), return_dict=True, verbose=0
+    )
+    return _save_end(folder, pruned, test) if chief else test
 
 
 def _load(config):
@@ -82,7 +97,7 @@ def _load(config):
     return data
 
 
-def _build(config, data):
+def _build(config, data, jit_compile):
     """A new, compiled model."""
     arguments = config.model.to_dict()
     name = arguments.pop("name")
@@ -92,6 +107,7 @@ def _build(config, data):
         loop.optimizer(config.train, data.steps(config.train.batch_size)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=jit_compile,
     )
     return model
 
@@ -152,18 +168,19 @@ def _save_start(folder, settings, pruned, seconds):
         pruned.save(path)
 
 
-def _train(folder, config, data, pruned):
+def _train(folder, config, data, pruned, chief):
     batch_size = config.train.batch_size
     steps = data.steps(batch_size)
-    left = loop.total_steps(config.train, steps) - int(pruned.optimizer.iterations)
+    taken = loop.steps_taken(pruned)
+    left = loop.total_steps(config.train, steps) - taken
     if not left:  # stopped between the last epoch and the result
         return
     # Models are saved after epochs, so only the last one can be a part.
-    done = int(pruned.optimizer.iterations) // steps
+    done = taken // steps
     epochs = done + -(-left // steps)
     logging.info("Training epochs %d to %d", done + 1, epochs)
     rows = run_folder.read_history(folder, done)
-    callbacks = [loop.SaveEpoch(folder, rows)]
+    callbacks = [loop.SaveEpoch(folder, rows)] if chief else []
     if left % steps:
         callbacks.append(loop.StopAfter(left))
     pruned.fit(
@@ -174,19 +191,16 @@ def _train(folder, config, data, pruned):
         steps_per_epoch=steps,
         validation_data=data.test(batch_size),
         callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
     )
 
 
-def _save_end(folder, config, data, pruned):
+def _save_end(folder, pruned, test):
     """The stripped model, and last of all the result that says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         kpi.strip(pruned).save(path)
     rows = run_folder.read_history(folder)
     seconds = np.median([float(row["seconds"]) for row in rows])
-    test = pruned.evaluate(
-        data.test(config.train.batch_size), return_dict=True, verbose=0
-    )
     result = run_folder.read_json(folder / run_folder.RESULT)
     result |= {
         "finished": True,

@@ -1,0 +1,169 @@
+"""On what the training binary runs: one device, several, several hosts, or a TPU."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.distribute import workers
+
+NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+PRECISIONS = ("float32", "mixed", "mixed_float16", "mixed_bfloat16")
+
+
+def create(
+    name: str = "auto",
+    *,
+    tpu: str | None = None,
+    num_virtual_devices: int | None = None,
+) -> tf.distribute.Strategy:
+    """The strategy to train under; call it before anything else uses TensorFlow.
+
+    Args:
+        name: `"one_device"`; `"mirrored"`: all GPUs of this host, or all virtual
+            devices; `"multi_worker"`: the hosts in the variable TF_CONFIG, or the tasks
+            of this Slurm step; `"tpu"`; `"auto"`: the last of these that is there.
+        tpu: Name or address of a Cloud TPU; default: that of this machine.
+        num_virtual_devices: Pretend that the processor is so many devices; for tests.
+
+    Raises:
+        ValueError: If the name is none of these, or there is no such thing here.
+    """
+    if name not in NAMES:
+        raise ValueError(
+            f"`strategy` must be one of {', '.join(NAMES)}. Received: "
+            f"strategy={name!r}. Choose one of them."
+        )
+    if num_virtual_devices is not None:
+        _split_processor(num_virtual_devices)
+    if name == "auto":
+        name = _found(tpu)
+    make = {"mirrored": _mirrored, "multi_worker": _multi_worker}
+    if name == "tpu":
+        return _tpu(tpu)
+    return make[name]() if name in make else tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes files."""
+    if not workers.several(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    return resolver.task_type in (None, "chief") or (
+        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    )
+
+
+def jit_compile(strategy: tf.distribute.Strategy) -> bool | str:
+    """What to compile a model with: Keras's choice is wrong for several replicas."""
+    tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    return "auto" if tpu or strategy.num_replicas_in_sync == 1 else False
+
+
+@contextlib.contextmanager
+def precision(name: str, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """What layers made in here compute in.
+
+    Args:
+        name: `"float32"`, `"mixed_float16"` (the optimizer then scales the loss),
+            `"mixed_bfloat16"`, or `"mixed"`: float16 on GPUs, bfloat16 elsewhere.
+        strategy: Where the layers will run.
+    """
+    if name == "mixed":
+        gpu = tf.config.list_logical_devices("GPU")
+        tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        name = "mixed_float16" if gpu and not tpu else "mixed_bfloat16"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _found(tpu):
+    if tpu or os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"):
+        return "tpu"
+    if _tasks() > 1:
+        return "multi_worker"
+    # Only a virtual processor is more than one.
+    return "mirrored" if len(_devices()) > 1 else "one_device"
+
+
+def _devices():
+    return [
+        device.name
+        for device in tf.config.list_logical_devices("GPU")
+        or tf.config.list_logical_devices("CPU")
+    ]
+
+
+def _tasks():
+    """How many processes TF_CONFIG or Slurm speak of."""
+    if "TF_CONFIG" in os.environ:
+        try:
+            cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
+        except json.JSONDecodeError as e:
+            raise ValueError(
+                "TF_CONFIG must be JSON with the keys cluster and task. Received: "
+                f"TF_CONFIG={os.environ['TF_CONFIG']!r} ({e})."
+            ) from e
+        return sum(map(len, cluster.values()))
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
+
+
+def _mirrored():
+    return tf.distribute.MirroredStrategy(_devices())
+
+
+def _multi_worker():
+    if not _tasks():
+        raise ValueError(
+            "Several workers must know of each other. Received: "
+            "strategy='multi_worker', and neither TF_CONFIG nor a Slurm step. Set "
+            "TF_CONFIG on each worker, or start them by srun."
+        )
+    resolver = None if "TF_CONFIG" in os.environ else _slurm()
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+
+
+def _slurm():
+    make = tf.distribute.cluster_resolver.SlurmClusterResolver
+    if shutil.which("nvidia-smi"):
+        return make()
+    # It deals out GPUs, and fails where there are none.
+    return make(gpus_per_node=_tasks(), gpus_per_task=1, auto_set_gpu=False)
+
+
+def _tpu(name):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as e:
+        raise ValueError(
+            f"There must be a TPU to use it. Received: strategy='tpu', tpu={name!r}, "
+            f"and TensorFlow says: {e}"
+        ) from e
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _split_processor(count):
+    if count < 1:
+        raise ValueError(
+            "`num_virtual_devices` must be 1 or more. Received: "
+            f"num_virtual_devices={count}."
+        )
+    [processor] = tf.config.list_physical_devices("CPU")
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+    try:
+        tf.config.set_logical_device_configuration(processor, parts)
+    except RuntimeError as e:
+        raise ValueError(
+            "Virtual devices must be made before anything else uses TensorFlow. "
+            f"Received: num_virtual_devices={count}, too late."
+        ) from e

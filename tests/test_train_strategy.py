@@ -1,0 +1,174 @@
+"""Which strategy the training binary runs under, and that it trains under each."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_replicas import mirrored
+from test_workers import free_ports
+
+from keras_prune_init.train import default_config, main
+from keras_prune_init.train import strategy as strategies
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in ("TF_CONFIG", "TPU_NAME", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_device_is_no_strategy():
+    strategy = strategies.create("one_device")
+    assert strategy is tf.distribute.get_strategy()
+    assert strategies.is_chief(strategy)
+    assert strategies.jit_compile(strategy) == "auto"
+
+
+@pytest.mark.parametrize("name", ["auto", "mirrored"])
+def test_several_devices_are_mirrored(name):
+    strategy = strategies.create(name)  # conftest.py made four
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    assert strategy.num_replicas_in_sync == 4
+    assert strategies.is_chief(strategy)
+    assert strategies.jit_compile(strategy) is False
+
+
+def test_auto_goes_by_the_environment(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert strategies._found(None) == "multi_worker"
+    cluster = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    assert strategies._found(None) == "mirrored"  # a cluster of one is none
+    monkeypatch.setenv("TPU_NAME", "local")
+    assert strategies._found(None) == "tpu"
+    assert strategies._found("grpc://10.0.0.2:8470") == "tpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ({"name": "mirror"}, {}, "must be one of auto, one_device.*mirror'"),
+        ({"name": "multi_worker"}, {}, "Set TF_CONFIG on each worker"),
+        ({"name": "auto"}, {"TF_CONFIG": "{"}, "TF_CONFIG must be JSON"),
+        ({"name": "auto", "num_virtual_devices": 0}, {}, "must be 1 or more"),
+        # As with this row: the real code path, where there is no TPU.
+        ({"name": "tpu"}, {}, "There must be a TPU"),
+    ],
+)
+def test_what_is_not_there_is_refused(arguments, environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        strategies.create(**arguments)
+
+
+def test_devices_cannot_be_split_once_they_are_in_use():
+    with pytest.raises(ValueError, match="before anything else"):
+        strategies.create("auto", num_virtual_devices=2)
+
+
+def test_slurm_names_the_hosts_of_a_step(monkeypatch, tmp_path):
+    """TensorFlow's own resolver, in a step on two hosts without GPUs."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nprintf 'node1\\nnode2\\n'\n")
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IEXEC)
+    step = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_PROCID": "1",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    }
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    resolver = strategies._slurm()
+    found = resolver.cluster_spec().as_dict()
+    assert found == {"worker": ["node1:8888", "node2:8888"]}
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def small(tmp_path, **train):
+    config = default_config.get_config()
+    config.data.source = f"npz:{tmp_path / 'few.npz'}"
+    config.model.depth, config.model.width = 8, 4
+    config.train.update({"epochs": 2, "batch_size": 16, "warmup_epochs": 0.0, **train})
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (64, 8, 8, 1)).astype("uint8")
+    y = np.arange(64) % 4
+    np.savez(tmp_path / "few.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy"),
+    [("mixed", "mixed_bfloat16"), ("mixed_float16", "mixed_float16")],
+)
+def test_mixed_precision_runs_resume_and_keep_float32_weights(
+    precision, policy, tmp_path
+):
+    config = small(tmp_path, precision=precision)
+    result = main.run(config, tmp_path / "run")
+    assert result["finished"] and result["epochs"] == 2
+    assert keras.config.dtype_policy().name == "float32"
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    assert model.layers[1].dtype_policy.name == policy
+    assert {w.dtype for w in model.trainable_variables} == {"float32"}
+    assert int(model.optimizer.iterations) == 8
+    loss = [float(v) for v in model.evaluate(np.zeros((4, 8, 8, 1)), np.zeros(4))]
+    assert np.isfinite(loss).all()
+    # Stopped before its result was written, it ends with the same.
+    (tmp_path / "run/result.json").write_text(json.dumps({**result, "finished": False}))
+    assert main.run(config, tmp_path / "run", resume=True) == result
+
+
+def test_run_under_mirrored_strategy_resumes(tmp_path):
+    config = small(tmp_path)
+    strategy = mirrored(2)
+    result = main.run(config, tmp_path / "run", strategy=strategy)
+    alone = main.run(config, tmp_path / "alone")
+    assert result["mask_digest"] == alone["mask_digest"]
+    assert result["epochs"] == alone["epochs"] == 2
+    (tmp_path / "run/result.json").write_text(json.dumps({**result, "finished": False}))
+    again = main.run(config, tmp_path / "run", strategy=strategy, resume=True)
+    # Replicas add up in any order.
+    assert again.pop("test_loss") == pytest.approx(result.pop("test_loss"), rel=1e-5)
+    assert again == result
+
+
+def test_two_workers_leave_one_run_folder(tmp_path):
+    """Real processes: the binary, told of each other by TF_CONFIG."""
+    small(tmp_path)
+    ports = free_ports(2)
+    command = [sys.executable, "-m", "keras_prune_init.train"]
+    command += [f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
+    command += ["--config.model.depth=8", "--config.model.width=4"]
+    command += ["--config.train.epochs=2", "--config.train.batch_size=16"]
+    command += ["--config.train.warmup_epochs=0.0", f"--workdir={tmp_path / 'run'}"]
+    processes = []
+    for number in range(2):
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        task = {"type": "worker", "index": number}
+        told = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+        processes.append(
+            subprocess.Popen(
+                command,
+                env=os.environ | told,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    logs = [p.communicate(timeout=200)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(logs)[-4000:]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["finished"] and result["epochs"] == 2
+    assert "weights kept" in logs[0] and "weights kept" not in logs[1]
+    alone = main.run(small(tmp_path), tmp_path / "alone")
+    assert result["mask_digest"] == alone["mask_digest"]

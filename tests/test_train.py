@@ -225,7 +225,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
     ("place", "epochs_done"),
     [
         ("keras_prune_init.train.main._train", 0),
-        ("keras_prune_init.train.loop._write_scalar", 0),
+        ("keras_prune_init.train.checkpoints._write_scalar", 0),
         ("keras_prune_init.train.main._save_end", 3),
     ],
 )

@@ -65,7 +65,7 @@ class ImageData:
         *,
         seed: int = 0,
         augment: str = "",
-        first_epoch: int = 0,
+        first_batch: int = 0,
         epochs: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
@@ -75,8 +75,9 @@ class ImageData:
             seed: Same seed, same batches.
             augment: `""`, `"crop"` (pad with 4 black pixels, cut out at random),
                 `"flip"` (left-right, every other image) or `"crop+flip"`.
-            first_epoch: Number of the epoch to begin with; each has its own order.
-            epochs: How many epochs the dataset holds.
+            first_batch: Number of the batch to begin with, counted over all epochs.
+            epochs: How many epochs the dataset holds; each has its own order, and the
+                first one may be a part.
         """
         hint = "; 'resized_crop' needs a data.image_size"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
@@ -87,19 +88,25 @@ class ImageData:
             x = _augment(tf.gather(images, rows), augment, batch_seed)
             return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 
-        def one_epoch(seed):
+        def one_epoch(seed, skip):
             rows = pipelines.shuffled(len(images), seed)
             numbered = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
-            return numbered.enumerate().map(
-                lambda number, rows: batch(rows, pipelines.fold_in(seed, number + 1)),
-                num_parallel_calls=4,
+            return (
+                numbered.enumerate()
+                .skip(skip)
+                .map(
+                    lambda number, rows: batch(
+                        rows, pipelines.fold_in(seed, number + 1)
+                    ),
+                    num_parallel_calls=4,
+                )
             )
 
         return pipelines.join_epochs(
             one_epoch,
             self.steps(batch_size),
             seed=seed,
-            first_epoch=first_epoch,
+            first_batch=first_batch,
             epochs=epochs,
         )
 

@@ -54,6 +54,8 @@ def get_config() -> ConfigDict:
     config.train.epochs = 6
     # So many batches in place of the epochs; the last epoch may be a part of one.
     config.train.steps = config_dict.placeholder(int)
+    # The run is saved after each epoch, and after so many batches too.
+    config.train.save_every = config_dict.placeholder(int)
     config.train.batch_size = 128
     config.train.learning_rate = 0.2
     config.train.schedule = "cosine"  # or "step" or "constant"

@@ -1,12 +1,9 @@
-"""What happens during training: the optimizer, and what is saved after each epoch."""
+"""What training is made of: the optimizer, its schedule, and how long it lasts."""
 
 import itertools
-import time
 
 import keras
-import tensorflow as tf
 
-from keras_prune_init.train import run_folder
 from keras_prune_init.train import strategy as strategies
 
 SCHEDULES = ("constant", "cosine", "step")
@@ -14,7 +11,7 @@ SCHEDULES = ("constant", "cosine", "step")
 
 def check(config) -> None:
     """Raises ValueError if the `train` part of a configuration makes no training."""
-    for name in ("epochs", "steps", "batch_size"):
+    for name in ("epochs", "steps", "batch_size", "save_every"):
         if config[name] is not None and config[name] < 1:
             raise ValueError(
                 f"`train.{name}` must be at least 1. Received: train.{name}="
@@ -89,47 +86,6 @@ def _learning_rate(config, steps):
     )
 
 
-class SaveEpoch(keras.callbacks.Callback):
-    """After each epoch: a line of history.csv, TensorBoard scalars, and the model.
-
-    The model file comes last and in one move. It holds masks, weights, optimizer and
-    step count, so it alone decides where a stopped run goes on.
-
-    Args:
-        folder: The folder of the run.
-        rows: The lines of the epochs already done.
-    """
-
-    def __init__(self, folder, rows):
-        super().__init__()
-        self.folder = folder
-        self.rows = rows
-
-    def on_train_begin(self, logs=None):
-        events = str(self.folder / run_folder.EVENTS)
-        self.events = tf.summary.create_file_writer(events)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, **logs}
-        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        row["learning_rate"] = float(rate)
-        row["seconds"] = time.perf_counter() - self.started
-        self.rows.append(row)
-        run_folder.write_history(self.folder, self.rows)
-        with self.events.as_default():
-            for name, value in logs.items():
-                _write_scalar(name, value, epoch + 1)
-        self.events.flush()
-        with run_folder.atomic(self.folder / run_folder.MODEL) as path:
-            self.model.save(path)
-
-    def on_train_end(self, logs=None):
-        self.events.close()
-
-
 class StopAfter(keras.callbacks.Callback):
     """Ends training after so many batches, also in the middle of an epoch."""
 
@@ -141,13 +97,3 @@ class StopAfter(keras.callbacks.Callback):
         self.left -= 1
         if not self.left:
             self.model.stop_training = True
-
-
-def _write_scalar(name, value, step):
-    # What tf.summary.scalar does, without its need for the tensorboard package, which
-    # TensorFlow no longer installs; only whoever looks at the curves needs it.
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
-        data_class="DATA_CLASS_SCALAR",
-    )
-    tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)

@@ -15,8 +15,8 @@ from absl import logging
 
 import keras_prune_init as kpi
 from keras_prune_init import models
+from keras_prune_init.train import checkpoints, loop, run_folder
 from keras_prune_init.train import data as image_data
-from keras_prune_init.train import loop, run_folder
 from keras_prune_init.train import strategy as strategies
 
 
@@ -128,12 +128,12 @@ def _architecture(name):
     )
 
 
-def _training_batches(config, data, batch_size, first_epoch=0, epochs=1):
+def _training_batches(config, data, batch_size, first_batch=0, epochs=1):
     return data.train(
         batch_size,
         seed=config.seed,
         augment=config.data.augment,
-        first_epoch=first_epoch,
+        first_batch=first_batch,
         epochs=epochs,
     )
 
@@ -171,28 +171,40 @@ def _save_start(folder, settings, pruned, seconds):
 def _train(folder, config, data, pruned, chief):
     batch_size = config.train.batch_size
     steps = data.steps(batch_size)
-    taken = loop.steps_taken(pruned)
-    left = loop.total_steps(config.train, steps) - taken
-    if not left:  # stopped between the last epoch and the result
+    taken, total = loop.steps_taken(pruned), loop.total_steps(config.train, steps)
+    if taken >= total:  # stopped between the last epoch and the result
         return
-    # Models are saved after epochs, so only the last one can be a part.
-    done = taken // steps
-    epochs = done + -(-left // steps)
-    logging.info("Training epochs %d to %d", done + 1, epochs)
-    rows = run_folder.read_history(folder, done)
-    callbacks = [loop.SaveEpoch(folder, rows)] if chief else []
-    if left % steps:
-        callbacks.append(loop.StopAfter(left))
-    pruned.fit(
-        _training_batches(config, data, batch_size, done, epochs - done),
-        shuffle=False,  # the batches are shuffled already
-        epochs=epochs,
-        initial_epoch=done,
-        steps_per_epoch=steps,
-        validation_data=data.test(batch_size),
-        callbacks=callbacks,
-        verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
+    epochs = -(-total // steps)
+    logging.info("Training from step %d to %d, %d an epoch", taken, total, steps)
+    saving = checkpoints.Checkpoints(
+        folder,
+        taken,
+        steps=steps,
+        batch_size=batch_size,
+        every=config.train.save_every,
+        writes=chief,
     )
+    callbacks = [saving, loop.StopAfter(total - taken)]
+
+    def fit(first, until):
+        epoch, within = divmod(first, steps)
+        pruned.fit(
+            _training_batches(config, data, batch_size, first, until - epoch),
+            shuffle=False,  # the batches are shuffled already
+            initial_epoch=epoch,
+            epochs=until,
+            steps_per_epoch=steps - within,
+            validation_data=data.test(batch_size),
+            callbacks=callbacks,
+            verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
+        )
+
+    with saving.on_sigterm():
+        if taken % steps:  # Keras knows epochs of one length only
+            fit(taken, taken // steps + 1)
+            taken += -taken % steps
+        if taken < total:
+            fit(taken, epochs)
 
 
 def _save_end(folder, pruned, test):
@@ -210,6 +222,7 @@ def _save_end(folder, pruned, test):
         "seconds_of_an_epoch": float(seconds),
     }
     run_folder.write_json(folder / run_folder.RESULT, result)
+    run_folder.forget_progress(folder, None)
     logging.info("%s is complete: %s", folder, _summary(result))
     return result
 

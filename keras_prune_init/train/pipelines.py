@@ -19,27 +19,33 @@ def check_augment(augment: str, known: tuple[str, ...], hint: str) -> None:
 
 
 def join_epochs(
-    one_epoch: Callable[[tf.Tensor], tf.data.Dataset],
+    one_epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
     steps: int,
     *,
     seed: int,
-    first_epoch: int,
+    first_batch: int,
     epochs: int,
 ) -> tf.data.Dataset:
     """The batches of `epochs` epochs in a row.
 
     Args:
-        one_epoch: Makes the batches of an epoch from the seed of that epoch.
+        one_epoch: Makes the batches of an epoch from its seed, without so many of the
+            first ones.
         steps: Batches in an epoch.
         seed: Seed of the run.
-        first_epoch: Number of the epoch to begin with.
-        epochs: How many epochs the dataset holds.
+        first_batch: Number of the batch to begin with, counted over all epochs.
+        epochs: How many epochs the dataset holds; the first one may be a part.
     """
-    dataset = tf.data.Dataset.range(first_epoch, first_epoch + epochs).flat_map(
-        lambda epoch: one_epoch(fold_in(tf.constant([seed, 0], tf.int64), epoch))
-    )
+    first_epoch, skipped = divmod(first_batch, steps)
+
+    def batches(epoch):
+        skip = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
+        return one_epoch(fold_in(tf.constant([seed, 0], tf.int64), epoch), skip)
+
+    epoch = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
+    dataset = epoch.flat_map(batches)
     # flat_map hides the length, which Keras and progress bars want to know.
-    length = tf.data.experimental.assert_cardinality(epochs * steps)
+    length = tf.data.experimental.assert_cardinality(epochs * steps - skipped)
     return prefetched(dataset.apply(length))
 
 

@@ -4,10 +4,11 @@ import csv
 import datetime
 import json
 import pathlib
+import tempfile
 
-from keras_prune_init.core.files import atomic
+from keras_prune_init.core.files import TEMPORARY, atomic
 
-# The names a reader of the folder meets; "model" is written after every epoch.
+# The names a reader of the folder meets; "model" is written again and again.
 CONFIG = "config.json"
 REPORT = "report.json"
 PLOT = "report.png"
@@ -16,6 +17,7 @@ EVENTS = "tensorboard"
 MODEL = "model.keras"
 STRIPPED = "stripped.keras"
 RESULT = "result.json"
+PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
 
 def new(config_file: str) -> str:
@@ -44,7 +46,9 @@ def read_json(path: pathlib.Path):
 def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
     """Writes one line per epoch."""
     with atomic(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(
+            file, fieldnames=dict.fromkeys(k for r in rows for k in r)
+        )
         writer.writeheader()
         writer.writerows(rows)
 
@@ -57,8 +61,25 @@ def read_history(folder: pathlib.Path, epochs: int | None = None) -> list[dict]:
         return list(csv.DictReader(file))[:epochs]
 
 
+def write_progress(folder: pathlib.Path, progress: dict) -> None:
+    """Writes what there is of an unfinished epoch, before the model of that step."""
+    write_json(folder / PROGRESS.format(progress["step"]), progress)
+
+
+def read_progress(folder: pathlib.Path, step: int) -> dict | None:
+    """What was written at this step."""
+    return read_json(folder / PROGRESS.format(step))
+
+
+def forget_progress(folder: pathlib.Path, step: int | None) -> None:
+    """Deletes what was written at other steps than this one; `None`: at all."""
+    for path in folder.glob(PROGRESS.format("*")):
+        if path.name != PROGRESS.format(step):
+            path.unlink(missing_ok=True)
+
+
 def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
-    """Checks that a run of `config` may use `folder`, and writes nothing.
+    """Checks that a run of `config` may use `folder`; what was half written goes.
 
     Args:
         folder: The folder of the run.
@@ -71,9 +92,10 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
         FileExistsError: If something is in the folder and `resume` is false, or if it
             is not the folder of a run.
         ValueError: If the run in the folder has another configuration.
+        PermissionError: If the folder cannot be written to.
     """
     used = folder.exists() and any(
-        not path.name.startswith("tmp-") for path in folder.iterdir()
+        not path.name.startswith(TEMPORARY) for path in folder.iterdir()
     )
     if used and not resume:
         raise FileExistsError(
@@ -94,6 +116,23 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
             f"workdir={folder}, and other values for {'; '.join(changed)}. Use the "
             "values of the first start, or choose another --workdir."
         )
+    _check_writable(folder)
+
+
+def _check_writable(folder):
+    """Also that nothing is left of files that a killed process was writing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=there):
+            pass
+        for path in folder.glob(f"{TEMPORARY}*"):
+            path.unlink()
+    except OSError as e:
+        raise PermissionError(
+            "A run writes into its folder. Received: "
+            f"workdir={folder}, but {there} cannot be written to ({e}). Choose another "
+            "--workdir."
+        ) from e
 
 
 def _flat(config, prefix=""):

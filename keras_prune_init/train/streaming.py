@@ -69,7 +69,7 @@ class StreamedImages:
         *,
         seed: int = 0,
         augment: str = "",
-        first_epoch: int = 0,
+        first_batch: int = 0,
         epochs: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
@@ -80,13 +80,14 @@ class StreamedImages:
             augment: `"resized_crop"` (a part of 8 to 100 % of the area and of aspect
                 ratio 3/4 to 4/3, resized), `"flip"` (left-right, every other image),
                 `"resized_crop+flip"` or `""`. Without a crop: as for testing.
-            first_epoch: Number of the epoch to begin with; each has its own order.
-            epochs: How many epochs the dataset holds.
+            first_batch: Number of the batch to begin with, counted over all epochs.
+            epochs: How many epochs the dataset holds; each has its own order, and the
+                first one may be a part.
         """
         hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
 
-        def one_epoch(seed):
+        def one_epoch(seed, skip):
             seed, image_seed = pipelines.fold_in(seed, 0), pipelines.fold_in(seed, 1)
 
             def prepare(number, example):
@@ -94,13 +95,14 @@ class StreamedImages:
                 return self._prepare(*example, augment=augment, seed=one_seed)
 
             examples = _shuffle(self.examples[0], self.window, seed).enumerate()
+            examples = examples.skip(skip * batch_size)
             return examples.map(prepare, num_parallel_calls=THREADS).batch(batch_size)
 
         return pipelines.join_epochs(
             one_epoch,
             self.steps(batch_size),
             seed=seed,
-            first_epoch=first_epoch,
+            first_batch=first_batch,
             epochs=epochs,
         )
 

@@ -1,0 +1,162 @@
+"""What is saved during training, and when: after epochs, so many steps, and SIGTERM."""
+
+import contextlib
+import resource
+import signal
+import threading
+import time
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_prune_init.train import run_folder
+
+
+class Stopped(SystemExit):
+    """SIGTERM ended the training, after all was saved; the exit status says so."""
+
+    def __init__(self, step):
+        super().__init__(128 + signal.SIGTERM)
+        self.step = step
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """After each epoch: a line of history.csv, TensorBoard scalars, and the model.
+
+    The model file comes last and in one move. It holds masks, weights, optimizer and
+    step count, so it alone decides where a stopped run goes on. Beside it, a file
+    named after its step says what there is of an unfinished epoch.
+
+    Args:
+        folder: The folder of the run.
+        done: Steps that were taken before.
+        steps: Steps of an epoch.
+        batch_size: Images in a step.
+        every: Save after so many steps too; `None`: only after epochs.
+        writes: Whether this process writes, as one of several does. A process that
+            gets SIGTERM always saves.
+
+    Raises:
+        OSError: While training, if the run cannot be saved.
+    """
+
+    def __init__(self, folder, done, *, steps, batch_size, every=None, writes=True):
+        super().__init__()
+        self.folder, self.taken, self.saved = folder, done, done
+        self.steps, self.batch_size = steps, batch_size
+        self.every, self.writes = every, writes
+        self.rows = run_folder.read_history(folder, done // steps)
+        # What an earlier process saw of the epoch that this one begins with.
+        self.earlier = run_folder.read_progress(folder, done) if done % steps else None
+        self.stopping = False
+
+    @contextlib.contextmanager
+    def on_sigterm(self):
+        """While this lasts, SIGTERM saves and ends the training after the step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may ask for signals
+            return
+
+        def stop(*_):
+            self.stopping = True
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def on_train_begin(self, logs=None):
+        self.events = tf.summary.create_noop_writer()
+        if self.writes:
+            events = str(self.folder / run_folder.EVENTS)
+            self.events = tf.summary.create_file_writer(events)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = self.trained = time.perf_counter()
+        self.batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.taken += 1
+        self.batches += 1
+        self.trained = time.perf_counter()
+        due = self.every and self.taken % self.every == 0 and self.writes
+        # After the last step of an epoch, its line in the history comes first.
+        if (due or self.stopping) and self.taken % self.steps:
+            self._save(self._so_far(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        training = self._so_far({k: v for k, v in logs.items() if k[:4] != "val_"})
+        self.earlier = None
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        row = {"epoch": epoch + 1, **logs, **training["logs"]}
+        row["learning_rate"] = float(rate)
+        row["seconds"] = time.perf_counter() - self.started
+        seconds = (self.trained - self.started) / max(self.batches, 1)
+        row["step_seconds"] = seconds
+        row["images_per_second"] = self.batch_size / seconds
+        row["peak_gib"] = _peak_gib()
+        self.rows.append(row)
+        if self.writes or self.stopping:
+            run_folder.write_history(self.folder, self.rows)
+            self._log(row)
+            self._save(training)
+
+    def on_train_end(self, logs=None):
+        self.events.close()
+
+    def _so_far(self, logs):
+        """Means over the epoch, with what an earlier process saw of it."""
+        batches = self.batches
+        if self.earlier:
+            before, now = self.earlier["batches"], self.batches
+            batches = before + now
+            logs = {
+                k: (before * self.earlier["logs"][k] + now * v) / batches
+                for k, v in logs.items()
+            }
+        logs = {k: float(v) for k, v in logs.items()}
+        return {"step": self.taken, "batches": batches, "logs": logs}
+
+    def _save(self, progress):
+        try:
+            if self.taken % self.steps:
+                run_folder.write_progress(self.folder, progress)
+            with run_folder.atomic(self.folder / run_folder.MODEL) as path:
+                self.model.save(path)
+        except OSError as e:
+            raise OSError(
+                f"The run in {self.folder} could not be saved after step {self.taken}: "
+                f"{e}. What is saved is step {self.saved}. Go on from there with "
+                "--resume when the folder can be written to."
+            ) from e
+        run_folder.forget_progress(self.folder, self.taken)
+        self.saved = self.taken
+        if self.stopping:
+            logging.info("SIGTERM: saved after step %d; --resume goes on", self.taken)
+            raise Stopped(self.taken)
+
+    def _log(self, row):
+        with self.events.as_default():
+            for name, value in row.items():
+                if name != "epoch":
+                    _write_scalar(name, value, row["epoch"])
+        self.events.flush()
+
+
+def _peak_gib():
+    """Most memory so far: that of the first GPU, or of this process."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _write_scalar(name, value, step):
+    # What tf.summary.scalar does, without its need for the tensorboard package, which
+    # TensorFlow no longer installs; only whoever looks at the curves needs it.
+    metadata = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
+        data_class="DATA_CLASS_SCALAR",
+    )
+    tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)

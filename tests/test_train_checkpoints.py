@@ -1,0 +1,181 @@
+"""Runs that end at any moment, and go on as if they had not."""
+
+import json
+import random
+import resource
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+from tensorflow.python.framework import config as config_lib  # to undo determinism
+from test_train_binary import binary, history
+from test_train_strategy import small
+
+from keras_prune_init.train import checkpoints, main
+
+# Steps of an epoch in `small`, and of a whole run.
+EPOCH, WHOLE = 4, 8
+
+
+def weights(folder):
+    model = keras.models.load_model(folder / "model.keras")
+    assert int(model.optimizer.iterations) == WHOLE
+    return [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]
+
+
+def check_same(one, other):
+    for a, b in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = history(one), history(other)
+    for a, b in zip(*rows, strict=True):
+        for key in ("epoch", "loss", "accuracy", "val_loss", "learning_rate"):
+            assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-5)
+    results = [json.loads((f / "result.json").read_text()) for f in (one, other)]
+    for key in ("finished", "mask_digest", "test_accuracy", "test_loss", "epochs"):
+        assert results[0][key] == results[1][key]
+    names = [{path.name for path in folder.iterdir()} for folder in (one, other)]
+    assert names[0] == names[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A configuration, and a run of it that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = small(folder, save_every=1)
+    main.run(config, folder / "run", deterministic=True)
+    yield config, folder / "run"
+    config_lib.disable_op_determinism()
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path, monkeypatch):
+    config, expected = whole
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.taken == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
+        main.run(config, tmp_path / "run")
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    # The last step of an epoch is saved with the epoch.
+    assert int(model.optimizer.iterations) == step - (step % EPOCH == 0)
+    main.run(config, tmp_path / "run", resume=True)
+    check_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_sigterm_saves_first(whole, step, tmp_path, monkeypatch):
+    config, expected = whole
+    config = config.copy_and_resolve_references()
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def preempt(self, batch, logs=None):
+        if self.taken == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, batch, logs)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
+        main.run(config, tmp_path / "run")
+    assert stopped.value.code == 143 and stopped.value.step == step
+    assert signal.getsignal(signal.SIGTERM) is handler
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    assert int(model.optimizer.iterations) == step
+    main.run(config, tmp_path / "run", resume=True)
+    check_same(tmp_path / "run", expected)
+
+
+def test_full_disk_while_saving_is_named_and_the_last_state_stays(
+    whole, tmp_path, monkeypatch
+):
+    config, expected = whole
+    original = checkpoints.Checkpoints.on_train_batch_end
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self, batch, logs=None):
+        if self.taken == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        original(self, batch, logs)
+
+    message = "could not be saved after step 3.*What is saved is step 2"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
+            patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", fill)
+            main.run(config, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    assert int(model.optimizer.iterations) == 2
+    main.run(config, tmp_path / "run", resume=True)
+    check_same(tmp_path / "run", expected)
+
+
+def test_unwritable_folder_is_refused_before_any_work(whole, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="cannot be written to"):
+        main.run(whole[0], tmp_path / "file/run")
+
+
+def command(config, folder, *more):
+    train = config.train
+    return binary(
+        f"--config.data.source={config.data.source}",
+        f"--config.model.depth={config.model.depth}",
+        f"--config.model.width={config.model.width}",
+        f"--config.train.epochs={train.epochs}",
+        f"--config.train.batch_size={train.batch_size}",
+        f"--config.train.warmup_epochs={train.warmup_epochs}",
+        f"--config.train.save_every={train.save_every}",
+        f"--workdir={folder}",
+        "--strategy=one_device",
+        "--deterministic",
+        "--resume",
+        *more,
+    )
+
+
+def test_ten_kills_at_random_moments_lose_nothing(whole, tmp_path):
+    """Each run is a process of its own, killed some time after it began to train."""
+    config, _ = whole
+    config = config.copy_and_resolve_references()
+    config.train.epochs = 12
+    chance = random.Random(0)
+    expected = command(config, tmp_path / "expected")
+    kills, reached = 0, [0]
+    while kills < 10:
+        process = command(config, tmp_path / "run")
+        model = tmp_path / "run/model.keras"
+        before = model.stat().st_mtime_ns if model.exists() else 0
+        # Not before it has saved once more, or ten kills would not move it.
+        while process.poll() is None:
+            if model.exists() and model.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.15))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        found = keras.models.load_model(model)  # never half written
+        reached.append(int(found.optimizer.iterations))
+        assert reached[-1] >= reached[-2]
+    assert kills == 10, reached
+    last = command(config, tmp_path / "run")
+    logs = last.communicate()[0], expected.communicate()[0]
+    assert (last.returncode, expected.returncode) == (0, 0), logs[0] + logs[1]
+    one, other = (
+        keras.models.load_model(tmp_path / name / "model.keras")
+        for name in ("run", "expected")
+    )
+    assert int(one.optimizer.iterations) == 12 * EPOCH
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(history(tmp_path / "run")) == 12

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -142,33 +143,63 @@ def test_run_under_mirrored_strategy_resumes(tmp_path):
     assert again == result
 
 
-def test_two_workers_leave_one_run_folder(tmp_path):
+def two_workers(tmp_path, name):
     """Real processes: the binary, told of each other by TF_CONFIG."""
-    small(tmp_path)
-    ports = free_ports(2)
-    command = [sys.executable, "-m", "keras_prune_init.train"]
+    command = [sys.executable, "-m", "keras_prune_init.train", "--resume"]
     command += [f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
     command += ["--config.model.depth=8", "--config.model.width=4"]
-    command += ["--config.train.epochs=2", "--config.train.batch_size=16"]
-    command += ["--config.train.warmup_epochs=0.0", f"--workdir={tmp_path / 'run'}"]
-    processes = []
+    command += ["--config.train.epochs=8", "--config.train.batch_size=16"]
+    command += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     for number in range(2):
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
         task = {"type": "worker", "index": number}
         told = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
-        processes.append(
-            subprocess.Popen(
-                command,
-                env=os.environ | told,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        yield subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"],
+            env=os.environ | told,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-    logs = [p.communicate(timeout=200)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(logs)[-4000:]
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    assert result["finished"] and result["epochs"] == 2
+
+
+def logs_of(processes):
+    try:
+        return [p.communicate(timeout=200)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+
+
+def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
+    config = small(tmp_path, epochs=8)
+    whole = [*two_workers(tmp_path, "whole")]
+    logs = logs_of(whole)
+    assert [p.returncode for p in whole] == [0, 0], "\n".join(logs)[-4000:]
     assert "weights kept" in logs[0] and "weights kept" not in logs[1]
-    alone = main.run(small(tmp_path), tmp_path / "alone")
+    result = json.loads((tmp_path / "whole/result.json").read_text())
+    assert result["finished"] and result["epochs"] == 8
+    alone = main.run(config, tmp_path / "alone")
     assert result["mask_digest"] == alone["mask_digest"]
+
+    chief, other = two_workers(tmp_path, "killed")
+    while not (tmp_path / "killed/history.csv").exists() and other.poll() is None:
+        time.sleep(0.01)
+    other.kill()
+    started = time.monotonic()
+    logs = logs_of([chief, other])
+    assert time.monotonic() - started < 60
+    assert chief.returncode == 1
+    assert "RuntimeError: Training ends when a worker is lost" in logs[0]
+    assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
+
+    again = [*two_workers(tmp_path, "killed")]
+    logs = logs_of(again)
+    assert [p.returncode for p in again] == [0, 0], "\n".join(logs)[-4000:]
+    assert all("Going on with the run" in log for log in logs)
+    one, two = (
+        keras.models.load_model(tmp_path / name / "model.keras").get_weights()
+        for name in ("whole", "killed")
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -8,9 +8,11 @@ only place that knows of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -79,6 +81,29 @@ def from_chief(
         path: part.reshape(mask.shape)
         for (path, mask), part in zip(masks.items(), parts, strict=True)
     }
+
+
+@contextlib.contextmanager
+def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Say so if another worker is lost, which TensorFlow sees within half a minute.
+
+    Raises:
+        RuntimeError: If one was killed, hangs, or ended with an error of its own.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as e:
+        if not several(strategy):
+            raise
+        found = re.search(r"aborted by: (.*)", e.message) or re.search(
+            "(.*)", e.message
+        )
+        raise RuntimeError(
+            "Training ends when a worker is lost: killed, hanging, or stopped by an "
+            "error in its own log. Received from TensorFlow: "
+            f"{found[1]}. Start all workers again, to go on from "
+            "what was saved last."
+        ) from e
 
 
 def enable_fit(model: keras.Model, masks: Iterable[keras.Variable]) -> None:

@@ -15,6 +15,7 @@ from absl import logging
 
 import keras_prune_init as kpi
 from keras_prune_init import models
+from keras_prune_init.distribute import workers
 from keras_prune_init.train import checkpoints, loop, run_folder
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import strategy as strategies
@@ -46,6 +47,10 @@ def run(
         FileExistsError: If `workdir` is in use and `resume` is false.
         ValueError: If a value of the configuration is impossible, or differs from the
             run to resume.
+        PermissionError: If `workdir` cannot be written to.
+        OSError: If the run cannot be saved, as on a full disk.
+        RuntimeError: If another worker was lost.
+        SystemExit: After SIGTERM, when all is saved.
     """
     loop.check(config.train)
     strategy = strategy or tf.distribute.get_strategy()
@@ -82,10 +87,11 @@ def run(
         if chief:
             _save_start(folder, settings, pruned, seconds)
 
-    _train(folder, config, data, pruned, chief)
-    test = pruned.evaluate(
-        data.test(config.train.batch_size), return_dict=True, verbose=0
-    )
+    with workers.watched(strategy):
+        _train(folder, config, data, pruned, chief)
+        test = pruned.evaluate(
+            data.test(config.train.batch_size), return_dict=True, verbose=0
+        )
     return _save_end(folder, pruned, test) if chief else test
 
 

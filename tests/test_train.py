@@ -170,7 +170,7 @@ def test_scoring_batch_size_is_that_of_the_scoring_batches(config, monkeypatch):
     [
         ("model.name", "alexnet", "one of cnn, mlp, .*model.name='alexnet'"),
         ("model.name", "keras_applications:resnet50", "keras_applications:NAME.*Recei"),
-        ("model.name", "keras_applications:ResNet51", "such as ResNet50. Received"),
+        ("model.name", "keras_applications:ResNet51", "such as ResNet50, keras_cv"),
         ("model.depth", 9, "at least 512x512"),
         ("prune.method", "snipp", "Received: method='snipp'.*Did you mean 'snip'"),
         ("prune.sparsity", 1.0, "sparsity"),

@@ -23,11 +23,14 @@ def get_config() -> ConfigDict:
     config.data.augment = ""
 
     config.model = ConfigDict()
-    # A function of keras_prune_init.models and its arguments, for example init="eoc",
-    # or one of keras.applications, as "keras_applications:ResNet50".
+    # A function of keras_prune_init.models, keras_applications:ResNet50 and the like,
+    # keras_cv:resnet_v2 and the like, or module:function of your own; and arguments,
+    # for example init="eoc". None: its default (ResNet-20 of width 16).
     config.model.name = "resnet"
-    config.model.depth = 20
-    config.model.width = 16
+    config.model.depth = config_dict.placeholder(int)
+    config.model.width = config_dict.placeholder(int)
+    # A file to start from: .weights.h5, .keras or .h5; layers that fit are loaded.
+    config.model.weights = config_dict.placeholder(str)
 
     # The arguments of keras_prune_init.prune_at_init, and scoring_batch_size.
     config.prune = ConfigDict()

@@ -1,6 +1,5 @@
 """The whole run, from images to a pruned and trained model in a folder."""
 
-import functools
 import json
 import pathlib
 import platform
@@ -14,9 +13,8 @@ import tensorflow as tf
 from absl import logging
 
 import keras_prune_init as kpi
-from keras_prune_init import models
 from keras_prune_init.distribute import workers
-from keras_prune_init.train import checkpoints, loop, run_folder
+from keras_prune_init.train import backbones, checkpoints, loop, run_folder
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import strategy as strategies
 
@@ -105,10 +103,9 @@ def _load(config):
 
 def _build(config, data, jit_compile):
     """A new, compiled model."""
-    arguments = config.model.to_dict()
-    name = arguments.pop("name")
-    arguments |= {"input_shape": data.input_shape, "classes": data.classes}
-    model = _architecture(name)(**arguments)
+    model = backbones.make(
+        input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
+    )
     model.compile(
         loop.optimizer(config.train, data.steps(config.train.batch_size)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -116,22 +113,6 @@ def _build(config, data, jit_compile):
         jit_compile=jit_compile,
     )
     return model
-
-
-def _architecture(name):
-    """The function that makes a model with logits as outputs, from its arguments."""
-    source, _, application = name.rpartition(":")
-    if source == "keras_applications" and application[:1].isupper():
-        make = getattr(keras.applications, application, None)
-        if make:
-            return functools.partial(make, weights=None, classifier_activation=None)
-    elif name in models.__all__:
-        return getattr(models, name)
-    raise ValueError(
-        f"`model.name` must be one of {', '.join(models.__all__)}, or "
-        "keras_applications:NAME with a NAME such as ResNet50. Received: "
-        f"model.name={name!r}. Choose one of them."
-    )
 
 
 def _training_batches(config, data, batch_size, first_batch=0, epochs=1):

@@ -26,6 +26,7 @@ ORDER = (
     "export",
     "models",
     "train",
+    "sweep",
 )
 
 

@@ -176,6 +176,15 @@ def test_ten_kills_at_random_moments_lose_nothing(whole, tmp_path):
         for name in ("run", "expected")
     )
     assert int(one.optimizer.iterations) == 12 * EPOCH
+    assert "Going on with the run in" in logs[0]
+    # The table and the final line reach the reader.
+    assert "stage3_block0_conv2" in logs[1] and "test accuracy" in logs[1]
+    results = [
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("run", "expected")
+    ]
+    for key in ("mask_digest", "epochs", "test_accuracy", "test_loss"):
+        assert results[0][key] == results[1][key]
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(history(tmp_path / "run")) == 12

@@ -1,0 +1,1 @@
+"""A grid of training runs, one process each, and the table of what they reached."""

@@ -1,0 +1,93 @@
+"""From `"prune.method=snip,synflow;seed=0,1"` to the settings of each run."""
+
+import difflib
+import itertools
+import os
+import re
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from keras_prune_init import train
+
+DEFAULT = os.path.join(os.path.dirname(train.__file__), "default_config.py")
+
+Cell = dict[str, str]
+
+
+def parse(text: str, config: str | None = None) -> list[Cell]:
+    """All combinations, the last key changing fastest.
+
+    Args:
+        text: `key=value,value;key=value,...`. Commas within brackets do not separate.
+        config: File of the configuration that the keys are of; `None`: the default.
+
+    Raises:
+        ValueError: If this is no grid, or a key or value is none of the configuration.
+    """
+    axes = {}
+    for part in filter(None, (p.strip() for p in text.split(";"))):
+        key, _, values = part.partition("=")
+        # Not inside of (0.3, 0.6).
+        values = [v.strip() for v in re.split(r",(?![^(\[]*[)\]])", values)]
+        if not key or "" in values or len(set(values)) < len(values) or key in axes:
+            raise ValueError(
+                "A grid is key=value,value;key=value with different keys and values. "
+                f"Received: {part!r} in grid={text!r}."
+            )
+        axes[key] = values
+    if not axes:
+        raise ValueError(f"A grid must have a key. Received: grid={text!r}.")
+    cells = [
+        dict(zip(axes, values, strict=True))
+        for values in itertools.product(*axes.values())
+    ]
+    _check(axes, config)
+    return cells
+
+
+def name(cell: Cell) -> str:
+    """A folder's name, the same for the same settings."""
+    parts = (f"{key.rpartition('.')[2]}={value}" for key, value in cell.items())
+    return re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "-"))
+
+
+def as_flags(cell: Cell) -> list[str]:
+    """What sets these values in the training binary."""
+    return [f"--config.{key}={value}" for key, value in cell.items()]
+
+
+def _check(axes, config):
+    known = _load(config)
+    for key, values in axes.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                "Keys of a grid are those of the configuration. Received: "
+                f"{key!r}.{hint} They are: {', '.join(known)}."
+            )
+        for value in values:
+            _load(config, f"--config.{key}={value}")
+
+
+def _load(config, *more):
+    """The keys of a configuration, with some of its values set by flags."""
+    values = flags.FlagValues()
+    given = ["sweep", *([f"--config={config}"] if config else []), *more]
+    holder = config_flags.DEFINE_config_file(
+        "config", DEFAULT, flag_values=values, sys_argv=given
+    )
+    try:
+        values(given)
+        return list(_keys(holder.value))
+    except (flags.Error, OSError) as e:
+        raise ValueError(f"A grid must fit its configuration: {e}") from e
+
+
+def _keys(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key

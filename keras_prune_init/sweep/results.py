@@ -1,0 +1,106 @@
+"""What the runs of a sweep reached, as a table and a picture."""
+
+import json
+import pathlib
+import statistics
+from typing import NamedTuple
+
+from keras_prune_init.core import files
+from keras_prune_init.core import table as tables
+from keras_prune_init.sweep import grid, runs
+
+SEED = "seed"
+SPARSITY = "prune.sparsity"
+
+
+class Row(NamedTuple):
+    """All seeds of one setting.
+
+    Attributes:
+        settings: The values of the grid, without the seed.
+        accuracies: Test accuracy after the last epoch, of each finished seed.
+        sparsities: Effective sparsity, of each.
+    """
+
+    settings: dict[str, str]
+    accuracies: list[float]
+    sparsities: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the sample; `None` with one seed."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+def read(folder: pathlib.Path, cells: list[grid.Cell]) -> list[Row]:
+    """The finished runs, in the order of the grid."""
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        result = runs.finished(folder / grid.name(cell))
+        if result:
+            settings = {k: v for k, v in cell.items() if k != SEED}
+            row = rows.setdefault(json.dumps(settings), Row(settings, [], []))
+            row.accuracies.append(result["test_accuracy"])
+            row.sparsities.append(result["effective_sparsity"])
+    return list(rows.values())
+
+
+def table(rows: list[Row]) -> str:
+    """Mean and standard deviation of the final test accuracy, in percent."""
+    keys = list(rows[0].settings)
+    lines = [(*keys, "test accuracy", "sd", "seeds", "effective sparsity")]
+    for row in rows:
+        known = [s for s in row.sparsities if s is not None]
+        sparsity = f"{statistics.fmean(known):.2%}" if known else "unknown"
+        deviation = "" if row.deviation is None else f"{100 * row.deviation:.2f}"
+        seeds = str(len(row.accuracies))
+        accuracy = f"{100 * row.mean:.2f} %"
+        values = (*row.settings.values(), accuracy, deviation, seeds, sparsity)
+        lines.append(values)
+    return "\n".join(tables.aligned(lines, left=len(keys)))
+
+
+def save(folder: pathlib.Path, rows: list[Row]) -> None:
+    """Write table.md, results.json and accuracy.png."""
+    with files.atomic(folder / "table.md") as path:
+        path.write_text(f"```\n{table(rows)}\n```\n")
+    with files.atomic(folder / "results.json") as path:
+        path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    with files.atomic(folder / "accuracy.png") as path:
+        draw(path, rows)
+
+
+def draw(path: pathlib.Path, rows: list[Row]) -> None:
+    """Accuracy over sparsity, a line for each other setting; else a bar for each."""
+    from matplotlib.figure import Figure  # pyplot may ask for a screen
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    counts = {len(row.accuracies) for row in rows}
+    seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
+    axes.set_ylabel(f"test accuracy after the last epoch, % (mean ± sd, {seeds} seeds)")
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        others = [v for k, v in row.settings.items() if k != SPARSITY]
+        lines.setdefault(", ".join(others), []).append(row)
+    if all(len(line) > 1 for line in lines.values()):
+        for label, line in lines.items():
+            line = sorted(line, key=lambda row: float(row.settings[SPARSITY]))
+            x = [100 * float(row.settings[SPARSITY]) for row in line]
+            y = [100 * row.mean for row in line]
+            spread = [100 * (row.deviation or 0) for row in line]
+            axes.errorbar(x, y, spread, marker="o", capsize=3, label=label or None)
+        axes.set_xlabel("sparsity, % of the weights removed")
+        if len(lines) > 1:
+            axes.legend()
+    else:
+        labels = [", ".join(row.settings.values()) for row in rows]
+        spread = [100 * (row.deviation or 0) for row in rows]
+        axes.bar(labels, [100 * row.mean for row in rows], yerr=spread, capsize=3)
+        axes.tick_params(axis="x", rotation=60)
+    axes.set_title("What the runs of the sweep reached")
+    figure.savefig(path, dpi=120)

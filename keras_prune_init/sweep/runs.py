@@ -1,0 +1,73 @@
+"""One run of a sweep: a process, its log, and that no two of them are in one folder."""
+
+import fcntl
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+from absl import logging
+
+from keras_prune_init.train import run_folder
+
+
+def finished(folder: pathlib.Path) -> dict | None:
+    """The result of a run, or `None` if it has not finished."""
+    result = run_folder.read_json(folder / run_folder.RESULT)
+    return result if result and result["finished"] else None
+
+
+def prepare(folder: pathlib.Path, arguments: list[str]) -> None:
+    """Note the flags of a run beside its folder.
+
+    Raises:
+        ValueError: If it was started with other flags.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f"{folder.name}.json"
+    earlier = run_folder.read_json(beside)
+    if earlier is not None and earlier != arguments:
+        raise ValueError(
+            "A sweep goes on with the flags it was started with. Received: "
+            f"{' '.join(arguments)}, and {beside} has {' '.join(earlier)}. Use these, "
+            "or another --workdir."
+        )
+    run_folder.write_json(beside, arguments)
+
+
+def run(folder: pathlib.Path, arguments: list[str]) -> bool:
+    """Start or go on with a run; whether it is finished after that.
+
+    Args:
+        folder: Its folder; beside it, FOLDER.log has what it printed.
+        arguments: Flags of the training binary.
+    """
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        # The process inherits the lock: if this one is killed, it lasts until that one
+        # has ended too.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("waiting for another process in %s", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished(folder):
+            _start(folder, arguments, lock)
+    return bool(finished(folder))
+
+
+def _start(folder, arguments, lock):
+    command = [sys.executable, "-m", "keras_prune_init.train", "--resume"]
+    command += [f"--workdir={folder}", *arguments]
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        log.write(json.dumps(command) + "\n")
+        log.flush()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
+        )
+        try:
+            process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGTERM)  # it saves first
+            process.wait()
+            raise

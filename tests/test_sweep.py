@@ -1,0 +1,118 @@
+"""Grids of training runs: what is run, killed and gone on with, and the table."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from image_files import few_images
+
+from keras_prune_init.sweep import grid, results
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs/fashion_mlp_synflow.py"
+
+
+def test_grid_is_all_combinations_the_last_key_fastest():
+    cells = grid.parse("prune.method=snip,synflow; seed=0,1;train.drops=(0.3,0.6),()")
+    assert len(cells) == 8
+    assert cells[1] == {"prune.method": "snip", "seed": "0", "train.drops": "()"}
+    assert cells[0]["train.drops"] == "(0.3,0.6)"
+    assert grid.as_flags(cells[0])[0] == "--config.prune.method=snip"
+    names = {grid.name(cell) for cell in cells}
+    assert len(names) == 8 and "method=snip-seed=0-drops=_0.3-0.6_" in names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must have a key"),
+        ("seed", "key=value"),
+        ("seed=", "key=value"),
+        ("seed=0,0", "different keys and values"),
+        ("seed=0;seed=1", "different keys and values"),
+        ("prune.sparsty=0.9", "Did you mean 'prune.sparsity'"),
+        ("seed=zero", "zero"),
+    ],
+)
+def test_wrong_grids_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        grid.parse(text)
+
+
+def test_keys_are_those_of_the_file():
+    # Its model has keys of its own.
+    assert grid.parse("model.depth=2,3", str(CONFIG))
+    with pytest.raises(ValueError, match="no_such_file"):
+        grid.parse("seed=0", "no_such_file.py")
+
+
+def rows():
+    return [
+        results.Row({"prune.method": m, "prune.sparsity": s}, accuracies, [0.9, None])
+        for m, s, accuracies in (
+            ("snip", "0.9", [0.5, 0.7]),
+            ("snip", "0.98", [0.4]),
+            ("synflow", "0.9", [0.6, 0.6]),
+            ("synflow", "0.98", [0.55, 0.45]),
+        )
+    ]
+
+
+def test_table_has_means_deviations_and_seed_counts():
+    lines = results.table(rows()).splitlines()
+    assert lines[2].split() == "snip 0.9 60.00 % 14.14 2 90.00%".split()
+    assert lines[3].split() == "snip 0.98 40.00 % 1 90.00%".split()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_picture_is_drawn(count, tmp_path):
+    results.save(tmp_path, rows()[:count])
+    assert (tmp_path / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(json.loads((tmp_path / "results.json").read_text())) == count
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "accuracy.png",
+        "results.json",
+        "table.md",
+    }
+
+
+def test_killed_sweep_goes_on_without_repeating_runs(tmp_path):
+    source = few_images(tmp_path)
+    folder = tmp_path / "sweep"
+    command = [sys.executable, "-m", "keras_prune_init.sweep", f"--workdir={folder}"]
+    command += ["--grid=prune.sparsity=0.5,0.9;seed=0,1", f"--config={CONFIG}"]
+    more = [f"--config.data.source={source}", "--config.train.epochs=1"]
+
+    def start(*more):
+        return subprocess.Popen(
+            [*command, *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    first = start(*more)
+    done = [folder / f"sparsity=0.5-seed={seed}/result.json" for seed in (0, 1)]
+    while not done[1].exists() and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    printed = first.communicate()[0]
+    assert first.returncode == -signal.SIGKILL, printed
+    before = done[0].stat().st_mtime_ns
+
+    second = start(*more)
+    printed = second.communicate()[0]
+    assert second.returncode == 0, printed
+    assert done[0].stat().st_mtime_ns == before
+    table = (folder / "table.md").read_text()
+    assert table.strip("`\n") in printed
+    found = json.loads((folder / "results.json").read_text())
+    assert [len(row["accuracies"]) for row in found] == [2, 2]
+    assert (folder / "accuracy.png").exists()
+
+    other = start("--config.train.epochs=2")
+    assert "goes on with the flags it was started with" in other.communicate()[0]
+    assert other.returncode != 0

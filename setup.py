@@ -19,6 +19,7 @@ EXTRAS["test"] = [
     *EXTRAS["cv"],
     *EXTRAS["export"],
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.14,<0.18",
 ]
 

@@ -82,7 +82,7 @@ class ImageData:
         hint = "; 'resized_crop' needs a data.image_size"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
-        mean, scale = self._statistics
+        mean, scale = self.normalisation
 
         def batch(rows, batch_seed):
             x = _augment(tf.gather(images, rows), augment, batch_seed)
@@ -112,7 +112,7 @@ class ImageData:
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Test batches `(images, labels)`, in order, never augmented."""
-        mean, scale = self._statistics
+        mean, scale = self.normalisation
         dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
         return pipelines.prefetched(
             dataset.batch(batch_size).map(
@@ -121,7 +121,7 @@ class ImageData:
         )
 
     @functools.cached_property
-    def _statistics(self):
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
         """Per-channel mean and 1/std of the training images."""
         # From the 256-bin histogram: exact, and no float copy of the whole set.
         values = np.arange(256)

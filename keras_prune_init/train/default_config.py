@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
     # "", "crop", "flip" or "crop+flip"; with an image_size "resized_crop" for "crop"
     config.data.augment = ""
 
+    config.data.rand_augment = 0.0  # strength of RandAugment, 0 to 1
+    config.data.mix = ""  # "mixup", "cutmix", or "mixup+cutmix" for one of them each
+
     config.model = ConfigDict()
     # A function of keras_prune_init.models, keras_applications:ResNet50 and the like,
     # keras_cv:resnet_v2 and the like, or module:function of your own; and arguments,
@@ -67,6 +70,7 @@ def get_config() -> ConfigDict:
     config.train.momentum = 0.9
     config.train.nesterov = True
     config.train.weight_decay = 5e-4
+    config.train.label_smoothing = 0.0
     # "mixed": float16 on GPUs (with loss scaling), bfloat16 elsewhere; or one of
     # "mixed_float16" and "mixed_bfloat16". Scores are computed in float32.
     config.train.precision = "float32"

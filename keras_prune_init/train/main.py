@@ -14,7 +14,14 @@ from absl import logging
 
 import keras_prune_init as kpi
 from keras_prune_init.distribute import workers
-from keras_prune_init.train import backbones, checkpoints, loop, run_folder
+from keras_prune_init.train import (
+    augment,
+    backbones,
+    checkpoints,
+    feed,
+    loop,
+    run_folder,
+)
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import strategy as strategies
 
@@ -51,6 +58,7 @@ def run(
         SystemExit: After SIGTERM, when all is saved.
     """
     loop.check(config.train)
+    augment.check(config)
     strategy = strategy or tf.distribute.get_strategy()
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
@@ -78,7 +86,7 @@ def run(
             model = _build(config, data, strategies.jit_compile(strategy))
         arguments = config.prune.to_dict()
         batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
-        batches = _training_batches(config, data, batch_size)
+        batches = feed.scoring(config, data, batch_size)
         started = time.perf_counter()
         pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
         seconds = time.perf_counter() - started
@@ -87,9 +95,8 @@ def run(
 
     with workers.watched(strategy):
         _train(folder, config, data, pruned, chief)
-        test = pruned.evaluate(
-            data.test(config.train.batch_size), return_dict=True, verbose=0
-        )
+        batches = feed.testing(config, data)
+        test = pruned.evaluate(batches, return_dict=True, verbose=0)
     return _save_end(folder, pruned, test) if chief else test
 
 
@@ -108,21 +115,11 @@ def _build(config, data, jit_compile):
     )
     model.compile(
         loop.optimizer(config.train, data.steps(config.train.batch_size)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        feed.loss(config),
         metrics=["accuracy"],
         jit_compile=jit_compile,
     )
     return model
-
-
-def _training_batches(config, data, batch_size, first_batch=0, epochs=1):
-    return data.train(
-        batch_size,
-        seed=config.seed,
-        augment=config.data.augment,
-        first_batch=first_batch,
-        epochs=epochs,
-    )
 
 
 def _save_start(folder, settings, pruned, seconds):
@@ -176,12 +173,12 @@ def _train(folder, config, data, pruned, chief):
     def fit(first, until):
         epoch, within = divmod(first, steps)
         pruned.fit(
-            _training_batches(config, data, batch_size, first, until - epoch),
+            feed.training(config, data, first, until - epoch),
             shuffle=False,  # the batches are shuffled already
             initial_epoch=epoch,
             epochs=until,
             steps_per_epoch=steps - within,
-            validation_data=data.test(batch_size),
+            validation_data=feed.testing(config, data),
             callbacks=callbacks,
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )

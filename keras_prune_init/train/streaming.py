@@ -45,6 +45,11 @@ class StreamedImages:
     window: int
 
     @property
+    def normalisation(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Per-channel mean and 1/std."""
+        return tf.constant(MEAN), 1 / tf.constant(STD)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         return self.size, self.size, 3
 
@@ -122,8 +127,7 @@ class StreamedImages:
             coin_seed = pipelines.fold_in(seed, 1)
             image = tf.image.stateless_random_flip_left_right(image, coin_seed)
         image = tf.ensure_shape(image, self.input_shape)
-        scale = 1 / tf.constant(STD)
-        return pipelines.normalise(image, MEAN, scale), tf.cast(label, tf.int32)
+        return pipelines.normalise(image, *self.normalisation), tf.cast(label, tf.int32)
 
 
 def decode(encoded):

@@ -1,0 +1,57 @@
+"""What a configuration feeds to scoring, training and testing, and the loss of that."""
+
+import keras
+import ml_collections
+import tensorflow as tf
+
+from keras_prune_init.train import augment
+
+
+def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
+    """The loss of the labels below."""
+    if augment.soft_labels(config):
+        smoothing = config.train.label_smoothing
+        return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def scoring(config: ml_collections.ConfigDict, data, batch_size: int):
+    """Training batches of an epoch for methods; not mixed, so labels are certain."""
+    return _plain(config, data, batch_size)
+
+
+def training(config: ml_collections.ConfigDict, data, first_batch: int, epochs: int):
+    """Training batches of some epochs, from one of a number counted over all epochs."""
+    batches = _plain(config, data, config.train.batch_size, first_batch, epochs)
+    if not (config.data.mix or config.data.rand_augment):
+        return batches
+    return augment.apply(
+        batches,
+        data.normalisation,
+        rand_augment=config.data.rand_augment,
+        mix=config.data.mix,
+        seed=config.seed,
+        first_batch=first_batch,
+    )
+
+
+def testing(config: ml_collections.ConfigDict, data) -> tf.data.Dataset:
+    """All test batches."""
+    return _labelled(config, data, data.test(config.train.batch_size))
+
+
+def _plain(config, data, batch_size, first_batch=0, epochs=1):
+    batches = data.train(
+        batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        first_batch=first_batch,
+        epochs=epochs,
+    )
+    return _labelled(config, data, batches)
+
+
+def _labelled(config, data, batches):
+    if augment.soft_labels(config):
+        return augment.one_hot(batches, data.classes)
+    return batches

@@ -1,0 +1,101 @@
+"""RandAugment, MixUp and CutMix inside `tf.data`, by the number of the batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_train_strategy import small
+
+from keras_prune_init.train import augment, main
+from keras_prune_init.train import data as image_data
+
+KINDS = [
+    {"rand_augment": 0.5},
+    {"mix": "mixup"},
+    {"mix": "cutmix"},
+    {"rand_augment": 0.3, "mix": "mixup+cutmix"},
+]
+
+
+def batches(first=0, **kind):
+    data = image_data.load().first(96, 16)
+    train = augment.one_hot(data.train(16, seed=1, first_batch=first), data.classes)
+    found = augment.apply(train, data.normalisation, seed=1, first_batch=first, **kind)
+    assert len(found) == 6 - first
+    return [(x.numpy(), y.numpy()) for x, y in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_depend_only_on_seed_and_number(kind):
+    tf.random.set_seed(1)
+    whole = batches(**kind)
+    tf.random.set_seed(2)
+    for (x, y), (x2, y2) in zip(whole[2:], batches(2, **kind), strict=True):
+        np.testing.assert_array_equal(x, x2)
+        np.testing.assert_array_equal(y, y2)
+    plain = batches()
+    assert all(
+        np.abs(x - p).max() > 0.1 for (x, _), (p, _) in zip(whole, plain, strict=True)
+    )
+    assert len({x.tobytes() for x, _ in whole}) == 6
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixes_take_images_and_labels_in_the_same_shares(mix):
+    # Of an image that is 1 everywhere for class 1, and 0 for class 0, the mean is the
+    # share of class 1, as is the label.
+    y = tf.one_hot(tf.constant([0, 1] * 8), 2)
+    x = tf.tile(y[:, 1, None, None, None], (1, 64, 64, 1))
+    data = tf.data.Dataset.from_tensors((x, y))
+    mean, scale = np.zeros(1, "float32"), np.ones(1, "float32")
+    [(x, y)] = augment.apply(data, (mean, scale), mix=mix)
+    share = x.numpy().mean((1, 2, 3))
+    assert ((share > 0.02) & (share < 0.98)).any()
+    np.testing.assert_allclose(y[:, 1], share, atol=0.03)
+    np.testing.assert_allclose(y.numpy().sum(1), 1, rtol=1e-6)
+
+
+def test_rand_augment_keeps_labels_and_range():
+    plain = batches()
+    for (x, y), (_, y2) in zip(batches(rand_augment=0.9), plain, strict=True):
+        np.testing.assert_array_equal(y, y2)
+        mean, scale = image_data.load().first(96, 16).normalisation
+        pixels = x / scale + mean
+        assert pixels.min() > -1e-3 and pixels.max() < 255.001
+
+
+def test_run_with_everything_trains_and_resumes(tmp_path, monkeypatch):
+    config = small(tmp_path, label_smoothing=0.1, save_every=1)
+    config.data.mix, config.data.rand_augment = "mixup+cutmix", 0.3
+    whole = main.run(config, tmp_path / "whole")
+    from keras_prune_init.train import checkpoints
+
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.taken == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
+        main.run(config, tmp_path / "run")
+    again = main.run(config, tmp_path / "run", resume=True)
+    assert again["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
+    assert again["mask_digest"] == whole["mask_digest"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.mix", "mix", "`data.mix` must be one of"),
+        ("data.rand_augment", 2.0, "`data.rand_augment` must be at least 0"),
+        ("train.label_smoothing", -0.1, "`train.label_smoothing` must be at least 0"),
+    ],
+)
+def test_impossible_values_are_refused(key, value, message, tmp_path):
+    config = small(tmp_path)
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import importlib.resources
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_prune_init.train import data as image_data
@@ -132,6 +133,22 @@ def test_tfds_source():
         data = load("tfds:cifar10")
     assert (data.input_shape, data.sizes) == ((32, 32, 3), (12, 12))
     assert data.x_train.dtype == np.uint8
+
+
+def test_tfds_source_takes_splits(monkeypatch):
+    asked = []
+
+    def load_splits(name, split, as_supervised):
+        asked.append((name, split))
+        x, y = np.zeros((6, 4, 4, 1), "uint8"), np.arange(6) % 2
+        return [tf.data.Dataset.from_tensor_slices((x, y)) for _ in split]
+
+    monkeypatch.setattr(tfds, "load", load_splits)
+    assert load("tfds:mnist,train[:90%],train[90%:]").sizes == (6, 6)
+    assert asked == [("mnist", ["train[:90%]", "train[90%:]"])]
+    for image_size in (None, 16):
+        with pytest.raises(ValueError, match="with two splits"):
+            load("tfds:mnist,train", image_size)
 
 
 def test_tfds_source_says_what_to_do_when_a_download_fails(monkeypatch):

@@ -82,7 +82,8 @@ def draw(path: pathlib.Path, rows: list[Row]) -> None:
     axes = figure.subplots()
     counts = {len(row.accuracies) for row in rows}
     seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
-    axes.set_ylabel(f"test accuracy after the last epoch, % (mean ± sd, {seeds} seeds)")
+    axes.set_ylabel("test accuracy after the last epoch, %")
+    axes.set_title(f"Mean ± standard deviation, seeds: {seeds}")
     lines: dict[str, list[Row]] = {}
     for row in rows:
         others = [v for k, v in row.settings.items() if k != SPARSITY]
@@ -96,11 +97,10 @@ def draw(path: pathlib.Path, rows: list[Row]) -> None:
             axes.errorbar(x, y, spread, marker="o", capsize=3, label=label or None)
         axes.set_xlabel("sparsity, % of the weights removed")
         if len(lines) > 1:
-            axes.legend()
+            axes.legend(title=", ".join(k for k in rows[0].settings if k != SPARSITY))
     else:
         labels = [", ".join(row.settings.values()) for row in rows]
         spread = [100 * (row.deviation or 0) for row in rows]
         axes.bar(labels, [100 * row.mean for row in rows], yerr=spread, capsize=3)
         axes.tick_params(axis="x", rotation=60)
-    axes.set_title("What the runs of the sweep reached")
     figure.savefig(path, dpi=120)

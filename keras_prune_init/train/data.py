@@ -144,7 +144,8 @@ def load(
         source: `"fashion_mnist_mini"` (comes with the package), `"npz:PATH"` (keys
             x_train, y_train, x_test, y_test), `"idx:FOLDER"` (the four files of MNIST),
             `"folder:PATH"` (image files as in ImageNet or Tiny-ImageNet, see
-            folders.py), `"tfds:NAME"` (tensorflow_datasets) or `"keras:NAME"`
+            folders.py), `"tfds:NAME"` or `"tfds:NAME,TRAIN,TEST"` with splits such as
+            `train[:90%]` (tensorflow_datasets), or `"keras:NAME"`
             (keras.datasets).
         image_size: `None` keeps all images in memory; they must be of one size. A
             number reads images while they are needed and resizes them to so many

@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.smoke = False  # True: two steps on a few images, to see that all works
 
     config.data = ConfigDict()
-    # fashion_mnist_mini, npz:PATH, idx:FOLDER, folder:PATH, tfds:NAME or keras:NAME
+    # fashion_mnist_mini, npz:PATH, idx:FOLDER, folder:PATH, tfds:NAME (or with splits,
+    # tfds:NAME,train[:90%],train[90%:]) or keras:NAME
     config.data.source = "fashion_mnist_mini"
     # None: images of one size, all in memory. A number: images of any size, for folder
     # and tfds, are read while they are needed and resized to so many pixels.

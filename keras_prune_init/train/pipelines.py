@@ -56,6 +56,11 @@ def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
     options = tf.data.Options()
     options.autotune.enabled = False
+    # Of several workers each takes its part of every batch: their files are not dealt
+    # out, or batches would depend on the number of workers.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
     return dataset.prefetch(4).with_options(options)
 
 

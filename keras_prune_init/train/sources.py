@@ -87,9 +87,12 @@ def _read_idx_file(path):
 
 
 def read_tfds(name):
-    """A `tensorflow_datasets` data set with the splits train and test."""
-    with _tfds(name, "test", ", of one size (data.image_size resizes others)") as tfds:
-        splits = tfds.load(name, split=["train", "test"], as_supervised=True)
+    """A `tensorflow_datasets` data set: NAME, or NAME,TRAIN,TEST with its splits."""
+    name, *split = name.split(",")
+    split = split or ["train", "test"]
+    more = ", of one size (data.image_size resizes others)"
+    with _tfds(name, split, more) as tfds:
+        splits = tfds.load(name, split=split, as_supervised=True)
         # Not batch_size=-1: that batch of 2^63 images aborts TensorFlow 2.21.
         parts = [list(tfds.as_numpy(split.batch(1000))) for split in splits]
         arrays = [np.concatenate(a) for part in parts for a in zip(*part, strict=True)]
@@ -101,14 +104,13 @@ def stream_tfds(name, size):
 
     A data set such as imagenet2012 has no labels in its split "test".
     """
-    with _tfds(name, "validation or test") as tfds:
+    source, (name, *splits) = name, name.split(",")
+    with _tfds(name, splits or ["train", "validation or test"]) as tfds:
         builder = tfds.builder(name)
         builder.download_and_prepare()
         image, label = builder.info.supervised_keys
-        splits = (
-            "train",
-            "validation" if "validation" in builder.info.splits else "test",
-        )
+        known = builder.info.splits
+        splits = splits or ("train", "validation" if "validation" in known else "test")
         examples = tuple(
             builder.as_dataset(
                 split=split,
@@ -119,7 +121,7 @@ def stream_tfds(name, size):
         )
         classes = builder.info.features[label].num_classes
     return StreamedImages(
-        f"tfds:{name}",
+        f"tfds:{source}",
         examples,
         classes,
         size,
@@ -129,7 +131,7 @@ def stream_tfds(name, size):
 
 
 @contextlib.contextmanager
-def _tfds(name, test_split, more=""):
+def _tfds(name, splits, more=""):
     """Yields the package, which only this source needs, and explains its errors."""
     try:
         import tensorflow_datasets as tfds
@@ -138,14 +140,19 @@ def _tfds(name, test_split, more=""):
             f"The data source tfds:{name} needs tensorflow_datasets. "
             "Install it with: pip install 'keras_prune_init[data]'"
         ) from error
+    if len(splits) != 2:
+        raise ValueError(
+            "A tfds source is tfds:NAME, or tfds:NAME,TRAIN,TEST with two splits, such "
+            f"as train[:90%]. Received: tfds:{name} with the splits {splits}."
+        )
     try:
         yield tfds
     # Whatever goes wrong inside (no network, no such data set, no labels, images of
     # several sizes), the way out is the same.
     except Exception as error:
         raise RuntimeError(
-            f"tensorflow_datasets could not provide {name} with the splits train and "
-            f"{test_split} as (image, label) pairs{more}. It said: {error}\n"
+            f"tensorflow_datasets could not provide {name} with the splits {splits[0]} "
+            f"and {splits[1]} as (image, label) pairs{more}. It said: {error}\n"
             "If the download failed, run tfds.load on a machine with a network and "
             "copy its folder tensorflow_datasets/ into your home (or set "
             "TFDS_DATA_DIR). " + _WITHOUT_NETWORK

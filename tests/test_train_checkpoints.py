@@ -1,16 +1,14 @@
 """Runs that end at any moment, and go on as if they had not."""
 
 import json
-import random
 import resource
 import signal
-import time
 
 import keras
 import numpy as np
 import pytest
 from tensorflow.python.framework import config as config_lib  # to undo determinism
-from test_train_binary import binary, history
+from test_train_binary import history
 from test_train_strategy import small
 
 from keras_prune_init.train import checkpoints, main
@@ -121,70 +119,3 @@ def test_unwritable_folder_is_refused_before_any_work(whole, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written to"):
         main.run(whole[0], tmp_path / "file/run")
-
-
-def command(config, folder, *more):
-    train = config.train
-    return binary(
-        f"--config.data.source={config.data.source}",
-        f"--config.model.depth={config.model.depth}",
-        f"--config.model.width={config.model.width}",
-        f"--config.train.epochs={train.epochs}",
-        f"--config.train.batch_size={train.batch_size}",
-        f"--config.train.warmup_epochs={train.warmup_epochs}",
-        f"--config.train.save_every={train.save_every}",
-        f"--workdir={folder}",
-        "--strategy=one_device",
-        "--deterministic",
-        "--resume",
-        *more,
-    )
-
-
-def test_ten_kills_at_random_moments_lose_nothing(whole, tmp_path):
-    """Each run is a process of its own, killed some time after it began to train."""
-    config, _ = whole
-    config = config.copy_and_resolve_references()
-    config.train.epochs = 12
-    chance = random.Random(0)
-    expected = command(config, tmp_path / "expected")
-    kills, reached = 0, [0]
-    while kills < 10:
-        process = command(config, tmp_path / "run")
-        model = tmp_path / "run/model.keras"
-        before = model.stat().st_mtime_ns if model.exists() else 0
-        # Not before it has saved once more, or ten kills would not move it.
-        while process.poll() is None:
-            if model.exists() and model.stat().st_mtime_ns != before:
-                break
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.15))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        found = keras.models.load_model(model)  # never half written
-        reached.append(int(found.optimizer.iterations))
-        assert reached[-1] >= reached[-2]
-    assert kills == 10, reached
-    last = command(config, tmp_path / "run")
-    logs = last.communicate()[0], expected.communicate()[0]
-    assert (last.returncode, expected.returncode) == (0, 0), logs[0] + logs[1]
-    one, other = (
-        keras.models.load_model(tmp_path / name / "model.keras")
-        for name in ("run", "expected")
-    )
-    assert int(one.optimizer.iterations) == 12 * EPOCH
-    assert "Going on with the run in" in logs[0]
-    # The table and the final line reach the reader.
-    assert "stage3_block0_conv2" in logs[1] and "test accuracy" in logs[1]
-    results = [
-        json.loads((tmp_path / name / "result.json").read_text())
-        for name in ("run", "expected")
-    ]
-    for key in ("mask_digest", "epochs", "test_accuracy", "test_loss"):
-        assert results[0][key] == results[1][key]
-    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert len(history(tmp_path / "run")) == 12

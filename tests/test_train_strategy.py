@@ -3,16 +3,12 @@
 import json
 import os
 import stat
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_replicas import mirrored
-from test_workers import free_ports
 
 from keras_prune_init.train import default_config, main
 from keras_prune_init.train import strategy as strategies
@@ -141,65 +137,3 @@ def test_run_under_mirrored_strategy_resumes(tmp_path):
     # Replicas add up in any order.
     assert again.pop("test_loss") == pytest.approx(result.pop("test_loss"), rel=1e-5)
     assert again == result
-
-
-def two_workers(tmp_path, name):
-    """Real processes: the binary, told of each other by TF_CONFIG."""
-    command = [sys.executable, "-m", "keras_prune_init.train", "--resume"]
-    command += [f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
-    command += ["--config.model.depth=8", "--config.model.width=4"]
-    command += ["--config.train.epochs=8", "--config.train.batch_size=16"]
-    command += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    for number in range(2):
-        task = {"type": "worker", "index": number}
-        told = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
-        yield subprocess.Popen(
-            [*command, f"--workdir={tmp_path / name}"],
-            env=os.environ | told,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-
-def logs_of(processes):
-    try:
-        return [p.communicate(timeout=200)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-
-
-def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
-    config = small(tmp_path, epochs=8)
-    whole = [*two_workers(tmp_path, "whole")]
-    logs = logs_of(whole)
-    assert [p.returncode for p in whole] == [0, 0], "\n".join(logs)[-4000:]
-    assert "weights kept" in logs[0] and "weights kept" not in logs[1]
-    result = json.loads((tmp_path / "whole/result.json").read_text())
-    assert result["finished"] and result["epochs"] == 8
-    alone = main.run(config, tmp_path / "alone")
-    assert result["mask_digest"] == alone["mask_digest"]
-
-    chief, other = two_workers(tmp_path, "killed")
-    while not (tmp_path / "killed/history.csv").exists() and other.poll() is None:
-        time.sleep(0.01)
-    other.kill()
-    started = time.monotonic()
-    logs = logs_of([chief, other])
-    assert time.monotonic() - started < 60
-    assert chief.returncode == 1
-    assert "RuntimeError: Training ends when a worker is lost" in logs[0]
-    assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
-
-    again = [*two_workers(tmp_path, "killed")]
-    logs = logs_of(again)
-    assert [p.returncode for p in again] == [0, 0], "\n".join(logs)[-4000:]
-    assert all("Going on with the run" in log for log in logs)
-    one, two = (
-        keras.models.load_model(tmp_path / name / "model.keras").get_weights()
-        for name in ("whole", "killed")
-    )
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -76,28 +76,37 @@ def run(
     config = _smoke(config) if config.smoke else config
     data = _load(config)
 
-    if (folder / run_folder.MODEL).exists():
-        logging.info("Going on with the run in %s", folder)
-        with strategy.scope():
-            pruned = keras.models.load_model(folder / run_folder.MODEL)
-        kpi.enable_workers(pruned)
-    else:
-        with strategy.scope(), strategies.precision(config.train.precision, strategy):
-            model = _build(config, data, strategies.jit_compile(strategy))
-        arguments = config.prune.to_dict()
-        batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
-        batches = feed.scoring(config, data, batch_size)
-        started = time.perf_counter()
-        pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
-        seconds = time.perf_counter() - started
-        if chief:
-            _save_start(folder, settings, pruned, seconds)
-
     with workers.watched(strategy):
+        pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
         _train(folder, config, data, pruned, chief)
         batches = feed.testing(config, data)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     return _save_end(folder, pruned, test) if chief else test
+
+
+def _loaded_or_pruned(folder, settings, config, data, strategy):
+    """The model of the folder, or a new one, which is saved there."""
+    resumed = (folder / run_folder.MODEL).exists()
+    told = json.dumps([settings, resumed]).encode()
+    advice = "Start all with the same flags, and a --workdir that they share."
+    workers.check_same(strategy, "configuration and run folder", [told], advice)
+    if resumed:
+        logging.info("Going on with the run in %s", folder)
+        with strategy.scope():
+            return kpi.enable_workers(
+                keras.models.load_model(folder / run_folder.MODEL)
+            )
+    with strategy.scope(), strategies.precision(config.train.precision, strategy):
+        model = _build(config, data, strategies.jit_compile(strategy))
+    arguments = config.prune.to_dict()
+    batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
+    batches = feed.scoring(config, data, batch_size)
+    started = time.perf_counter()
+    pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
+    seconds = time.perf_counter() - started
+    if strategies.is_chief(strategy):
+        _save_start(folder, settings, pruned, seconds)
+    return pruned
 
 
 def _load(config):

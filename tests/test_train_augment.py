@@ -18,7 +18,8 @@ KINDS = [
 
 def batches(first=0, **kind):
     data = image_data.load().first(96, 16)
-    train = augment.one_hot(data.train(16, seed=1, first_batch=first), data.classes)
+    train = data.train(16, seed=1, first_batch=first, augment="crop+flip")
+    train = augment.one_hot(train, data.classes)
     found = augment.apply(train, data.normalisation, seed=1, first_batch=first, **kind)
     assert len(found) == 6 - first
     return [(x.numpy(), y.numpy()) for x, y in found]

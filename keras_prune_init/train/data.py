@@ -86,6 +86,7 @@ class ImageData:
 
         def batch(rows, batch_seed):
             x = _augment(tf.gather(images, rows), augment, batch_seed)
+            x = tf.ensure_shape(x, (None, *self.input_shape))  # a crop hides it
             return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 
         def one_epoch(seed, skip):

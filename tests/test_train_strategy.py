@@ -91,14 +91,14 @@ def test_slurm_names_the_hosts_of_a_step(monkeypatch, tmp_path):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def small(tmp_path, **train):
+def small(tmp_path, images=64, **train):
     config = default_config.get_config()
     config.data.source = f"npz:{tmp_path / 'few.npz'}"
     config.model.depth, config.model.width = 8, 4
     config.train.update({"epochs": 2, "batch_size": 16, "warmup_epochs": 0.0, **train})
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (64, 8, 8, 1)).astype("uint8")
-    y = np.arange(64) % 4
+    x = rng.integers(0, 256, (images, 8, 8, 1)).astype("uint8")
+    y = np.arange(images) % 4
     np.savez(tmp_path / "few.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     return config
 
@@ -137,3 +137,20 @@ def test_run_under_mirrored_strategy_resumes(tmp_path):
     # Replicas add up in any order.
     assert again.pop("test_loss") == pytest.approx(result.pop("test_loss"), rel=1e-5)
     assert again == result
+
+
+def test_no_replica_gets_an_empty_part(tmp_path):
+    """65 images in batches of 16: one is left over, for two replicas."""
+    config = small(tmp_path, images=65, save_every=2)
+    result = main.run(config, tmp_path / "run", strategy=mirrored(2))
+    assert result["epochs"] == 2
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    assert int(model.optimizer.iterations) == 2 * 4
+    assert np.isfinite(result["test_loss"])
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_batches_that_replicas_cannot_share_are_refused(tmp_path):
+    config = small(tmp_path, batch_size=15)
+    with pytest.raises(ValueError, match="15 for 2 replicas. Pass a multiple of 2"):
+        main.run(config, tmp_path / "run", strategy=mirrored(2))

@@ -45,9 +45,10 @@ class ImageData:
         """Numbers of training and test images."""
         return len(self.x_train), len(self.x_test)
 
-    def steps(self, batch_size: int) -> int:
-        """Batches of one epoch; the last one may be smaller."""
-        return -(-len(self.x_train) // batch_size)
+    def steps(self, batch_size: int, least: int = 1) -> int:
+        """Batches of one epoch, with a last, smaller one if it has `least` images."""
+        full, rest = divmod(len(self.x_train), batch_size)
+        return full + (rest >= least)
 
     def first(self, train: int, test: int) -> "ImageData":
         """The same source with only its first images, for a quick trial."""
@@ -67,6 +68,7 @@ class ImageData:
         augment: str = "",
         first_batch: int = 0,
         epochs: int = 1,
+        least: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
 
@@ -78,9 +80,12 @@ class ImageData:
             first_batch: Number of the batch to begin with, counted over all epochs.
             epochs: How many epochs the dataset holds; each has its own order, and the
                 first one may be a part.
+            least: Images that the last, smaller batch of an epoch must have, or be left
+                out.
         """
         hint = "; 'resized_crop' needs a data.image_size"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
+        steps = self.steps(batch_size, least)
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self.normalisation
 
@@ -93,7 +98,8 @@ class ImageData:
             rows = pipelines.shuffled(len(images), seed)
             numbered = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
             return (
-                numbered.enumerate()
+                numbered.take(steps)
+                .enumerate()
                 .skip(skip)
                 .map(
                     lambda number, rows: batch(
@@ -105,7 +111,7 @@ class ImageData:
 
         return pipelines.join_epochs(
             one_epoch,
-            self.steps(batch_size),
+            steps,
             seed=seed,
             first_batch=first_batch,
             epochs=epochs,

@@ -2,7 +2,6 @@
 
 import keras
 import ml_collections
-import tensorflow as tf
 
 from keras_prune_init.train import augment
 
@@ -20,9 +19,20 @@ def scoring(config: ml_collections.ConfigDict, data, batch_size: int):
     return _plain(config, data, batch_size)
 
 
-def training(config: ml_collections.ConfigDict, data, first_batch: int, epochs: int):
-    """Training batches of some epochs, from one of a number counted over all epochs."""
-    batches = _plain(config, data, config.train.batch_size, first_batch, epochs)
+def training(
+    config: ml_collections.ConfigDict,
+    data,
+    first_batch: int = 0,
+    epochs: int = 1,
+    replicas: int = 1,
+):
+    """Training batches of some epochs, from one of a number counted over all epochs.
+
+    No replica gets an empty part, on which TensorFlow's batch normalization fails.
+    """
+    batches = _plain(
+        config, data, config.train.batch_size, first_batch, epochs, replicas
+    )
     if not (config.data.mix or config.data.rand_augment):
         return batches
     return augment.apply(
@@ -35,18 +45,22 @@ def training(config: ml_collections.ConfigDict, data, first_batch: int, epochs: 
     )
 
 
-def testing(config: ml_collections.ConfigDict, data) -> tf.data.Dataset:
-    """All test batches."""
-    return _labelled(config, data, data.test(config.train.batch_size))
+def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
+    """All test images, in batches that no replica gets an empty part of."""
+    images = data.sizes[1]
+    sizes = range(config.train.batch_size, 0, -replicas)
+    full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])
+    return _labelled(config, data, data.test(full))
 
 
-def _plain(config, data, batch_size, first_batch=0, epochs=1):
+def _plain(config, data, batch_size, first_batch=0, epochs=1, least=1):
     batches = data.train(
         batch_size,
         seed=config.seed,
         augment=config.data.augment,
         first_batch=first_batch,
         epochs=epochs,
+        least=least,
     )
     return _labelled(config, data, batches)
 

@@ -9,7 +9,7 @@ from keras_prune_init.train import strategy as strategies
 SCHEDULES = ("constant", "cosine", "step")
 
 
-def check(config) -> None:
+def check(config, replicas: int = 1) -> None:
     """Raises ValueError if the `train` part of a configuration makes no training."""
     for name in ("epochs", "steps", "batch_size", "save_every"):
         if config[name] is not None and config[name] < 1:
@@ -17,6 +17,12 @@ def check(config) -> None:
                 f"`train.{name}` must be at least 1. Received: train.{name}="
                 f"{config[name]}. Pass for example --config.train.{name}=8."
             )
+    if config.batch_size % replicas:
+        raise ValueError(
+            "`train.batch_size` is that of all replicas together, of which each gets "
+            f"the same part. Received: train.batch_size={config.batch_size} for "
+            f"{replicas} replicas. Pass a multiple of {replicas}."
+        )
     if config.schedule not in SCHEDULES:
         raise ValueError(
             f"`train.schedule` must be one of {SCHEDULES}. Received: "

@@ -57,9 +57,10 @@ def run(
         RuntimeError: If another worker was lost.
         SystemExit: After SIGTERM, when all is saved.
     """
-    loop.check(config.train)
-    augment.check(config)
     strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    loop.check(config.train, replicas)
+    augment.check(config)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
     settings = json.loads(config.to_json())
@@ -73,13 +74,13 @@ def run(
     keras.utils.set_random_seed(config.seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    config = _smoke(config) if config.smoke else config
+    config = _smoke(config, replicas) if config.smoke else config
     data = _load(config)
 
     with workers.watched(strategy):
         pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
         _train(folder, config, data, pruned, chief)
-        batches = feed.testing(config, data)
+        batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     return _save_end(folder, pruned, test) if chief else test
 
@@ -97,7 +98,7 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
                 keras.models.load_model(folder / run_folder.MODEL)
             )
     with strategy.scope(), strategies.precision(config.train.precision, strategy):
-        model = _build(config, data, strategies.jit_compile(strategy))
+        model = _build(config, data, strategy)
     arguments = config.prune.to_dict()
     batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
     batches = feed.scoring(config, data, batch_size)
@@ -117,16 +118,17 @@ def _load(config):
     return data
 
 
-def _build(config, data, jit_compile):
+def _build(config, data, strategy):
     """A new, compiled model."""
     model = backbones.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
+    steps = data.steps(config.train.batch_size, strategy.num_replicas_in_sync)
     model.compile(
-        loop.optimizer(config.train, data.steps(config.train.batch_size)),
+        loop.optimizer(config.train, steps),
         feed.loss(config),
         metrics=["accuracy"],
-        jit_compile=jit_compile,
+        jit_compile=strategies.jit_compile(strategy),
     )
     return model
 
@@ -163,7 +165,8 @@ def _save_start(folder, settings, pruned, seconds):
 
 def _train(folder, config, data, pruned, chief):
     batch_size = config.train.batch_size
-    steps = data.steps(batch_size)
+    replicas = pruned.distribute_strategy.num_replicas_in_sync
+    steps = data.steps(batch_size, replicas)
     taken, total = loop.steps_taken(pruned), loop.total_steps(config.train, steps)
     if taken >= total:  # stopped between the last epoch and the result
         return
@@ -182,12 +185,12 @@ def _train(folder, config, data, pruned, chief):
     def fit(first, until):
         epoch, within = divmod(first, steps)
         pruned.fit(
-            feed.training(config, data, first, until - epoch),
+            feed.training(config, data, first, until - epoch, replicas),
             shuffle=False,  # the batches are shuffled already
             initial_epoch=epoch,
             epochs=until,
             steps_per_epoch=steps - within,
-            validation_data=feed.testing(config, data),
+            validation_data=feed.testing(config, data, replicas),
             callbacks=callbacks,
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
@@ -228,13 +231,13 @@ def _summary(result):
     )
 
 
-def _smoke(config):
+def _smoke(config, replicas):
     """The same run in two small steps."""
     config = config.copy_and_resolve_references()
     config.train.epochs = 1
     config.train.steps = None
     # Large images take long on whatever machine one tries things.
-    most = 4 if config.data.image_size else 32
+    most = max(4 if config.data.image_size else 32, replicas)
     config.train.batch_size = min(config.train.batch_size, most)
     # One image of every class would be many of 1000 classes.
     config.prune.samples_per_class = None

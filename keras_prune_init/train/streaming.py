@@ -59,9 +59,10 @@ class StreamedImages:
         train, test = (int(part.cardinality()) for part in self.examples)
         return train, test
 
-    def steps(self, batch_size: int) -> int:
-        """Batches of one epoch; the last one may be smaller."""
-        return -(-self.sizes[0] // batch_size)
+    def steps(self, batch_size: int, least: int = 1) -> int:
+        """Batches of one epoch, with a last, smaller one if it has `least` images."""
+        full, rest = divmod(self.sizes[0], batch_size)
+        return full + (rest >= least)
 
     def first(self, train: int, test: int) -> "StreamedImages":
         """The same source with only its first images, for a quick trial."""
@@ -76,6 +77,7 @@ class StreamedImages:
         augment: str = "",
         first_batch: int = 0,
         epochs: int = 1,
+        least: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
 
@@ -88,9 +90,12 @@ class StreamedImages:
             first_batch: Number of the batch to begin with, counted over all epochs.
             epochs: How many epochs the dataset holds; each has its own order, and the
                 first one may be a part.
+            least: Images that the last, smaller batch of an epoch must have, or be left
+                out.
         """
         hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
+        steps = self.steps(batch_size, least)
 
         def one_epoch(seed, skip):
             seed, image_seed = pipelines.fold_in(seed, 0), pipelines.fold_in(seed, 1)
@@ -100,12 +105,12 @@ class StreamedImages:
                 return self._prepare(*example, augment=augment, seed=one_seed)
 
             examples = _shuffle(self.examples[0], self.window, seed).enumerate()
-            examples = examples.skip(skip * batch_size)
+            examples = examples.take(steps * batch_size).skip(skip * batch_size)
             return examples.map(prepare, num_parallel_calls=THREADS).batch(batch_size)
 
         return pipelines.join_epochs(
             one_epoch,
-            self.steps(batch_size),
+            steps,
             seed=seed,
             first_batch=first_batch,
             epochs=epochs,

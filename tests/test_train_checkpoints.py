@@ -67,6 +67,26 @@ def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path, monkeypatch
     check_same(tmp_path / "run", expected)
 
 
+def test_a_last_epoch_in_part_is_in_the_history_wherever_it_was_stopped(
+    tmp_path, monkeypatch
+):
+    """Three steps, less than an epoch, and SIGTERM at the last of them."""
+    config = small(tmp_path, steps=3, save_every=1)
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def preempt(self, batch, logs=None):
+        if self.taken == 2:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, batch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
+        main.run(config, tmp_path / "run")
+    result = main.run(config, tmp_path / "run", resume=True)
+    assert result["finished"] and result["epochs"] == 1
+    assert len(history(tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize("step", [2, 4])
 def test_sigterm_saves_first(whole, step, tmp_path, monkeypatch):
     config, expected = whole

@@ -6,6 +6,8 @@
 Prints what became of each kernel, the sizes, and what a phone will do with the file.
 """
 
+import sys
+
 import keras
 import numpy as np
 from absl import app, flags
@@ -45,7 +47,7 @@ def _main(arguments):
             batch_size=BATCH_SIZE.value,
             check=CHECK.value,
         )
-    print(report)
+    sys.stdout.write(f"{report}\n")
 
 
 if __name__ == "__main__":

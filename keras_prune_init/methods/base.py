@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Recipe(NamedTuple):
     finish: Callable[[keras.Model, Network], str] | None = None
 
 
-class Method:
+class Method(abc.ABC):
     """Base of all methods. A subclass defines `scores`; the rest has defaults.
 
     Args:
@@ -59,6 +60,7 @@ class Method:
         """The kernel values to begin with; iterations then set some of them to 0."""
         return network.weights
 
+    @abc.abstractmethod
     def scores(self, network: Network, weights: Tensors) -> Tensors:
         """Score every weight; larger means keep.
 
@@ -69,7 +71,6 @@ class Method:
         Returns:
             One tensor or array a kernel, of its shape.
         """
-        raise NotImplementedError
 
 
 class DataMethod(Method):

@@ -31,6 +31,7 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         folder: The folder of the run.
         done: Steps that were taken before.
+        total: Steps of the whole training, which ends then, also within an epoch.
         steps: Steps of an epoch.
         batch_size: Images in a step.
         every: Save after so many steps too; `None`: only after epochs.
@@ -41,8 +42,11 @@ class Checkpoints(keras.callbacks.Callback):
         OSError: While training, if the run cannot be saved.
     """
 
-    def __init__(self, folder, done, *, steps, batch_size, every=None, writes=True):
+    def __init__(
+        self, folder, done, total, *, steps, batch_size, every=None, writes=True
+    ):
         super().__init__()
+        self.total = total
         self.folder, self.taken, self.saved = folder, done, done
         self.steps, self.batch_size = steps, batch_size
         self.every, self.writes = every, writes
@@ -82,8 +86,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.batches += 1
         self.trained = time.perf_counter()
         due = self.every and self.taken % self.every == 0 and self.writes
+        self.model.stop_training = last = self.taken == self.total
         # After the last step of an epoch, its line in the history comes first.
-        if (due or self.stopping) and self.taken % self.steps:
+        if (due or self.stopping) and self.taken % self.steps and not last:
             self._save(self._so_far(logs))
 
     def on_epoch_end(self, epoch, logs=None):

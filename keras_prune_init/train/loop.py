@@ -90,16 +90,3 @@ def _learning_rate(config, steps):
     return schedules.CosineDecay(
         0.0, total - warmup, warmup_target=peak, warmup_steps=warmup
     )
-
-
-class StopAfter(keras.callbacks.Callback):
-    """Ends training after so many batches, also in the middle of an epoch."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.left = batches
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            self.model.stop_training = True

@@ -175,12 +175,12 @@ def _train(folder, config, data, pruned, chief):
     saving = checkpoints.Checkpoints(
         folder,
         taken,
+        total,
         steps=steps,
         batch_size=batch_size,
         every=config.train.save_every,
         writes=chief,
     )
-    callbacks = [saving, loop.StopAfter(total - taken)]
 
     def fit(first, until):
         epoch, within = divmod(first, steps)
@@ -191,7 +191,7 @@ def _train(folder, config, data, pruned, chief):
             epochs=until,
             steps_per_epoch=steps - within,
             validation_data=feed.testing(config, data, replicas),
-            callbacks=callbacks,
+            callbacks=[saving],
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
 

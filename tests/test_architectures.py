@@ -41,6 +41,8 @@ ARCHITECTURES = {
     "transformer": transformer,
     "subclassed": subclassed,
 }
+# Their graphs take long to trace, and are the same whatever chose the masks.
+LARGE = ("MobileNetV2", "ResNet50", "EfficientNetB0")
 
 
 def data_for(name):
@@ -59,12 +61,15 @@ def test_prune_fit_save_and_load_in_a_new_process(name, tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
     model.compile(optimizer, loss)
+    trained = ("snip",) if name in LARGE else METHODS
     for method in METHODS:
         pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.9, verbose=0)
-        pruned.fit(x, y, batch_size=2, epochs=1, verbose=0)  # three steps
         report = kpi.report(pruned)
         assert report.kept == report.total - int(0.9 * report.total + 1e-6)
         assert report.effective is not None
+        if method not in trained:
+            continue
+        pruned.fit(x, y, batch_size=2, epochs=1, verbose=0)  # three steps
         pruned.save(tmp_path / f"{method}.keras")
         outputs = np.asarray(pruned(x, training=False))
         np.savez(tmp_path / f"{method}.npz", x=x, y=outputs)
@@ -76,4 +81,4 @@ def test_prune_fit_save_and_load_in_a_new_process(name, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == [w for m in sorted(METHODS) for w in ("same", m)]
+    assert done.stdout.split() == [w for m in sorted(trained) for w in ("same", m)]

@@ -10,9 +10,7 @@ import time
 
 import keras
 import numpy as np
-from test_train_binary import binary, history
-from test_train_strategy import small
-from test_workers import free_ports
+from runs import binary, free_ports, history, small
 
 from keras_prune_init.train import main
 
@@ -91,6 +89,7 @@ def two_workers(tmp_path, name):
     command += ["--config.model.depth=8", "--config.model.width=4"]
     command += ["--config.train.epochs=8", "--config.train.batch_size=16"]
     command += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
+    command += ["--config.data.augment=crop+flip", "--config.data.mix=mixup"]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     for number in range(2):
         task = {"type": "worker", "index": number}
@@ -114,6 +113,7 @@ def logs_of(processes):
 
 def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
     config = small(tmp_path, epochs=8)
+    config.data.update(augment="crop+flip", mix="mixup")
     whole = [*two_workers(tmp_path, "whole")]
     logs = logs_of(whole)
     assert [p.returncode for p in whole] == [0, 0], "\n".join(logs)[-4000:]

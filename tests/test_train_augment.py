@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_train_strategy import small
+from runs import small
 
 from keras_prune_init.train import augment, main
 from keras_prune_init.train import data as image_data

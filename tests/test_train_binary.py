@@ -1,31 +1,7 @@
 """The training binary as a process: killed and resumed, and with wrong flags."""
 
-import csv
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
-
-import keras_prune_init as kpi
-
-
-def history(folder):
-    with (folder / "history.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def binary(*arguments, **options):
-    command = [sys.executable, "-m", "keras_prune_init.train", *arguments]
-    return subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(kpi.__file__).parents[1])},
-        **options,
-    )
+from runs import binary
 
 
 @pytest.mark.parametrize(

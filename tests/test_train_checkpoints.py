@@ -7,9 +7,8 @@ import signal
 import keras
 import numpy as np
 import pytest
+from runs import history, small
 from tensorflow.python.framework import config as config_lib  # to undo determinism
-from test_train_binary import history
-from test_train_strategy import small
 
 from keras_prune_init.train import checkpoints, main
 

@@ -206,21 +206,31 @@ def test_constant_channel_gives_zeros_and_not_nan():
 
 def test_an_epoch_holds_every_image_once_and_each_epoch_has_its_own_order():
     data = numbered_images()
-    labels = [y for _, y in batches(data.train(4, epochs=2))]
-    assert [len(y) for y in labels] == [4, 4, 2, 4, 4, 2]
-    assert data.steps(4) == 3
-    first, second = np.concatenate(labels[:3]), np.concatenate(labels[3:])
+    labels = [y for _, y in batches(data.train(5, epochs=2))]
+    assert [len(y) for y in labels] == [5, 5, 5, 5]
+    first, second = np.concatenate(labels[:2]), np.concatenate(labels[2:])
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
-    assert len(data.train(4, epochs=2)) == 6
+
+
+def test_batches_have_one_size_and_leave_out_other_images_in_each_epoch():
+    data = numbered_images()
+    labels = [y for _, y in batches(data.train(4, epochs=20))]
+    assert {len(y) for y in labels} == {4}
+    assert data.steps(4) == 2 and len(data.train(4, epochs=20)) == len(labels) == 40
+    epochs = [{*labels[i], *labels[i + 1]} for i in range(0, 40, 2)]
+    assert all(len(seen) == 8 for seen in epochs)
+    assert set.union(*epochs) == set(range(10))
+    with pytest.raises(ValueError, match="batches of 11 from 10 images"):
+        data.train(11)
 
 
 @pytest.mark.parametrize("augment", image_data.AUGMENTATIONS)
 def test_batches_depend_only_on_seed_and_epoch(augment):
     data = numbered_images()
     whole = batches(data.train(4, seed=5, augment=augment, epochs=3))
-    rest = batches(data.train(4, seed=5, augment=augment, first_batch=4, epochs=2))
-    for (x, y), (x2, y2) in zip(whole[4:], rest, strict=True):
+    rest = batches(data.train(4, seed=5, augment=augment, first_batch=3, epochs=2))
+    for (x, y), (x2, y2) in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(x, x2)
         np.testing.assert_array_equal(y, y2)
     other = batches(data.train(4, seed=6, augment=augment))

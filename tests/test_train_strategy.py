@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_replicas import mirrored
+from runs import mirrored, small
 
-from keras_prune_init.train import default_config, main
+from keras_prune_init.train import main
 from keras_prune_init.train import strategy as strategies
 
 
@@ -89,18 +89,6 @@ def test_slurm_names_the_hosts_of_a_step(monkeypatch, tmp_path):
     assert found == {"worker": ["node1:8888", "node2:8888"]}
     assert (resolver.task_type, resolver.task_id) == ("worker", 1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
-def small(tmp_path, images=64, **train):
-    config = default_config.get_config()
-    config.data.source = f"npz:{tmp_path / 'few.npz'}"
-    config.model.depth, config.model.width = 8, 4
-    config.train.update({"epochs": 2, "batch_size": 16, "warmup_epochs": 0.0, **train})
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (images, 8, 8, 1)).astype("uint8")
-    y = np.arange(images) % 4
-    np.savez(tmp_path / "few.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    return config
 
 
 @pytest.mark.parametrize(

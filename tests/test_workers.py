@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 
@@ -11,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import L
+from runs import free_ports
 from test_methods_common import METHODS as ROWS
 
 import keras_prune_init as kpi
+from keras_prune_init.train import default_config, feed, streaming
 
 METHODS = [(name, options) for name, options, _ in ROWS]
 STEPS = 20
@@ -46,6 +47,34 @@ def pruned(model, method, options):
     )
 
 
+class Images:
+    """A streaming source of 22 images, whose numbers are their classes."""
+
+    def __init__(self):
+        self.decoded = 0
+        keys = tf.data.Dataset.range(22)
+        examples = tf.data.Dataset.zip(keys, keys)
+        self.source = streaming.StreamedImages(
+            "numbered", (examples, examples), 22, 8, self._read, window=8
+        )
+
+    def _read(self, key):
+        read = tf.numpy_function(self._encoded, [key], tf.string)
+        return tf.ensure_shape(read, [])
+
+    def _encoded(self, key):
+        self.decoded += 1
+        image = np.random.default_rng(key).integers(0, 256, (9, 9, 3), np.uint8)
+        return tf.io.encode_png(image).numpy()
+
+    def training(self, first=0, hosts=1, **options):
+        """Batches of four, five an epoch, of two epochs."""
+        config = default_config.get_config()
+        config.train.batch_size = 4
+        config.data.update(options)
+        return feed.training(config, self.source, first, 2, hosts)
+
+
 def train(model, steps):
     """Running means of the loss."""
     losses = []
@@ -54,16 +83,6 @@ def train(model, steps):
     )
     model.fit(data(), steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[seen])
     return np.array(losses)
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [str(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +127,23 @@ def test_training_is_that_of_one_process(found):
         np.testing.assert_allclose(
             worker["predicted"], model.predict(x, verbose=0), atol=1e-4
         )
+
+
+def test_each_worker_reads_its_part_of_every_batch(found):
+    batches = [y.numpy() for _, y in Images().training()]
+    assert [worker["decoded"] for worker in found] == [20, 20]
+    one, other = (worker["parts"] for worker in found)
+    assert one.shape == other.shape == (10, 2)
+    for a, b, batch in zip(one, other, batches, strict=True):
+        np.testing.assert_array_equal(np.stack([a, b], 1).ravel(), batch)
+
+
+def test_workers_go_on_within_an_epoch_with_the_batches_they_would_have_seen(found):
+    for worker in found:
+        assert worker["mixed"].shape == (10, 2, 8, 8, 3)
+        # The rest of the first of two epochs, and the second.
+        np.testing.assert_array_equal(worker["mixed"][3:], worker["rest"])
+    assert (found[0]["mixed"] != found[1]["mixed"]).any()
 
 
 @pytest.mark.parametrize(

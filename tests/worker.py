@@ -24,9 +24,18 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else r
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from test_workers import METHODS, STEPS, data, network, pruned, train  # noqa: E402
+from test_workers import (  # noqa: E402
+    METHODS,
+    STEPS,
+    Images,
+    data,
+    network,
+    pruned,
+    train,
+)
 
 import keras_prune_init as kpi  # noqa: E402
+from keras_prune_init.distribute import workers  # noqa: E402
 
 
 def error_of(function):
@@ -48,8 +57,27 @@ def main():
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)
+    images = Images()
+    found["parts"] = parts(images.training(hosts=workers.hosts(strategy)))
+    found["decoded"] = images.decoded
+    found["mixed"], found["rest"] = (
+        mixed(Images().training(first, hosts=2, mix="mixup")) for first in (0, 3)
+    )
     found["errors"] = [error_of(case) for case in (weights, batches, masks, plain)]
     np.savez(pathlib.Path(folder, number), **found)
+
+
+def local(batches):
+    for batch in strategy.experimental_distribute_dataset(batches):
+        yield [strategy.experimental_local_results(v)[0].numpy() for v in batch]
+
+
+def parts(batches):
+    return np.array([y for _, y in local(batches)])
+
+
+def mixed(batches):
+    return np.array([x for x, _ in local(batches)])
 
 
 def weights():

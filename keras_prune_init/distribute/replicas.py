@@ -81,3 +81,27 @@ def summed(
         return [strategy.reduce("SUM", part, axis=None) for part in parts]
 
     return tf.function(on_all, reduce_retracing=True, autograph=False)
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Give all replicas the mean of the moving statistics that each one gathered.
+
+    Keras lets the batch normalization of every replica keep its own, and saves those of
+    the first. All workers must call this at the same step.
+    """
+    strategy = model.distribute_strategy
+    statistics = [
+        v
+        for v in model.non_trainable_variables
+        if v.aggregation == "none" and keras.backend.is_float_dtype(v.dtype)
+    ]
+    if strategy.num_replicas_in_sync == 1 or not statistics:
+        return
+
+    @tf.function(autograph=False)
+    def means():
+        values = strategy.run(lambda: [tf.identity(v.value) for v in statistics])
+        return [strategy.reduce("MEAN", value, axis=None) for value in values]
+
+    for variable, mean in zip(statistics, means(), strict=True):
+        variable.assign(mean)

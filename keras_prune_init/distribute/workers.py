@@ -27,6 +27,18 @@ def several(strategy: tf.distribute.Strategy) -> bool:
     return sum(map(len, tasks)) > 1
 
 
+def hosts(strategy: tf.distribute.Strategy) -> int:
+    """How many machines make batches, each for its own replicas."""
+    found = []
+
+    def tell(context):
+        found.append(context.num_input_pipelines)
+        return tf.data.Dataset.range(1)
+
+    strategy.distribute_datasets_from_function(tell)
+    return found[0]
+
+
 def check_same(
     strategy: tf.distribute.Strategy, what: str, arrays: Iterable, advice: str
 ) -> None:

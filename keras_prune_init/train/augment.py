@@ -87,7 +87,7 @@ def apply(
     dataset = tf.data.Dataset.zip(numbered, batches)
     dataset = dataset.map(lambda n, b: augmented(n, *b), num_parallel_calls=4)
     length = tf.data.experimental.assert_cardinality(batches.cardinality())
-    return pipelines.prefetched(dataset.apply(length))
+    return dataset.apply(length).prefetch(4)  # with the options of `batches`
 
 
 class _Seeds(keras.random.SeedGenerator):

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from keras_prune_init.distribute import replicas
 from keras_prune_init.train import run_folder
 
 
@@ -81,15 +82,21 @@ class Checkpoints(keras.callbacks.Callback):
         self.started = self.trained = time.perf_counter()
         self.batches = 0
 
+    def on_test_begin(self, logs=None):
+        replicas.average_statistics(self.model)  # so the file holds what is tested
+
     def on_train_batch_end(self, batch, logs=None):
         self.taken += 1
         self.batches += 1
         self.trained = time.perf_counter()
-        due = self.every and self.taken % self.every == 0 and self.writes
+        due = self.every and self.taken % self.every == 0
         self.model.stop_training = last = self.taken == self.total
         # After the last step of an epoch, its line in the history comes first.
         if (due or self.stopping) and self.taken % self.steps and not last:
-            self._save(self._so_far(logs))
+            if due:  # of several workers, SIGTERM may have reached one
+                replicas.average_statistics(self.model)
+            if self.writes or self.stopping:
+                self._save(self._so_far(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         training = self._so_far({k: v for k, v in logs.items() if k[:4] != "val_"})

@@ -45,10 +45,9 @@ class ImageData:
         """Numbers of training and test images."""
         return len(self.x_train), len(self.x_test)
 
-    def steps(self, batch_size: int, least: int = 1) -> int:
-        """Batches of one epoch, with a last, smaller one if it has `least` images."""
-        full, rest = divmod(len(self.x_train), batch_size)
-        return full + (rest >= least)
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch, all of one size."""
+        return pipelines.steps(len(self.x_train), batch_size)
 
     def first(self, train: int, test: int) -> "ImageData":
         """The same source with only its first images, for a quick trial."""
@@ -68,7 +67,7 @@ class ImageData:
         augment: str = "",
         first_batch: int = 0,
         epochs: int = 1,
-        least: int = 1,
+        hosts: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
 
@@ -79,43 +78,35 @@ class ImageData:
                 `"flip"` (left-right, every other image) or `"crop+flip"`.
             first_batch: Number of the batch to begin with, counted over all epochs.
             epochs: How many epochs the dataset holds; each has its own order, and the
-                first one may be a part.
-            least: Images that the last, smaller batch of an epoch must have, or be left
-                out.
+                first one may be a part. What is no whole batch is left out.
+            hosts: Of several, each makes its part of every batch, to be dealt out by
+                `tf.distribute`: batches are of `batch_size // hosts` images.
         """
         hint = "; 'resized_crop' needs a data.image_size"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
-        steps = self.steps(batch_size, least)
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self.normalisation
 
-        def batch(rows, batch_seed):
-            x = _augment(tf.gather(images, rows), augment, batch_seed)
+        def batch(seeds, rows):
+            x = _augment(tf.gather(images, rows), augment, seeds[0])
             x = tf.ensure_shape(x, (None, *self.input_shape))  # a crop hides it
             return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 
-        def one_epoch(seed, skip):
-            rows = pipelines.shuffled(len(images), seed)
-            numbered = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
-            return (
-                numbered.take(steps)
-                .enumerate()
-                .skip(skip)
-                .map(
-                    lambda number, rows: batch(
-                        rows, pipelines.fold_in(seed, number + 1)
-                    ),
-                    num_parallel_calls=4,
-                )
-            )
+        def shuffled_rows(seed):
+            rows = pipelines.shuffled(len(self.x_train), seed)
+            return tf.data.Dataset.from_tensor_slices(rows)
 
-        return pipelines.join_epochs(
-            one_epoch,
-            steps,
+        rows = pipelines.examples(
+            shuffled_rows,
+            len(self.x_train),
+            batch_size,
             seed=seed,
             first_batch=first_batch,
             epochs=epochs,
+            hosts=hosts,
         )
+        rows = rows.batch(batch_size // hosts, drop_remainder=True)
+        return pipelines.prefetched(rows.map(batch, num_parallel_calls=4), hosts)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Test batches `(images, labels)`, in order, never augmented."""
@@ -156,7 +147,8 @@ def load(
             (keras.datasets).
         image_size: `None` keeps all images in memory; they must be of one size. A
             number reads images while they are needed and resizes them to so many
-            pixels; for `folder` and `tfds` only.
+            pixels; for `folder` and `tfds` only. tensorflow_datasets itself keeps the
+            files of sets below 250 MiB in memory.
 
     Returns:
         An `ImageData`, or a `StreamedImages` if there is an `image_size`.

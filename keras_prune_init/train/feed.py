@@ -2,6 +2,7 @@
 
 import keras
 import ml_collections
+import tensorflow as tf
 
 from keras_prune_init.train import augment
 
@@ -24,25 +25,30 @@ def training(
     data,
     first_batch: int = 0,
     epochs: int = 1,
-    replicas: int = 1,
+    hosts: int = 1,
 ):
     """Training batches of some epochs, from one of a number counted over all epochs.
 
-    No replica gets an empty part, on which TensorFlow's batch normalization fails.
+    Of several hosts each makes its part of every batch.
     """
-    batches = _plain(
-        config, data, config.train.batch_size, first_batch, epochs, replicas
-    )
-    if not (config.data.mix or config.data.rand_augment):
+    size = config.train.batch_size
+    batches = _plain(config, data, size, first_batch, epochs, hosts)
+    if config.data.mix or config.data.rand_augment:
+        batches = augment.apply(
+            batches,
+            data.normalisation,
+            rand_augment=config.data.rand_augment,
+            mix=config.data.mix,
+            seed=config.seed,
+            first_batch=first_batch,
+        )
+    if hosts == 1:
         return batches
-    return augment.apply(
-        batches,
-        data.normalisation,
-        rand_augment=config.data.rand_augment,
-        mix=config.data.mix,
-        seed=config.seed,
-        first_batch=first_batch,
-    )
+    # `tf.distribute` takes parts of batches as large as those of all hosts, more often
+    # than there are such batches here. Their number stays unknown therefore: Keras
+    # begins anew after so many steps.
+    images = batches.flat_map(lambda *b: tf.data.Dataset.from_tensor_slices(b))
+    return images.batch(size)
 
 
 def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
@@ -53,14 +59,14 @@ def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
     return _labelled(config, data, data.test(full))
 
 
-def _plain(config, data, batch_size, first_batch=0, epochs=1, least=1):
+def _plain(config, data, batch_size, first_batch=0, epochs=1, hosts=1):
     batches = data.train(
         batch_size,
         seed=config.seed,
         augment=config.data.augment,
         first_batch=first_batch,
         epochs=epochs,
-        least=least,
+        hosts=hosts,
     )
     return _labelled(config, data, batches)
 

@@ -123,7 +123,7 @@ def _build(config, data, strategy):
     model = backbones.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
-    steps = data.steps(config.train.batch_size, strategy.num_replicas_in_sync)
+    steps = data.steps(config.train.batch_size)
     model.compile(
         loop.optimizer(config.train, steps),
         feed.loss(config),
@@ -165,8 +165,9 @@ def _save_start(folder, settings, pruned, seconds):
 
 def _train(folder, config, data, pruned, chief):
     batch_size = config.train.batch_size
-    replicas = pruned.distribute_strategy.num_replicas_in_sync
-    steps = data.steps(batch_size, replicas)
+    strategy = pruned.distribute_strategy
+    replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
+    steps = data.steps(batch_size)
     taken, total = loop.steps_taken(pruned), loop.total_steps(config.train, steps)
     if taken >= total:  # stopped between the last epoch and the result
         return
@@ -185,7 +186,7 @@ def _train(folder, config, data, pruned, chief):
     def fit(first, until):
         epoch, within = divmod(first, steps)
         pruned.fit(
-            feed.training(config, data, first, until - epoch, replicas),
+            feed.training(config, data, first, until - epoch, hosts),
             shuffle=False,  # the batches are shuffled already
             initial_epoch=epoch,
             epochs=until,

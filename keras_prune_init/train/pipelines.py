@@ -18,49 +18,79 @@ def check_augment(augment: str, known: tuple[str, ...], hint: str) -> None:
         )
 
 
-def join_epochs(
-    one_epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
-    steps: int,
+def steps(images: int, batch_size: int) -> int:
+    """Batches of an epoch: all of one size, which TPUs and replicas need.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if images < batch_size:
+        raise ValueError(
+            "A batch holds at most all training images; what is left of them at the "
+            f"end of an epoch is left out. Received: batches of {batch_size} from "
+            f"{images} images. Pass a smaller --config.train.batch_size (or "
+            "--config.prune.scoring_batch_size)."
+        )
+    return images // batch_size
+
+
+def examples(
+    one_epoch: Callable[[tf.Tensor], tf.data.Dataset],
+    images: int,
+    batch_size: int,
     *,
     seed: int,
     first_batch: int,
     epochs: int,
+    hosts: int,
 ) -> tf.data.Dataset:
-    """The batches of `epochs` epochs in a row.
+    """What batches are made of: the examples of `epochs` epochs in a row.
 
     Args:
-        one_epoch: Makes the batches of an epoch from its seed, without so many of the
-            first ones.
-        steps: Batches in an epoch.
+        one_epoch: Makes the shuffled examples of an epoch from its seed.
+        images: Examples in an epoch.
+        batch_size: Images in a batch of all hosts; an epoch is made of whole ones.
         seed: Seed of the run.
         first_batch: Number of the batch to begin with, counted over all epochs.
         epochs: How many epochs the dataset holds; the first one may be a part.
+        hosts: If there are several, `tf.distribute` gives each every so many-th
+            example.
+
+    Returns:
+        A dataset of `(seed, example)`, with seeds that are each used once.
     """
-    first_epoch, skipped = divmod(first_batch, steps)
+    first_epoch, skipped = divmod(first_batch, steps(images, batch_size))
+    size = images // batch_size * batch_size
 
-    def batches(epoch):
+    def of_epoch(epoch):
+        epoch_seed = fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        order_seed, image_seed = fold_in(epoch_seed, 0), fold_in(epoch_seed, 1)
         skip = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
-        return one_epoch(fold_in(tf.constant([seed, 0], tf.int64), epoch), skip)
+        numbered = one_epoch(order_seed).take(size).enumerate().skip(skip * batch_size)
+        return numbered.map(lambda n, example: (fold_in(image_seed, n), example))
 
-    epoch = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
-    dataset = epoch.flat_map(batches)
+    dataset = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
+    dataset = dataset.flat_map(of_epoch)
+    count = epochs * size - skipped * batch_size
+    if hosts > 1:
+        hint = tf.data.experimental.SHARD_HINT
+        dataset = dataset.shard(hint, hint)
     # flat_map hides the length, which Keras and progress bars want to know.
-    length = tf.data.experimental.assert_cardinality(epochs * steps - skipped)
-    return prefetched(dataset.apply(length))
+    return dataset.apply(tf.data.experimental.assert_cardinality(count // hosts))
 
 
-def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
     """Makes the next batches while one is in use."""
     # Four batches are enough, as each takes milliseconds. tf.data's own tuning is off:
     # with it, one run in three hung for 8 to 38 seconds after the last epoch on a busy
     # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
     options = tf.data.Options()
     options.autotune.enabled = False
-    # Of several workers each takes its part of every batch: their files are not dealt
-    # out, or batches would depend on the number of workers.
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
+    # Examples are dealt out where `examples` says so, else parts of each batch; never
+    # files, or batches would depend on the number of hosts.
+    policies = tf.data.experimental.AutoShardPolicy
+    policy = policies.HINT if hosts > 1 else policies.DATA
+    options.experimental_distribute.auto_shard_policy = policy
     return dataset.prefetch(4).with_options(options)
 
 

@@ -59,10 +59,9 @@ class StreamedImages:
         train, test = (int(part.cardinality()) for part in self.examples)
         return train, test
 
-    def steps(self, batch_size: int, least: int = 1) -> int:
-        """Batches of one epoch, with a last, smaller one if it has `least` images."""
-        full, rest = divmod(self.sizes[0], batch_size)
-        return full + (rest >= least)
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch, all of one size."""
+        return pipelines.steps(self.sizes[0], batch_size)
 
     def first(self, train: int, test: int) -> "StreamedImages":
         """The same source with only its first images, for a quick trial."""
@@ -77,7 +76,7 @@ class StreamedImages:
         augment: str = "",
         first_batch: int = 0,
         epochs: int = 1,
-        least: int = 1,
+        hosts: int = 1,
     ) -> tf.data.Dataset:
         """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
 
@@ -89,32 +88,28 @@ class StreamedImages:
                 `"resized_crop+flip"` or `""`. Without a crop: as for testing.
             first_batch: Number of the batch to begin with, counted over all epochs.
             epochs: How many epochs the dataset holds; each has its own order, and the
-                first one may be a part.
-            least: Images that the last, smaller batch of an epoch must have, or be left
-                out.
+                first one may be a part. What is no whole batch is left out.
+            hosts: Of several, each reads and decodes its part of every batch, to be
+                dealt out by `tf.distribute`: batches are of `batch_size // hosts`
+                images.
         """
         hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
-        steps = self.steps(batch_size, least)
-
-        def one_epoch(seed, skip):
-            seed, image_seed = pipelines.fold_in(seed, 0), pipelines.fold_in(seed, 1)
-
-            def prepare(number, example):
-                one_seed = pipelines.fold_in(image_seed, number)
-                return self._prepare(*example, augment=augment, seed=one_seed)
-
-            examples = _shuffle(self.examples[0], self.window, seed).enumerate()
-            examples = examples.take(steps * batch_size).skip(skip * batch_size)
-            return examples.map(prepare, num_parallel_calls=THREADS).batch(batch_size)
-
-        return pipelines.join_epochs(
-            one_epoch,
-            steps,
+        examples = pipelines.examples(
+            lambda seed: _shuffle(self.examples[0], self.window, seed),
+            self.sizes[0],
+            batch_size,
             seed=seed,
             first_batch=first_batch,
             epochs=epochs,
+            hosts=hosts,
         )
+        images = examples.map(
+            lambda seed, example: self._prepare(*example, augment=augment, seed=seed),
+            num_parallel_calls=THREADS,
+        )
+        images = images.batch(batch_size // hosts, drop_remainder=True)
+        return pipelines.prefetched(images, hosts)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Test batches `(images, labels)`, in order: the middle of each image."""

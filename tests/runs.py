@@ -1,0 +1,62 @@
+"""Training runs, and what they run on, for several test files."""
+
+import csv
+import functools
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+import keras_prune_init as kpi
+from keras_prune_init.train import default_config
+
+
+def small(tmp_path, images=64, **train):
+    config = default_config.get_config()
+    config.data.source = f"npz:{tmp_path / 'few.npz'}"
+    config.model.depth, config.model.width = 8, 4
+    config.train.update({"epochs": 2, "batch_size": 16, "warmup_epochs": 0.0, **train})
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (images, 8, 8, 1)).astype("uint8")
+    y = np.arange(images) % 4
+    np.savez(tmp_path / "few.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return config
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def binary(*arguments, **options):
+    command = [sys.executable, "-m", "keras_prune_init.train", *arguments]
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(kpi.__file__).parents[1])},
+        **options,
+    )
+
+
+@functools.cache
+def mirrored(count):
+    # One process can run the default's collective operations with one number of
+    # devices only, so two devices reduce in another way.
+    way = None if count == 4 else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)], way)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [str(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

@@ -87,8 +87,10 @@ class ImageData:
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self.normalisation
 
-        def batch(seeds, rows):
-            x = _augment(tf.gather(images, rows), augment, seeds[0])
+        def batch(seeds, numbered):
+            numbers, rows = numbered
+            seed = pipelines.fold_in(seeds[0], numbers[0])
+            x = _augment(tf.gather(images, rows), augment, seed)
             x = tf.ensure_shape(x, (None, *self.input_shape))  # a crop hides it
             return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 

@@ -104,10 +104,13 @@ class StreamedImages:
             epochs=epochs,
             hosts=hosts,
         )
-        images = examples.map(
-            lambda seed, example: self._prepare(*example, augment=augment, seed=seed),
-            num_parallel_calls=THREADS,
-        )
+
+        def prepare(seed, numbered):
+            number, example = numbered
+            seed = pipelines.fold_in(seed, number)
+            return self._prepare(*example, augment=augment, seed=seed)
+
+        images = examples.map(prepare, num_parallel_calls=THREADS)
         images = images.batch(batch_size // hosts, drop_remainder=True)
         return pipelines.prefetched(images, hosts)
 

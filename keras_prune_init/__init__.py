@@ -7,7 +7,9 @@ _check()
 from keras_prune_init import models  # noqa: E402
 from keras_prune_init.api import prune_at_init, score  # noqa: E402
 from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
+from keras_prune_init.core.compact import CompactLayer  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
+from keras_prune_init.core.layouts import to_layout  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
 from keras_prune_init.core.surgery import enable_workers, strip  # noqa: E402
 from keras_prune_init.export.mobile import MobileReport, mobile_check  # noqa: E402
@@ -31,6 +33,7 @@ from keras_prune_init.signal.stable import stabilize  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "CompactLayer",
     "ExportReport",
     "MaskedLayer",
     "MobileReport",
@@ -57,4 +60,5 @@ __all__ = [
     "singular_values",
     "stabilize",
     "strip",
+    "to_layout",
 ]

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from keras_prune_init import batches as batches_lib
 from keras_prune_init import checks, losses
 from keras_prune_init.core import allocation as allocation_lib
-from keras_prune_init.core import garbage, surgery
+from keras_prune_init.core import garbage, layouts, surgery
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
@@ -39,6 +39,7 @@ def prune_at_init(
     min_per_layer: int = 0,
     rescale: bool = False,
     filters: Filters = None,
+    layout: str = "masked",
     seed: int = 0,
     verbose: int = 1,
 ) -> keras.Model:
@@ -74,6 +75,9 @@ def prune_at_init(
             paths, a list of these, or a function from layer to bool. `None`: all.
             `"pointwise"`: 1x1 convolutions of images, which phones run sparsely; see
             `mobile_check`.
+        layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
+            stores kept weights and their positions only: training takes memory in
+            proportion to the density, see `to_layout`.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
@@ -98,10 +102,11 @@ def prune_at_init(
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
     """
     arguments = locals()
-    rescale = arguments.pop("rescale")
+    rescale, layout = arguments.pop("rescale"), arguments.pop("layout")
+    layouts.check_layout(layout)
     plan = _plan(**arguments)
     # First, so that a model that cannot be copied is refused before it is scored.
-    pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note)
+    pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note, layout)
     targets = rescaling.targets(pruned) if rescale else None
     surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
     if rescale:

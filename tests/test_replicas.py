@@ -46,7 +46,7 @@ def test_masks_are_those_of_a_single_device(name, options, needs_data, count):
         np.testing.assert_array_equal(one, other)
 
 
-def trained(count):
+def trained(count, layout="masked"):
     """Losses of twenty steps, as their running mean, and the trained model."""
     scope = mirrored(count).scope() if count > 1 else contextlib.nullcontext()
     with scope:
@@ -56,7 +56,8 @@ def trained(count):
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         model.compile(optimizer, loss, jit_compile=False)
     x, y = batch(model, 320)
-    pruned = kpi.prune_at_init(model, batches(model, 3), sparsity=0.6, batches=3)
+    data, options = batches(model, 3), {"batches": 3, "layout": layout}
+    pruned = kpi.prune_at_init(model, data, sparsity=0.6, **options)
     losses = []
     seen = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
@@ -66,10 +67,12 @@ def trained(count):
 
 
 @REPLICAS
-def test_losses_are_those_of_a_single_device_with_the_same_batches(count):
-    (one, a), (many, b) = trained(1), trained(count)
+@pytest.mark.parametrize("layout", ["masked", "compact"])
+def test_losses_are_those_of_a_single_device_with_the_same_batches(count, layout):
+    (one, a), (many, b) = trained(1), trained(count, layout)
     assert len(many) == 20
     np.testing.assert_allclose(many, one, atol=1e-4)
+    b = kpi.to_layout(b, "masked")
     for layer in masked_list(b):
         assert not layer.layer.kernel.numpy()[layer.mask.numpy() == 0].any()
     x = batch(a, 30)[0]

@@ -74,12 +74,18 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.fixture(params=MODELS, scope="module")
+@pytest.fixture(
+    params=[(name, layout) for name in MODELS for layout in ("masked", "compact")],
+    ids=" ".join,
+    scope="module",
+)
 def case(request):
     """A pruned model, the one it was made from, and inputs for them."""
+    name, layout = request.param
     keras.utils.set_random_seed(1)
-    model, x = MODELS[request.param]()
-    return kpi.prune_at_init(model, None, "random", sparsity=0.7), model, x
+    model, x = MODELS[name]()
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.7, layout=layout)
+    return pruned, model, x
 
 
 def test_the_given_model_is_not_changed(case):
@@ -131,7 +137,7 @@ def test_keras_file(case, tmp_path):
 
 def test_weights_file(case, tmp_path):
     pruned, model, x = case
-    other = kpi.prune_at_init(model, None, "random", sparsity=0.2, seed=5)
+    other = keras.models.clone_model(pruned)
     pruned.save_weights(tmp_path / "m.weights.h5")
     other.load_weights(tmp_path / "m.weights.h5")
     assert_same(outputs_of(other, x), outputs_of(pruned, x))
@@ -139,7 +145,7 @@ def test_weights_file(case, tmp_path):
 
 def test_checkpoint(case, tmp_path):
     pruned, model, x = case
-    other = kpi.prune_at_init(model, None, "random", sparsity=0.2, seed=5)
+    other = keras.models.clone_model(pruned)
     path = tf.train.Checkpoint(model=pruned).save(str(tmp_path / "ckpt"))
     tf.train.Checkpoint(model=other).restore(path).assert_consumed()
     assert_same(outputs_of(other, x), outputs_of(pruned, x))

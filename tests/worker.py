@@ -54,6 +54,7 @@ def main():
         found[method] = kpi.report(pruned(model, method, options)).digest
     new = pruned(model, "snip", {})
     found["losses"] = train(new, STEPS)
+    found["compact"] = train(pruned(model, "snip", {"layout": "compact"}), STEPS)
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)

@@ -7,18 +7,20 @@ that hold the layers in question are exchanged.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping
 
 import keras
-import tensorflow as tf
 
 from keras_prune_init.core import selection
+from keras_prune_init.core.compact import CompactLayer
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer
+from keras_prune_init.core.leaves import copy_leaf
 from keras_prune_init.core.selection import Address
 
 Layer = keras.layers.Layer
+
+LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -26,30 +28,35 @@ def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     return [v for _, v in selection.walk(model) if isinstance(v, MaskedLayer)]
 
 
-def copy(layer, wrap, dtype=None, fold=False, call=None):
+def copy(layer, wrap, dtype=None, change=None, call=None):
     """Copy a layer or model.
 
-    `wrap` gives the arguments of `MaskedLayer`s by address below `layer`; with `fold`,
-    masked layers become ordinary ones. `call(model, layer, *args, **kwargs)` connects
-    the copied layers of a Functional model; `model` is what they are copied from.
+    `wrap` gives the arguments of `MaskedLayer`s by address below `layer`; `change`
+    makes what takes the place of each masked layer that is there already, such as
+    `folded`. `call(model, layer, *args, **kwargs)` connects the copied layers of a
+    Functional model; `model` is what they are copied from.
     """
     if selection.is_graph(layer):
-        return _copy_graph(layer, wrap, dtype, fold, call)
-    if fold and isinstance(layer, MaskedLayer):
-        return _folded(layer)
-    new = _copy_leaf(layer, dtype)
+        return _copy_graph(layer, wrap, dtype, change, call)
+    if change and isinstance(layer, MaskedLayer):
+        return change(layer)
     if () in wrap:
-        return _masked(new, wrap[()])
+        options = wrap[()]
+        new = copy_leaf(layer, dtype, options["kernels"], _is_stored(options))
+        return _masked(new, options)
+    new = copy_leaf(layer, dtype)
     if wrap:
         return MaskedComposite.adopt(new, wrap)
-    return new.release() if fold and isinstance(new, MaskedComposite) else new
+    if change and isinstance(new, MaskedComposite):
+        new.change(change)
+    return new
 
 
-def _copy_graph(model, wrap, dtype, fold, call):
+def _copy_graph(model, wrap, dtype, change, call):
     keys = {id(child): key for key, child in selection.children(model)}
 
     def clone(child):
-        return copy(child, _below(wrap, keys.get(id(child))), dtype, fold, call)
+        return copy(child, _below(wrap, keys.get(id(child))), dtype, change, call)
 
     options = {}
     if call and not isinstance(model, keras.Sequential):
@@ -67,100 +74,41 @@ def _below(wrap, key):
 
 
 def _masked(layer, options):
-    masked = MaskedLayer(layer, **options)
+    options = dict(options)
+    masked = LAYOUTS[options.pop("layout")](layer, **options)
     if layer.built:
         masked.build()
     return masked
 
 
-def _folded(layer):
-    new = _copy_leaf(layer.layer)
+def _options(layer):
+    """The arguments that make a wrapper like this one, around another layer."""
+    [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
+    options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
+    return options | ({"counts": dict(layer.counts)} if layout == "compact" else {})
+
+
+def _is_stored(options):
+    return options["layout"] == "masked"
+
+
+def folded(layer: MaskedLayer) -> Layer:
+    """The ordinary layer that computes the same."""
+    new = copy_leaf(layer.layer, None, layer.kernels)
     for name in layer.kernels:
         selection.get_kernel(new, name).assign(layer.masked_kernel(name))
     return new
 
 
-def _copy_leaf(layer, dtype=None):
-    try:
-        with _starting_from(layer):
-            new = _from_own_config(layer, dtype)
-    except Exception as e:
-        raise ValueError(
-            "Pruning works on a copy, made of each layer's config. Received: "
-            f"`{layer.name}` ({type(layer).__name__}), which cannot be made from its "
-            "config. Use named functions in place of lambdas, or let the class "
-            f"implement `get_config` and `from_config`. Keras says: {e}"
-        ) from e
-    if isinstance(layer, Layer):
-        _copy_variables(layer, new)
+def converted(layer: MaskedLayer, layout: str) -> MaskedLayer:
+    """The same wrapper in a layout."""
+    options = {"layout": layout, "kernels": layer.kernels, "note": layer.note}
+    inner = copy_leaf(layer.layer, None, layer.kernels, _is_stored(options))
+    new = _masked(inner, options)
+    for name in layer.kernels:
+        new.install(name, layer.kept_mask(name), layer.kernel_value(name))
+        new.scales[name].assign(layer.scales[name].value)
     return new
-
-
-@contextlib.contextmanager
-def _starting_from(layer):
-    """Variables that are made here start from those of `layer` with the same name.
-
-    They are assigned later anyway; random values to begin with would cost more than all
-    the rest of a copy.
-    """
-    variables = layer.variables if isinstance(layer, Layer) else []
-    values = {v.name: v.value for v in variables}
-
-    def create(next_creator, **kwargs):
-        if kwargs["name"] in values and len(values) == len(variables):
-            value = values[kwargs["name"]]
-            kwargs["initial_value"] = tf.cast(value, kwargs["dtype"] or value.dtype)
-        return next_creator(**kwargs)
-
-    with tf.variable_creator_scope(create):
-        yield
-
-
-def _from_own_config(layer, dtype):
-    config = layer.get_config()
-    if not isinstance(layer, Layer):  # an operation of a Functional model
-        return type(layer).from_config(config)
-    if dtype is None:
-        return _from_config(layer, config)
-    # Sublayers that the constructor makes take the global policy.
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
-    try:
-        return _from_config(layer, _with_dtype(config, dtype))
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _from_config(layer, config):
-    new = type(layer).from_config(config)
-    if layer.built and not new.built:
-        new.build_from_config(layer.get_build_config())
-        # Keras leaves this to the first call, for models whose `call` builds them.
-        new.built = True
-    return new
-
-
-def _with_dtype(config, dtype):
-    if not isinstance(config, dict):
-        return config
-    return {
-        k: dtype if k == "dtype" and v else _with_dtype(v, dtype)
-        for k, v in config.items()
-    }
-
-
-def _copy_variables(source, target):
-    shapes = [[tuple(v.shape) for v in layer.variables] for layer in (source, target)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"A copy of `{source.name}` made from its config must have the same "
-            f"variables. Received: {len(shapes[0])} variables, in the copy "
-            f"{len(shapes[1])}. Let `{type(source).__name__}` implement "
-            "`get_config` with all constructor arguments, and `build` (or "
-            "`build_from_config`) so that it creates all its state."
-        )
-    for old, new in zip(source.variables, target.variables, strict=True):
-        new.assign(old.value)
 
 
 @functools.cache
@@ -188,11 +136,8 @@ class MaskedComposite:
         config = keras.saving.serialize_keras_object(layer)
         keep = ("module", "class_name", "config", "registered_name")
         # Past Keras, which would wrap the dicts and track what is in them.
-        config = {
-            "layer": {k: config[k] for k in keep},
-            "masked": [[list(a), options] for a, options in wrap.items()],
-        }
-        object.__setattr__(layer, "_masked_config", config)
+        object.__setattr__(layer, "_plain_config", {k: config[k] for k in keep})
+        object.__setattr__(layer, "_masked_options", dict(wrap))
         layer.__class__ = _composite_class(type(layer))
         if layer.built:
             layer._mask()
@@ -201,18 +146,23 @@ class MaskedComposite:
         return layer
 
     def _mask(self):
-        wrap = {tuple(a): options for a, options in self._masked_config["masked"]}
-        _exchange(self, wrap, _masked_child, {})
+        _exchange(self, self._masked_options, _masked_child, {})
 
-    def release(self) -> Layer:
-        """The opposite of `adopt`: fold all masks, in place."""
-        _exchange(self, {}, _folded_child, {})
-        object.__delattr__(self, "_masked_config")
-        self.__class__ = self.original
-        return self
+    def change(self, change: Callable[[MaskedLayer], Layer]) -> None:
+        """Exchange masked layers for others, in place; `folded` undoes `adopt`."""
+        _exchange(self, {}, lambda child, _: _changed_child(child, change), {})
+        if change is folded:
+            object.__delattr__(self, "_masked_options")
+            self.__class__ = self.original
 
     def get_config(self):
-        return self._masked_config
+        layers = dict(selection.walk(self)) if self.built else {}
+        options = {
+            address: _options(layers[address]) if address in layers else known
+            for address, known in self._masked_options.items()
+        }
+        masked = [[list(a), options] for a, options in options.items()]
+        return {"layer": self._plain_config, "masked": masked}
 
     @classmethod
     def from_config(cls, config):
@@ -248,11 +198,10 @@ def _masked_child(child, wrap):
     return copy(child, wrap) if graph else child
 
 
-def _folded_child(child, wrap):
+def _changed_child(child, change):
     graph = selection.is_graph(child) and masked_layers(child)
-    return (
-        copy(child, {}, fold=True) if graph or isinstance(child, MaskedLayer) else child
-    )
+    masked = graph or isinstance(child, MaskedLayer)
+    return copy(child, {}, change=change) if masked else child
 
 
 def _exchange(layer, wrap, replace: Callable, done: dict[int, Layer]):

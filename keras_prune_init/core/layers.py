@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from keras_prune_init.core import selection
 
@@ -18,7 +19,7 @@ def _on_kept(regularizer, mask):
     return lambda kernel: regularizer(keras.ops.where(mask, kernel, 0.0))
 
 
-def _factor_name(kernel, kind):
+def _part_name(kernel, kind):
     return f"{kernel}_{kind}".replace(".", "_")
 
 
@@ -94,38 +95,45 @@ class MaskedLayer(keras.layers.Wrapper):
             self.layer.build(*args, **shapes)
         for name in self.kernels:
             kernel = selection.get_kernel(self.layer, name)
-            inputs = selection.input_axes(self.layer, name)
-            shape = [1 if i in inputs else n for i, n in enumerate(kernel.shape)]
             self._add_factor(name, "mask", kernel.shape)
-            self._add_factor(name, "scale", shape)
+            self._add_scale(name)
             if kernel.regularizer is not None:
-                mask = getattr(self, _factor_name(name, "mask"))
+                mask = self.masks[name]
                 kernel.regularizer = _on_kept(kernel.regularizer, mask)
+
+    def _add_scale(self, name):
+        inputs = selection.input_axes(self.layer, name)
+        shape = selection.get_kernel(self.layer, name).shape
+        self._add_factor(
+            name, "scale", [1 if i in inputs else n for i, n in enumerate(shape)]
+        )
 
     def _add_factor(self, kernel, kind, shape):
         variable = self.add_weight(
             shape=shape,
             initializer="ones",
             trainable=False,
-            name=_factor_name(kernel, kind),
+            name=_part_name(kernel, kind),
             # If replicas ever assign on their own, they must not drift apart.
             aggregation="only_first_replica",
         )
-        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
-        setattr(self, variable.name, variable)
+        self._set(kernel, kind, variable)
 
-    def _factors(self, kind):
-        if not self.built:
-            return {}
-        return {name: getattr(self, _factor_name(name, kind)) for name in self.kernels}
+    def _set(self, kernel, kind, part):
+        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
+        setattr(self, _part_name(kernel, kind), part)
+
+    def _parts(self, kind):
+        found = {n: getattr(self, _part_name(n, kind), None) for n in self.kernels}
+        return {name: part for name, part in found.items() if part is not None}
 
     @property
     def masks(self) -> dict[str, keras.Variable]:
-        return self._factors("mask")
+        return self._parts("mask")
 
     @property
     def scales(self) -> dict[str, keras.Variable]:
-        return self._factors("scale")
+        return self._parts("scale")
 
     @property
     def mask(self) -> keras.Variable:
@@ -144,20 +152,49 @@ class MaskedLayer(keras.layers.Wrapper):
             )
         return next(iter(variables.values()))
 
+    @property
+    def fixed(self) -> list[keras.Variable]:
+        """The variables that say what was pruned, the same on all workers."""
+        return [v for name in self.kernels for v in self._fixed(name)]
+
+    def _fixed(self, name):
+        return self.masks[name], self.scales[name]
+
+    def kept_mask(self, name: str) -> np.ndarray:
+        """Which weights of a kernel are kept, as a bool array."""
+        return np.asarray(self.masks[name].value) != 0
+
+    def kernel_value(self, name: str) -> np.ndarray:
+        """The kept weights of a kernel before `scale`, 0 elsewhere."""
+        kernel = np.asarray(selection.get_kernel(self.layer, name).value)
+        return np.where(self.kept_mask(name), kernel, 0)
+
+    def install(self, name: str, mask: np.ndarray, values) -> None:
+        """Set the mask of a kernel, and its kept weights to those of `values`.
+
+        Removed weights become 0 in the kernel too, not only in the product: weight
+        decay and regularizers then see what the forward pass uses.
+        """
+        self.masks[name].assign(mask)
+        kernel = selection.get_kernel(self.layer, name)
+        kernel.assign(values * self.masks[name].value)
+
     def masked_kernel(self, name: str):
         """The kernel that the forward pass uses, a tensor."""
         # In this order backpropagation multiplies once, not twice.
-        mask = getattr(self, _factor_name(name, "mask")).value
-        factor = mask * getattr(self, _factor_name(name, "scale")).value
+        factor = self.masks[name].value * self.scales[name].value
         return selection.get_kernel(self.layer, name).value * factor
 
     def _masked_call(self, *args, **kwargs):
         # All variables are mapped, as a scope does not see the ones around it.
-        kernels = {
-            id(selection.get_kernel(self.layer, name)): self.masked_kernel(name)
-            for name in self.kernels
-        }
-        before = [(v, kernels.get(id(v), v.value)) for v in self.layer.variables]
+        kernels = [selection.get_kernel(self.layer, name) for name in self.kernels]
+        before = [
+            (kernel, self.masked_kernel(name))
+            for kernel, name in zip(kernels, self.kernels, strict=True)
+        ]
+        kernels = {id(kernel) for kernel in kernels}
+        others = [v for v in self.layer.variables if id(v) not in kernels]
+        before += [(v, v.value) for v in others]
         with keras.StatelessScope(before, collect_losses=True) as scope:
             before = [(v, scope.get_current_value(v)) for v, _ in before]
             outputs = self.layer(*args, **kwargs)

@@ -87,9 +87,9 @@ def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
     leaves = [layer for _, layer in selection.walk(model)]
     masked = [layer for layer in leaves if isinstance(layer, MaskedLayer)]
     probes = {
-        (layer, name): tf.cast(mask.value != 0, model.compute_dtype)
+        (layer, name): tf.cast(layer.kept_mask(name), model.compute_dtype)
         for layer in masked
-        for name, mask in layer.masks.items()
+        for name in layer.kernels
     }
     mapping = [(v, tf.abs(v.value)) for v in model.weights if selection.is_float(v)]
     with tf.GradientTape() as tape:

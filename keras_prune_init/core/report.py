@@ -185,8 +185,8 @@ def report(model: keras.Model) -> PruningReport:
         used = {}
     tensors, masks = [], []
     for layer in masked:
-        for name, variable in layer.masks.items():
-            mask = np.asarray(variable.value) != 0
+        for name in layer.kernels:
+            mask = layer.kept_mask(name)
             masks.append(mask)
             live = used.get((id(layer), name))
             tensors.append(

@@ -14,7 +14,9 @@ import keras
 import numpy as np
 
 from keras_prune_init.core import copying, selection
+from keras_prune_init.core.compact import CompactLayer
 from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.selection import Address, Kernel
 from keras_prune_init.distribute import replicas, workers
 
@@ -44,15 +46,24 @@ def copy_model(
     return _copy_model(model, {}, dtype, call=call)
 
 
-def wrap(model: keras.Model, kernels: Iterable[Kernel], note: str = "") -> keras.Model:
-    """Copy a model with `MaskedLayer`s around the given kernels, which remove nothing.
+def wrap(
+    model: keras.Model,
+    kernels: Iterable[Kernel],
+    note: str = "",
+    layout: str = "masked",
+) -> keras.Model:
+    """Copy a model with wrappers around the given kernels.
+
+    They remove nothing yet; those of the layout "compact" cannot run before
+    `set_masks`.
 
     Raises:
         ValueError: If a layer cannot be copied from its config.
     """
     wrappers: dict[Address, dict] = {}
     for kernel in kernels:
-        wrapper = wrappers.setdefault(kernel.address, {"kernels": [], "note": note})
+        options = {"layout": layout, "kernels": [], "note": note}
+        wrapper = wrappers.setdefault(kernel.address, options)
         wrapper["kernels"].append(kernel.name)
     return _copy_model(model, wrappers)
 
@@ -60,10 +71,7 @@ def wrap(model: keras.Model, kernels: Iterable[Kernel], note: str = "") -> keras
 def set_masks(
     pruned: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
 ) -> None:
-    """Set the masks of a model that `wrap` made.
-
-    Removed weights become 0 in the kernels too, not only in the product: weight decay
-    and regularizers then see what the forward pass uses.
+    """Set masks and kept weights of a model that `wrap` made.
 
     Args:
         pruned: The model from `wrap`.
@@ -71,11 +79,14 @@ def set_masks(
         masks: `{kernel path: kernel-shaped array of 0 and 1}`.
     """
     layers = dict(selection.walk(pruned))
-    for kernel in kernels:
-        layer = layers[kernel.address]
-        layer.masks[kernel.name].assign(masks[kernel.path])
-        variable = selection.get_kernel(layer.layer, kernel.name)
-        variable.assign(variable.value * layer.masks[kernel.name].value)
+    with replicas.scope(pruned):
+        for kernel in kernels:
+            layer = layers[kernel.address]
+            value = kernel.variable.value
+            layer.install(kernel.name, masks[kernel.path], value)
+        compact = any(isinstance(v, CompactLayer) for v in masked_layers(pruned))
+        if compact and pruned.compiled:  # optimizers keep to the variables they know
+            pruned.compile_from_config(pruned.get_compile_config())
 
 
 def set_note(pruned: keras.Model, note: str) -> None:
@@ -107,7 +118,14 @@ def strip(model: keras.Model) -> keras.Model:
             "`strip` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer."
         )
-    return _copy_model(model, {}, fold=True)
+    return _copy_model(model, {}, change=copying.folded)
+
+
+def change_masked(
+    model: keras.Model, change: Callable[[MaskedLayer], MaskedLayer]
+) -> keras.Model:
+    """A copy of a pruned model with other wrappers, which `change` makes."""
+    return _copy_model(model, {}, change=change)
 
 
 def enable_workers(model: keras.Model) -> keras.Model:
@@ -128,17 +146,20 @@ def enable_workers(model: keras.Model) -> keras.Model:
     ...     model = enable_workers(keras.models.load_model("pruned.keras"))
     >>> model.fit(dataset)
     """
-    layers = masked_layers(model)
-    factors = [v for n in layers for v in (*n.masks.values(), *n.scales.values())]
-    workers.enable_fit(model, factors)
+
+    def fixed():
+        return [v for layer in masked_layers(model) for v in layer.fixed]
+
+    workers.enable_fit(model, fixed)
     return model
 
 
-def _copy_model(model, wrap, dtype=None, fold=False, call=None):
+def _copy_model(model, wrap, dtype=None, change=None, call=None):
     # A folded model leaves its strategy: one process of several may want it.
+    fold = change is copying.folded
     scope = contextlib.nullcontext() if fold else replicas.scope(model)
     with preserved_random_state(), _custom_objects(model), scope:
-        new = copying.copy(model, wrap, dtype, fold, call)
+        new = copying.copy(model, wrap, dtype, change, call)
         if model.compiled and not new.compiled:
             new.compile_from_config(model.get_compile_config())
         return new if fold else enable_workers(new)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -118,20 +118,23 @@ def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
         ) from e
 
 
-def enable_fit(model: keras.Model, masks: Iterable[keras.Variable]) -> None:
+def enable_fit(
+    model: keras.Model, masks: Callable[[], Iterable[keras.Variable]]
+) -> None:
     """Let `fit` and `evaluate` of a model run on several workers.
 
     Args:
         model: Made in the scope of a `MultiWorkerMirroredStrategy`; left as it is if
             one process runs all of its strategy.
-        masks: Variables that must be the same on all workers before each training.
+        masks: Returns the variables that must be the same on all workers before each
+            training.
     """
     strategy = model.distribute_strategy
     if not several(strategy):
         return
 
     def make_train_function(force=False):
-        values = (keras.ops.convert_to_numpy(v) for v in masks)
+        values = (keras.ops.convert_to_numpy(v) for v in masks())
         advice = "Prune, or load the model, in the same way on all of them."
         check_same(strategy, "masks", values, advice)
         if model.train_function is None or force:

@@ -182,16 +182,14 @@ def reinitialize(
 
 
 def _values(kernel: MatrixKernel, initializer, seed):
-    """Pairs of variable and new value: kernel, scale, bias."""
+    """Pairs of what to assign to and its new value: kernel, scale, bias."""
     key = f"{seed} {kernel.path}"
     groups, *shape = kernel.shape
     dtype = kernel.variable.dtype
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
     values = kernel.unstack(np.stack(draws))
-    if kernel.masked is None:
-        yield kernel.variable, values
-    else:
-        yield kernel.variable, values * kernel.mask.numpy()
+    yield kernel, values
+    if kernel.masked is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows

@@ -129,7 +129,7 @@ def approximate_isometry(
     rows, results = [], []
     kernels = _masked(pruned)
     for k in tqdm(kernels, "isometry", delay=3, disable=not verbose):
-        before, mask = (_matrices(k, v) for v in (k.effective(), k.mask.numpy()))
+        before, mask = (_matrices(k, v) for v in (k.effective(), k.mask))
         after = k.unstack(_descend(before, mask, steps, learning_rate, tolerance))
         results.append(after.astype(k.variable.dtype))
         ends = before, _matrices(k, results[-1])
@@ -139,7 +139,7 @@ def approximate_isometry(
             KernelIsometry(k.path, before.shape, _zeros(before), penalties, values)
         )
     for kernel, result in zip(kernels, results, strict=True):
-        kernel.variable.assign(result)
+        kernel.assign(result)
     return IsometryReport(rows)
 
 

@@ -46,8 +46,23 @@ class MatrixKernel(NamedTuple):
         return selection.get_kernel(self.layer, self.name)
 
     @property
-    def mask(self) -> keras.Variable | None:
-        return self.masked and self.masked.masks[self.name]
+    def mask(self) -> np.ndarray | None:
+        """Which weights are kept, kernel-shaped and bool."""
+        return self.masked and self.masked.kept_mask(self.name)
+
+    @property
+    def value(self) -> np.ndarray:
+        """The weights before `scale`, 0 where one was removed."""
+        if self.masked is None:
+            return self.variable.numpy()
+        return self.masked.kernel_value(self.name)
+
+    def assign(self, values: np.ndarray) -> None:
+        """Set the weights; what was removed stays 0."""
+        if self.masked is None:
+            self.variable.assign(values)
+        else:
+            self.masked.install(self.name, self.mask, values)
 
     @property
     def scale(self) -> keras.Variable | None:

@@ -67,7 +67,7 @@ def phase_of(model: keras.Model) -> Phase:
         return Phase(None, len(kernels))
     # What the first and the last multiply by does not add up with depth.
     hidden = kernels[1:-1] or kernels
-    variances = [np.mean(energy(k.stack(k.variable.numpy()))) for k in hidden]
+    variances = [np.mean(energy(k.stack(k.value))) for k in hidden]
     tiny = np.finfo(np.float32).tiny
     sigma_w = math.sqrt(math.exp(np.mean(np.log(np.maximum(variances, tiny)))))
     sigma_b = bias_deviation(hidden)

@@ -102,7 +102,7 @@ def _sites(layer) -> Iterator[Site]:
             holder,
             "call" if _has_no_activation(holder) else "activation",
             kernels,
-            _density([layer.masks[n] for n in own if n in layer.masks])
+            _density([layer.kept_mask(n) for n in own if n in layer.kernels])
             if masked
             else None,
         )
@@ -113,7 +113,7 @@ def _has_no_activation(layer):
 
 
 def _density(masks):
-    total = sum(math.prod(m.shape) for m in masks)
+    total = sum(m.size for m in masks)
     return sum(np.count_nonzero(m) for m in masks) / total if total else None
 
 

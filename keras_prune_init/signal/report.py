@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune_init import batches, checks, losses
-from keras_prune_init.core import selection, surgery, table
+from keras_prune_init.core import layouts, selection, surgery, table
 from keras_prune_init.signal import panels, recording
 from keras_prune_init.signal.recording import LayerSignal
 
@@ -214,6 +214,7 @@ def signal_report(
         )
     if not (isinstance(model, keras.Model) and surgery.masked_layers(model)):
         checks.prunable_kernels(model)
+    model = layouts.as_masked(model)
     [batch] = batches.take(batch, lambda first: checks.check_batched(first[1]))
     shapes = checks.output_shapes(model, batch[0])
     samples = len(keras.tree.flatten(batch[0])[0])

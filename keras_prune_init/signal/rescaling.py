@@ -182,8 +182,7 @@ def normalizations(nodes: list[Node]) -> list[int]:
 
 def _factors(kernel, sigma_w, granularity):
     """The factor of each kept weight, in the shape of `scale`."""
-    values = kernel.variable.numpy().astype(np.float64)
-    weights = kernel.stack(values * kernel.mask.numpy())
+    weights = kernel.stack(kernel.value.astype(np.float64))
     if granularity == "position":
         total = np.sum(np.square(weights), -2, keepdims=True)
         target = sigma_w**2 / math.prod(weights.shape[1:-2])

@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     config.prune.min_per_layer = 0
     # Which layers may be pruned: a regular expression, or "pointwise". None: all.
     config.prune.filters = config_dict.placeholder(str)
+    config.prune.layout = "masked"  # or "compact": memory for what is kept only
     config.prune.rescale = False  # True: the rescaling trick, for deep plain nets
 
     # SGD with momentum. Weight decay is decoupled (w -= learning_rate * decay * w,

@@ -1,0 +1,138 @@
+"""How pruned weights are stored, and a model trained so far in the other way."""
+
+from __future__ import annotations
+
+import collections
+import functools
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_prune_init.core import copying, selection, surgery
+from keras_prune_init.core.compact import CompactLayer
+
+
+def check_layout(layout: str) -> None:
+    """Raises ValueError unless there is such a layout."""
+    if layout not in copying.LAYOUTS:
+        raise ValueError(
+            f"`layout` must be one of {', '.join(copying.LAYOUTS)}. Received: "
+            f"layout={layout!r}. Choose one of them."
+        )
+
+
+def to_layout(model: keras.Model, layout: str) -> keras.Model:
+    """Store a pruned model in another way, with the state of its optimizer.
+
+    Args:
+        model: A model from `prune_at_init`, trained or not. It is not changed.
+        layout: `"masked"`: kernels with zeros, beside masks of their shape; fastest,
+            and what analysis functions show best. `"compact"`: kept weights and their
+            positions only; kernels, and whatever an optimizer keeps for each weight,
+            take memory in proportion to the density.
+
+    Returns:
+        A new model with the same outputs, which goes on training where `model` was.
+
+    Raises:
+        ValueError: If `layout` is neither, or the model was not pruned.
+
+    Example:
+
+    >>> compact = to_layout(pruned, "compact")
+    >>> compact.fit(x, y)
+    """
+    check_layout(layout)
+    if not copying.masked_layers(model):
+        raise ValueError(
+            "`to_layout` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer."
+        )
+    change = functools.partial(copying.converted, layout=layout)
+    new = surgery.change_masked(model, change)
+    old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
+    if old is not None and old.built:
+        with new.distribute_strategy.scope():
+            _copy_optimizer(old, made, model, new)
+    return new
+
+
+def as_masked(model: keras.Model) -> keras.Model:
+    """The model itself, or if a layout hides its kernels, a copy that has them."""
+    if not any(isinstance(v, CompactLayer) for v in copying.masked_layers(model)):
+        return model
+    change = functools.partial(copying.converted, layout="masked")
+    return surgery.change_masked(model, change)
+
+
+def _copy_optimizer(old, new, source, target):
+    """Give a new optimizer the state of another layout's."""
+    if not new.built:
+        new.build(target.trainable_variables)
+    before, after = _weights(source), _weights(target)
+    slots = _slots(old, source.trainable_variables)
+    new_slots = _slots(new, target.trainable_variables)
+    for (reference, kept), (new_reference, new_kept) in zip(
+        [*before, (None, None)], [*after, (None, None)], strict=True
+    ):
+        pairs = zip(slots[id(reference)], new_slots[id(new_reference)], strict=True)
+        for slot, new_slot in pairs:
+            value = slot.value
+            if reference is not None and slot.shape == reference.shape:
+                value = kept.dense(value) if kept else value
+                value = new_kept.gather(value) if new_kept else value
+            if value.shape == new_slot.shape:
+                new_slot.assign(value)
+            else:
+                logging.warning("%s begins anew in this layout", new_slot.path)
+
+
+def _weights(model):
+    """What optimizers see of a model, in an order that does not depend on the layout.
+
+    Returns:
+        Pairs of a trainable variable and, if it is the vector of a kernel's kept
+        weights, its `KeptWeights`.
+    """
+    found = {}
+    for _, layer in selection.walk(model):
+        for name in getattr(layer, "kernels", ()):
+            if isinstance(layer, CompactLayer):
+                kept = layer.kept[name]
+                found[id(kept.values)] = kept.values, kept
+            elif isinstance(layer, copying.MaskedLayer):
+                kernel = selection.get_kernel(layer.layer, name)
+                found[id(kernel)] = kernel, None
+    trainable = {id(v): (v, None) for v in model.trainable_variables}
+    kernels = [pair for key, pair in found.items() if key in trainable]
+    others = [pair for key, pair in trainable.items() if key not in found]
+    return kernels + others
+
+
+def _slots(optimizer, references):
+    """The variables of an optimizer by what they were made for, `id(None)`: others."""
+    # A twin without any storage is built, to see it.
+    owners = {}
+
+    def note(plain, reference_variable, *args, **kwargs):
+        slot = plain(reference_variable, *args, **kwargs)
+        owners[id(slot)] = id(reference_variable)
+        return slot
+
+    with tf.variable_creator_scope(_without_value):
+        twin = type(optimizer).from_config(optimizer.get_config())
+        makes = getattr(twin, "inner_optimizer", twin)
+        plain = makes.add_variable_from_reference
+        name = "add_variable_from_reference"
+        object.__setattr__(makes, name, functools.partial(note, plain))
+        twin.build(references)
+    slots = collections.defaultdict(list)
+    for variable, other in zip(optimizer.variables, twin.variables, strict=True):
+        slots[owners.get(id(other), id(None))].append(variable)
+    return slots
+
+
+def _without_value(next_creator, **kwargs):
+    kwargs["initial_value"] = tf.zeros([0], kwargs["dtype"])
+    return next_creator(**kwargs)

@@ -1,0 +1,244 @@
+"""The compact layout: what the masked one computes, in memory for what is kept."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import L, batch, masked_list, mlp
+from test_layers import LAYERS
+
+import keras_prune_init as kpi
+from keras_prune_init.core import selection
+from keras_prune_init.core.compact import CompactLayer
+from keras_prune_init.train import data as image_data
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+OPTIMIZERS = {
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-2),
+    "adam": lambda: keras.optimizers.Adam(1e-3, amsgrad=True),
+    "ema": lambda: keras.optimizers.AdamW(1e-3, use_ema=True, clipnorm=1.0),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Lion(1e-3)),
+}
+
+
+def both(model, *args, **kwargs):
+    """The model pruned in the same way, masked and compact."""
+    return [
+        kpi.prune_at_init(model, *args, layout=layout, verbose=0, **kwargs)
+        for layout in ("masked", "compact")
+    ]
+
+
+def losses_of(model, dataset, steps):
+    found = []
+    seen = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: found.append(float(logs["loss"]))
+    )
+    model.fit(
+        dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[seen]
+    )
+    return np.array(found)
+
+
+def network():
+    """With batch normalization, on images of the package."""
+    keras.utils.set_random_seed(0)
+    return kpi.models.resnet((28, 28, 1), classes=10, depth=8, width=4)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return image_data.load().train(32, epochs=2)
+
+
+# --- the layer ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "Embedding"])
+def test_outputs_and_gradients_are_those_of_the_masked_layer(name):
+    rng = np.random.default_rng(0)
+    if name == "Embedding":
+        make, x = lambda: L.Embedding(7, 4), rng.integers(0, 7, (2, 5))
+    else:
+        make, shape = LAYERS[name]
+        x = rng.normal(size=(3, *shape)).astype("float32")
+    masked = kpi.MaskedLayer(make())
+    masked(x)
+    compact = CompactLayer(make())
+    compact.build(x.shape)
+    for kernel, mask in masked.masks.items():
+        kept = rng.random(mask.shape) < 0.5
+        values = rng.normal(size=mask.shape).astype("float32")
+        for layer in (masked, compact):
+            layer.install(kernel, kept, values)
+        scale = masked.scales[kernel]
+        factors = rng.uniform(0.5, 2, scale.shape)
+        for layer in (masked, compact):
+            layer.scales[kernel].assign(factors)
+    for one, other in zip(
+        masked.layer.variables, compact.layer.variables, strict=False
+    ):
+        if one.name == other.name and one.shape == other.shape:
+            other.assign(one.value)
+    found = []
+    for layer, of in ((masked, "layer"), (compact, "kept")):
+        with tf.GradientTape() as tape:
+            y = layer(x)
+            loss = tf.reduce_sum(tf.sin(y))
+        if of == "layer":
+            kernels = [selection.get_kernel(layer.layer, n) for n in layer.kernels]
+            slopes = tape.gradient(loss, [k.value for k in kernels])
+            slopes = [
+                tf.convert_to_tensor(g).numpy()[layer.kept_mask(n)]
+                for g, n in zip(slopes, layer.kernels, strict=True)
+            ]
+        else:
+            kernels = [layer.kept[n].values.value for n in layer.kernels]
+            slopes = tape.gradient(loss, kernels)
+        found.append((y, slopes))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_positions_are_rising_and_say_what_the_mask_was():
+    layer = CompactLayer(L.Dense(3))
+    layer.build((None, 4))
+    mask = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]], bool)
+    layer.install("kernel", mask, np.arange(12.0).reshape(4, 3))
+    kept = layer.kept["kernel"]
+    assert kept.index.numpy().tolist() == [0, 4, 5, 9, 11]
+    assert kept.values.numpy().tolist() == [0, 4, 5, 9, 11]
+    np.testing.assert_array_equal(layer.kept_mask("kernel"), mask)
+    assert kept.values.path == f"{layer.path}/kernel/values"
+    assert [tuple(v.shape) for v in layer.trainable_variables] == [(3,), (5,)]
+    with pytest.raises(AttributeError, match="no variables for its masks"):
+        layer.masks  # noqa: B018
+
+
+def test_more_weights_than_positions_are_refused():
+    layer = CompactLayer(L.Dense(50_000), counts={"kernel": 1})
+    with pytest.raises(ValueError, match=r"less than 2\*\*31.*\(50000, 50000\)"):
+        layer.build((None, 50_000))
+
+
+def test_no_kernel_ever_exists_as_a_variable(tmp_path):
+    model = mlp((40, 40), inputs=30)
+    made = []
+
+    def note(next_creator, **kwargs):
+        variable = next_creator(**kwargs)
+        made.append(int(np.prod(variable.shape)))
+        return variable
+
+    with tf.variable_creator_scope(note):
+        pruned = kpi.prune_at_init(
+            model, None, "random", sparsity=0.95, layout="compact"
+        )
+        pruned.compile("adam", LOSS)
+        pruned.fit(*batch(model), verbose=0)
+        pruned.save(tmp_path / "m.keras")
+        keras.models.load_model(tmp_path / "m.keras")
+        kpi.to_layout(pruned, "compact")
+    kept = kpi.report(pruned).kept
+    assert len(made) > 60 and max(made) < kept < 160
+
+
+# --- the model ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_training_is_that_of_the_masked_layout(name, images):
+    model = network()
+    model.compile(OPTIMIZERS[name](), LOSS, jit_compile=False)
+    masked, compact = both(model, images, "snip", sparsity=0.9)
+    assert kpi.report(masked).digest == kpi.report(compact).digest
+    one, other = (losses_of(m, images, 50) for m in (masked, compact))
+    assert one[-1] < one[0]
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["masked", "compact"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_converted_models_go_on_training(name, to, images):
+    model = network()
+    model.compile(OPTIMIZERS[name](), LOSS, jit_compile=False)
+    masked, compact = both(model, images, sparsity=0.8)
+    pruned = masked if to == "compact" else compact
+    losses_of(pruned, images, 5)
+    before = [v.numpy() for v in pruned.variables]
+    other = kpi.to_layout(pruned, to)
+    for old, v in zip(before, pruned.variables, strict=True):
+        np.testing.assert_array_equal(old, v.numpy())
+    x = next(iter(images))[0]
+    np.testing.assert_array_equal(other(x), pruned(x))
+    assert int(other.optimizer.iterations) == 5
+    one, other = (losses_of(m, images, 10) for m in (pruned, other))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_regularizers_and_constraints_see_whole_kernels():
+    orthogonal = keras.regularizers.OrthogonalRegularizer(0.1)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            L.Dense(8, "relu", kernel_regularizer=orthogonal),
+            L.Dense(6, kernel_regularizer=keras.regularizers.L1L2(0.1, 0.1)),
+            L.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.3, axis=0)),
+        ]
+    )
+    model.compile("sgd", LOSS)
+    x, y = batch(model)
+    masked, compact = both(model, (x, y), sparsity=0.5)
+    for model in (masked, compact):
+        model.fit(x, y, epochs=3, verbose=0)
+    values = [[float(v) for v in m.losses] for m in (masked, compact)]
+    assert len(values[0]) == 2 and min(values[0]) > 0
+    np.testing.assert_allclose(sorted(values[0]), sorted(values[1]), rtol=1e-5)
+    kernels = [masked_list(m)[-1].kernel_value("kernel") for m in (masked, compact)]
+    np.testing.assert_allclose(kernels[0], kernels[1], rtol=1e-5)
+    assert np.linalg.norm(kernels[0], axis=0).max() < 0.3001
+
+
+def test_analysis_and_theory_give_what_they_give_masked():
+    keras.utils.set_random_seed(0)
+    model = kpi.models.mlp((20,), 10, depth=6, width=30, activation="tanh", init="eoc")
+    x, y = batch(model, 32)
+    pruned = both(model, (x, y), sparsity=0.8, rescale=True)
+    scales = [
+        [s.numpy() for v in masked_list(m) for s in v.scales.values()] for m in pruned
+    ]
+    for one, other in zip(*scales, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.ptp(np.concatenate([s.ravel() for s in scales[0]])) > 0.1
+    assert str(kpi.report(pruned[0])) == str(kpi.report(pruned[1]))
+    signals = [str(kpi.signal_report(m, (x, y))) for m in pruned]
+    assert signals[0] == signals[1]
+    for m in pruned:
+        kpi.initializers.reinitialize(m, "orthogonal")
+    np.testing.assert_array_equal(pruned[0](x), pruned[1](x))
+    for m in pruned:
+        kpi.approximate_isometry(m, steps=5)
+    np.testing.assert_allclose(pruned[0](x), pruned[1](x), rtol=1e-5, atol=1e-6)
+
+
+def test_mixed_precision_and_xla():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = mlp((16, 16))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(OPTIMIZERS["momentum"](), LOSS, jit_compile=True)
+    x, y = batch(model, 16)
+    for m in both(model, (x, y), sparsity=0.6):
+        m.fit(x, y, epochs=2, verbose=0)
+        assert masked_list(m)[0].compute_dtype == "bfloat16"
+        assert m.trainable_variables[0].dtype == "float32"
+        assert np.isfinite(m.evaluate(x, y, verbose=0))
+
+
+def test_an_unknown_layout_is_refused_before_any_work():
+    with pytest.raises(ValueError, match="Received: layout='sparse'"):
+        kpi.prune_at_init(mlp(), None, "random", layout="sparse")
+    with pytest.raises(ValueError, match="takes a pruned model"):
+        kpi.to_layout(mlp(), "compact")

@@ -44,7 +44,7 @@ def worker(method):
     return {
         "method": method,
         "weights": model.count_params(),
-        "trained": pruned.count_params(),
+        "stored": pruned.count_params(),
         "GiB with the dense model": before,
         "while pruning": peak,
         "while training": common.peak_gigabytes(),

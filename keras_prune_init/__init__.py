@@ -8,6 +8,7 @@ from keras_prune_init import models  # noqa: E402
 from keras_prune_init.api import prune_at_init, score  # noqa: E402
 from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
 from keras_prune_init.core.compact import CompactLayer  # noqa: E402
+from keras_prune_init.core.cost import CostReport, cost  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
 from keras_prune_init.core.layouts import to_layout  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompactLayer",
+    "CostReport",
     "ExportReport",
     "MaskedLayer",
     "MobileReport",
@@ -41,6 +43,7 @@ __all__ = [
     "PruningReport",
     "SignalReport",
     "approximate_isometry",
+    "cost",
     "critical_sparsity",
     "enable_workers",
     "export_tflite",

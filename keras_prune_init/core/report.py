@@ -13,6 +13,7 @@ from absl import logging
 
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
+from keras_prune_init.core.cost import CostReport, cost
 
 
 class TensorReport(NamedTuple):
@@ -34,12 +35,14 @@ class PruningReport:
         skipped: `(layer path, reason)` of layers that have weights but no mask.
         digest: SHA-256 of all masks.
         notes: What the method did to the model, and why.
+        cost: Multiply-adds and training state.
     """
 
     tensors: list[TensorReport]
     skipped: list[tuple[str, str]]
     digest: str
     notes: list[str]
+    cost: CostReport
 
     @property
     def total(self) -> int:
@@ -90,7 +93,14 @@ class PruningReport:
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
-        return "\n".join([*lines, *self.notes, f"masks sha256 {self.digest[:16]}"])
+        lines += [*self.notes, *self._cost_lines()]
+        return "\n".join([*lines, f"masks sha256 {self.digest[:16]}"])
+
+    def _cost_lines(self):
+        macs = self.cost.effective_macs, self.cost.macs
+        if None not in macs:
+            yield f"multiply-adds {macs[0]:,} of {macs[1]:,} a sample"
+        yield self.cost.state_text()
 
     def _sum(self):
         return TensorReport("total", (), self.total, self.kept, self.effective)
@@ -113,6 +123,8 @@ class PruningReport:
             "tensors": [t._asdict() for t in self.tensors],
             "skipped": self.skipped,
             "notes": self.notes,
+            "multiply_adds": self.cost.macs,
+            "effective_multiply_adds": self.cost.effective_macs,
         }
         return json.dumps(content, indent=2)
 
@@ -199,7 +211,8 @@ def report(model: keras.Model) -> PruningReport:
                 )
             )
     notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
-    return PruningReport(tensors, _skipped(model), masks_lib.digest(masks), notes)
+    digest = masks_lib.digest(masks)
+    return PruningReport(tensors, _skipped(model), digest, notes, cost(model))
 
 
 def _skipped(model):

@@ -1,0 +1,252 @@
+"""What a model costs: weights, multiply-adds, and the memory that training takes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import operator
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_prune_init.core import copying, probe, selection, table
+from keras_prune_init.core.patching import patched
+
+L = keras.layers
+
+# What an optimizer keeps for each trainable number.
+SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
+
+
+class KernelCost(NamedTuple):
+    """What one kernel costs.
+
+    Attributes:
+        path: That of its layer, and its own.
+        shape: Its shape.
+        total: Number of weights.
+        kept: Number of weights that pruning left.
+        uses: How often each weight is multiplied for one sample, such as the pixels
+            that a convolution makes; `None` if it is not known.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    total: int
+    kept: int
+    uses: int | None
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of one sample with all weights."""
+        return None if self.uses is None else self.total * self.uses
+
+    @property
+    def effective_macs(self) -> int | None:
+        """Multiply-adds of one sample with kept weights."""
+        return None if self.uses is None else self.kept * self.uses
+
+
+@dataclasses.dataclass(frozen=True)
+class CostReport:
+    """What a model costs; `str()` gives a table.
+
+    Attributes:
+        kernels: One `KernelCost` each, in definition order.
+        others: Number of other trainable weights: biases, normalization, and kernels
+            that cannot be pruned.
+    """
+
+    kernels: list[KernelCost]
+    others: int
+
+    @property
+    def weights(self) -> int:
+        """Trainable weights before pruning."""
+        return sum(k.total for k in self.kernels) + self.others
+
+    @property
+    def kept(self) -> int:
+        """Trainable weights after pruning."""
+        return sum(k.kept for k in self.kernels) + self.others
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of one sample with all weights of kernels."""
+        return _sum(k.macs for k in self.kernels)
+
+    @property
+    def effective_macs(self) -> int | None:
+        """Multiply-adds of one sample with kept weights of kernels."""
+        return _sum(k.effective_macs for k in self.kernels)
+
+    def state_bytes(self, layout: str, optimizer: str = "adam") -> int:
+        """What weights, masks and optimizer take while training, in float32.
+
+        Gradients and activations come on top, and in the layout "compact" the kernels
+        of the layers that run.
+
+        Args:
+            layout: `"dense"`, `"masked"` or `"compact"`.
+            optimizer: `"sgd"`, `"momentum"` or `"adam"`.
+        """
+        numbers, kept = 1 + SLOTS[optimizer], self.kept - self.others
+        if layout == "compact":  # and a position each
+            return 4 * (numbers * self.kept + kept)
+        masks = {"dense": 0, "masked": self.weights - self.others}
+        return 4 * (numbers * self.weights + masks[layout])
+
+    def __str__(self) -> str:
+        rows = [("kernel", "shape", "weights", "kept", "multiply-adds", "effective")]
+        for k in self.kernels:
+            shape = "x".join(map(str, k.shape))
+            counts = (k.total, k.kept, k.macs, k.effective_macs)
+            rows.append((k.path, shape, *map(_number, counts)))
+        rows.append(("others", "", *map(_number, (self.others, self.others, 0, 0))))
+        sums = (self.weights, self.kept, self.macs, self.effective_macs)
+        rows.append(("total", "", *map(_number, sums)))
+        lines = table.aligned(rows, left=2)
+        lines.insert(-1, lines[1])  # a second rule, above the sum
+        return "\n".join([*lines, self.state_text()])
+
+    def state_text(self) -> str:
+        """A line on the training state by layout and optimizer."""
+        layouts = ("dense", "masked", "compact")
+        parts = [
+            f"{name} "
+            + " / ".join(_bytes(self.state_bytes(layout, name)) for layout in layouts)
+            for name in SLOTS
+        ]
+        return f"training state, dense / masked / compact: {'; '.join(parts)}"
+
+
+def cost(model: keras.Model) -> CostReport:
+    """Count the weights and multiply-adds of a model, pruned or not.
+
+    Multiply-adds are those of kernels for one sample; activations, normalization and
+    the products of attention are not counted. Dimensions that the model leaves open
+    (the length of a sequence) are taken as 32.
+
+    Args:
+        model: A built Keras model.
+
+    Returns:
+        A `CostReport`.
+
+    Example:
+
+    >>> print(cost(pruned))
+    """
+    uses = _uses(model)
+    kernels, inside = [], 0
+    for layer, inner, name in _kernels(model):
+        kernel = selection.get_kernel(inner, name)
+        total = math.prod(kernel.shape)
+        masked = isinstance(layer, copying.MaskedLayer) and name in layer.kernels
+        kept = int(layer.kept_mask(name).sum()) if masked else total
+        path = f"{layer.path or layer.name}/{name.replace('.', '/')}"
+        found = uses.get((id(inner), name))
+        kernels.append(KernelCost(path, tuple(kernel.shape), total, kept, found))
+        stored = isinstance(layer, copying.CompactLayer) and masked
+        inside += kept if stored else total
+    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
+    return CostReport(kernels, max(trainable - inside, 0))
+
+
+def _kernels(model) -> Iterator[tuple]:
+    for _, layer in selection.walk(model):
+        masked = isinstance(layer, copying.MaskedLayer)
+        inner = layer.layer if masked else layer
+        for name in selection.kernel_names(inner):
+            if isinstance(selection.get_kernel(inner, name), keras.Variable):
+                yield layer, inner, name
+
+
+def _uses(model):
+    """How often a sample uses each kernel: `{(id of the layer, name): times}`."""
+    uses = collections.Counter()
+    listeners = collections.defaultdict(list)
+    for _, inner, name in _kernels(model):
+        loop, holder = _loop(inner, name), selection.owner(inner, name)
+        key = id(inner), name
+        if loop is None:
+            listeners[holder].append((key, name, None))
+        elif isinstance(loop, L.TimeDistributed):
+            listeners[loop].append((key, name, holder))
+        else:
+            listeners[loop].append((key, name, "steps"))
+    patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
+    try:
+        inputs = keras.tree.map_structure(
+            lambda v: tf.TensorSpec(v.shape, v.dtype), probe.ones_input(model)
+        )
+        run = tf.function(lambda x: model(x, training=False), autograph=False)
+        with patched(patches):
+            run.get_concrete_function(inputs)
+    except Exception as e:  # users' own layers may do anything
+        logging.warning("The multiply-adds are not known: %s", e)
+        return {}
+    return uses
+
+
+def _loop(inner, name):
+    """The layer that runs the one with the kernel once a step, if there is one."""
+    if isinstance(inner, L.TimeDistributed):
+        return inner
+    parts = name.split(".")
+    if "cell" not in parts:
+        return None
+    path = ".".join(parts[: parts.index("cell")])
+    return operator.attrgetter(path)(inner) if path else inner
+
+
+def _noting(layer, kernels, uses):
+    plain = layer.call
+
+    def call(*args, **kwargs):
+        outputs = plain(*args, **kwargs)
+        x, y = (keras.tree.flatten(v)[0].shape for v in ((args, kwargs), outputs))
+        for key, name, holder in kernels:
+            if holder == "steps":
+                uses[key] += x[1]
+            elif holder is None:
+                uses[key] += _places(layer, name, x, y)
+            else:  # of TimeDistributed, whose outputs are those of all steps
+                uses[key] += _places(holder, name.removeprefix("layer."), x, y)
+        return outputs
+
+    return call
+
+
+def _places(layer, name, x, y):
+    """How often one call uses a kernel, from the shapes of its input and output."""
+    kernel = getattr(layer, name.rpartition(".")[2]).shape
+    if isinstance(layer, L.Embedding):
+        return 0  # which looks up, and multiplies nothing
+    if isinstance(layer, L.EinsumDense):
+        summed = math.prod(kernel[i] for i in selection.input_axes(layer, "kernel"))
+        return math.prod(y) * summed // math.prod(kernel)
+    if isinstance(layer, selection.TRANSPOSED):
+        return math.prod(x) // kernel[-1]
+    if isinstance(layer, selection.DEPTHWISE):
+        return math.prod(y) // (kernel[-1] * kernel[-2])
+    if name.endswith("depthwise_kernel"):
+        kernel = layer.pointwise_kernel.shape
+    return math.prod(y) // kernel[-1]
+
+
+def _sum(values):
+    values = list(values)
+    return None if None in values else sum(values)
+
+
+def _number(value):
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _bytes(count):
+    return f"{count / 2**20:,.2f} MiB"

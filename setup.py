@@ -18,6 +18,7 @@ EXTRAS["test"] = [
     *EXTRAS["data"],
     *EXTRAS["cv"],
     *EXTRAS["export"],
+    "hypothesis>=6,<7",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.14,<0.18",

@@ -12,6 +12,11 @@ from keras_prune_init.core.cost import CostReport, cost  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
 from keras_prune_init.core.layouts import to_layout  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
+from keras_prune_init.core.shrinking import (  # noqa: E402
+    ShrinkReport,
+    shrink,
+    shrink_report,
+)
 from keras_prune_init.core.surgery import enable_workers, strip  # noqa: E402
 from keras_prune_init.export.mobile import MobileReport, mobile_check  # noqa: E402
 from keras_prune_init.export.report import ExportReport  # noqa: E402
@@ -41,6 +46,7 @@ __all__ = [
     "MobileReport",
     "Method",
     "PruningReport",
+    "ShrinkReport",
     "SignalReport",
     "approximate_isometry",
     "cost",
@@ -59,6 +65,8 @@ __all__ = [
     "rescale",
     "score",
     "select",
+    "shrink",
+    "shrink_report",
     "signal_report",
     "singular_values",
     "stabilize",

@@ -32,14 +32,14 @@ def copy(layer, wrap, dtype=None, change=None, call=None):
     """Copy a layer or model.
 
     `wrap` gives the arguments of `MaskedLayer`s by address below `layer`; `change`
-    makes what takes the place of each masked layer that is there already, such as
-    `folded`. `call(model, layer, *args, **kwargs)` connects the copied layers of a
-    Functional model; `model` is what they are copied from.
+    makes what takes the place of a layer that is there already, such as `folded`, or
+    returns `None`. `call(model, layer, *args, **kwargs)` connects the copied layers of
+    a Functional model; `model` is what they are copied from.
     """
     if selection.is_graph(layer):
         return _copy_graph(layer, wrap, dtype, change, call)
-    if change and isinstance(layer, MaskedLayer):
-        return change(layer)
+    if change and (new := change(layer)) is not None:
+        return new
     if () in wrap:
         options = wrap[()]
         new = copy_leaf(layer, dtype, options["kernels"], _is_stored(options))
@@ -81,27 +81,38 @@ def _masked(layer, options):
     return masked
 
 
-def _options(layer):
+def _options(layer, counts=None):
     """The arguments that make a wrapper like this one, around another layer."""
     [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
     options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
-    return options | ({"counts": dict(layer.counts)} if layout == "compact" else {})
+    if layout == "compact":
+        options["counts"] = dict(layer.counts) if counts is None else counts
+    return options
 
 
 def _is_stored(options):
     return options["layout"] == "masked"
 
 
-def folded(layer: MaskedLayer) -> Layer:
-    """The ordinary layer that computes the same."""
+def folded(layer: Layer) -> Layer | None:
+    """The ordinary layer that computes the same as a masked one."""
+    if not isinstance(layer, MaskedLayer):
+        return None
     new = copy_leaf(layer.layer, None, layer.kernels)
     for name in layer.kernels:
         selection.get_kernel(new, name).assign(layer.masked_kernel(name))
     return new
 
 
-def converted(layer: MaskedLayer, layout: str) -> MaskedLayer:
-    """The same wrapper in a layout."""
+def wrapped_like(masked: MaskedLayer, layer: Layer) -> MaskedLayer:
+    """A layer in a wrapper as another has it, which removes nothing yet."""
+    return _masked(layer, _options(masked, counts={}))
+
+
+def converted(layer: Layer, layout: str) -> MaskedLayer | None:
+    """The same masked layer in a layout."""
+    if not isinstance(layer, MaskedLayer):
+        return None
     options = {"layout": layout, "kernels": layer.kernels, "note": layer.note}
     inner = copy_leaf(layer.layer, None, layer.kernels, _is_stored(options))
     new = _masked(inner, options)

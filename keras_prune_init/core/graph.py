@@ -47,6 +47,15 @@ def flat_graph(model: keras.Model) -> list[Node]:
     Raises:
         ValueError: If the model is not Sequential or Functional.
     """
+    return graph_with_outputs(model)[0]
+
+
+def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
+    """The same, and the positions of the nodes that make the model's outputs.
+
+    Raises:
+        ValueError: If the model is not Sequential or Functional.
+    """
     if not selection.is_graph(model):
         raise ValueError(
             "How layers are connected is known of Sequential and Functional models. "
@@ -54,8 +63,8 @@ def flat_graph(model: keras.Model) -> list[Node]:
             "`keras.Input` and `keras.Model(inputs, outputs)`."
         )
     nodes: list[Node] = []
-    _expand(model, None, nodes)
-    return nodes
+    outputs = _expand(model, None, nodes)
+    return nodes, outputs
 
 
 def _expand(model, sources, nodes):

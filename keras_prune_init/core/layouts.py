@@ -50,7 +50,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer."
         )
     change = functools.partial(copying.converted, layout=layout)
-    new = surgery.change_masked(model, change)
+    new = surgery.change_layers(model, change)
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
         with new.distribute_strategy.scope():
@@ -63,7 +63,7 @@ def as_masked(model: keras.Model) -> keras.Model:
     if not any(isinstance(v, CompactLayer) for v in copying.masked_layers(model)):
         return model
     change = functools.partial(copying.converted, layout="masked")
-    return surgery.change_masked(model, change)
+    return surgery.change_layers(model, change)
 
 
 def _copy_optimizer(old, new, source, target):

@@ -16,9 +16,10 @@ import numpy as np
 from keras_prune_init.core import copying, selection
 from keras_prune_init.core.compact import CompactLayer
 from keras_prune_init.core.copying import masked_layers
-from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.selection import Address, Kernel
 from keras_prune_init.distribute import replicas, workers
+
+Layer = keras.layers.Layer
 
 
 @contextlib.contextmanager
@@ -121,10 +122,10 @@ def strip(model: keras.Model) -> keras.Model:
     return _copy_model(model, {}, change=copying.folded)
 
 
-def change_masked(
-    model: keras.Model, change: Callable[[MaskedLayer], MaskedLayer]
+def change_layers(
+    model: keras.Model, change: Callable[[Layer], Layer | None]
 ) -> keras.Model:
-    """A copy of a pruned model with other wrappers, which `change` makes."""
+    """A copy of a model with other layers, which `change` makes, or leaves as is."""
     return _copy_model(model, {}, change=change)
 
 

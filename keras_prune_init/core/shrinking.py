@@ -1,0 +1,193 @@
+"""`shrink`: what pruning disconnected is cut out of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.core import channels, copying, surgery
+from keras_prune_init.core.cost import cost
+from keras_prune_init.core.layers import MaskedLayer
+
+L = keras.layers
+
+
+def shrink(model: keras.Model) -> keras.Model:
+    """Cut out units and channels that no path from input to output uses any more.
+
+    Use it after `prune_at_init`, for cheaper training, or after training, for a smaller
+    file. Channels go together with those that they are added to; what a cut channel
+    still emits in inference (a bias, an activation of 0) goes into the biases of the
+    layers that read it, or it stays, where padding would make that uneven. Layers of
+    which nothing is known keep all channels they read and make.
+
+    Args:
+        model: A Sequential or Functional model, pruned or not. It is not changed.
+
+    Returns:
+        A smaller model with the same outputs in inference, to float rounding, and the
+        same layers and wrappers, compiled if `model` was, its optimizer as new.
+
+    Raises:
+        ValueError: If the model is neither Sequential nor Functional.
+
+    Example:
+
+    >>> small = shrink(pruned)
+    >>> print(shrink_report(pruned, small, x))
+    """
+    plan = channels.analyse(model)
+    changes = dict(_changes(plan))
+
+    def change(layer):
+        make = changes.get(id(layer))
+        return make() if make else _unchanged(layer)
+
+    return surgery.change_layers(model, change)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkReport:
+    """What shrinking changed; `str()` gives a text. All pairs are before and after.
+
+    Attributes:
+        weights: Trainable weights of the models, zeros included.
+        macs: Multiply-adds of a sample, zeros included; `None` if not known.
+        seconds: Median time of a forward and backward pass; `None` if not measured.
+        stays: `{reason: number of channels}` of those without use that stay.
+    """
+
+    weights: tuple[int, int]
+    macs: tuple[int | None, int | None]
+    seconds: tuple[float, float] | None
+    stays: dict[str, int]
+
+    def __str__(self) -> str:
+        lines = ["weights {:,} to {:,}".format(*self.weights)]
+        if None not in self.macs:
+            ratio = self.macs[1] / max(self.macs[0], 1)
+            lines.append("multiply-adds {:,} to {:,}".format(*self.macs))
+            lines[-1] += f" ({ratio:.2f})"
+        if self.seconds:
+            before, after = self.seconds
+            lines.append(
+                f"seconds a pass {before:.3g} to {after:.3g} ({after / before:.2f})"
+            )
+        lines += [f"{n} channels stay: {why}" for why, n in self.stays.items()]
+        return "\n".join(lines)
+
+
+def shrink_report(
+    model: keras.Model, small: keras.Model, inputs=None, repeats: int = 7
+) -> ShrinkReport:
+    """Compare a model with what `shrink` made of it.
+
+    Args:
+        model: What was shrunk.
+        small: What became of it.
+        inputs: A batch of inputs, to time forward and backward passes on.
+        repeats: How often; the models take turns.
+    """
+    costs = cost(model), cost(small)
+    seconds = None
+    if inputs is not None:
+        passes = [_pass(m, inputs) for m in (model, small)]
+        times = [[_seconds(run) for run in passes] for _ in range(repeats + 2)][2:]
+        seconds = tuple(float(v) for v in np.median(times, axis=0))
+    stays = {why: len(g) for why, g in channels.analyse(model).reasons.items() if g}
+    return ShrinkReport(
+        tuple(c.weights for c in costs), tuple(c.macs for c in costs), seconds, stays
+    )
+
+
+def _pass(model, inputs):
+    def run():
+        with tf.GradientTape() as tape:
+            outputs = keras.tree.flatten(model(inputs, training=True))
+            total = tf.add_n([tf.reduce_sum(tf.square(v)) for v in outputs])
+        return tape.gradient(total, model.trainable_variables)
+
+    return tf.function(run, autograph=False, jit_compile=False)
+
+
+def _seconds(run):
+    start = time.perf_counter()
+    for gradient in run():
+        if gradient is not None:
+            tf.convert_to_tensor(gradient).numpy()  # until all is done
+    return time.perf_counter() - start
+
+
+def _changes(plan):
+    """How to make the layers that have weights for channels: `(id, function)`."""
+    for i, node in enumerate(plan.nodes):
+        if i in plan.kernels:
+            [parent] = node.parents
+            kernel = plan.kernels[i]
+            known = plan.channels[parent], plan.channels[i]
+            keeps = plan.keeps(parent), plan.keeps(i)
+            yield (
+                id(node.operation),
+                functools.partial(_smaller_kernel, kernel, *known, *keeps),
+            )
+        elif isinstance(node.operation, L.BatchNormalization):
+            keep = plan.keeps(i)
+            if len(keep) == node.operation.moving_mean.shape[0]:
+                make = functools.partial(_smaller_vectors, node.operation, keep)
+                yield id(node.operation), make
+
+
+def _unchanged(layer):
+    """A copy of a layer; one without variables may get another input shape."""
+    plain = isinstance(layer, L.Layer) and not isinstance(layer, MaskedLayer)
+    if not plain or layer.variables:
+        return None
+    return type(layer).from_config(layer.get_config())
+
+
+def _smaller_vectors(layer, keep):
+    new = type(layer).from_config(layer.get_config())
+    new.build((*[None] * (len(layer.input.shape) - 1), int(keep.sum())))
+    for old, variable in zip(layer.variables, new.variables, strict=True):
+        variable.assign(old.numpy()[keep])
+    return new
+
+
+def _smaller_kernel(kernel, given, made, keep_in, keep_out):
+    layer, masked = kernel.layer, kernel.masked
+    depthwise = isinstance(layer, L.DepthwiseConv2D)
+    bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
+    # What channels that are cut out emit.
+    emitted = np.where(keep_in | np.isnan(given.constant), 0, given.constant)
+    if not depthwise:
+        bias = bias + np.einsum("pio,i->o", kernel.weights, emitted)
+    bias = bias[keep_out]
+    config = {**layer.get_config(), "use_bias": layer.use_bias or bool(bias.any())}
+    if not depthwise:
+        size = "units" if isinstance(layer, L.Dense) else "filters"
+        config[size] = int(keep_out.sum())
+    new = type(layer).from_config(config)
+    rank = len(layer.input.shape) if masked is None else len(masked.input.shape)
+    new.build((*[None] * (rank - 1), int(keep_in.sum())))
+    if new.use_bias:
+        new.bias.assign(bias)
+
+    def cut(values):
+        values = np.asarray(values)
+        if values.shape[-2] > 1:
+            values = values[..., keep_in, :]
+        return values if depthwise else values[..., keep_out]
+
+    if masked is None:
+        new.kernel.assign(cut(layer.kernel.numpy()))
+        return new
+    wrapper = copying.wrapped_like(masked, new)
+    mask, value = masked.kept_mask("kernel"), masked.kernel_value("kernel")
+    wrapper.install("kernel", cut(mask), cut(value))
+    wrapper.scales["kernel"].assign(cut(masked.scales["kernel"].value))
+    return wrapper

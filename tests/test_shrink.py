@@ -1,0 +1,344 @@
+"""Shrunk networks compute the same, with nothing left that pruning disconnected."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import L, subclassed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_prune_init as kpi
+from keras_prune_init.core import channels
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """So that equal means equal, whatever the order of a sum."""
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def densenet():
+    inputs = keras.Input((16, 16, 3))
+    x = L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    for _ in range(2):
+        for _ in range(2):
+            y = L.ReLU()(L.BatchNormalization()(x))
+            y = L.Conv2D(6, 3, padding="same", use_bias=False)(y)
+            x = L.Concatenate()([x, y])
+        x = L.Conv2D(8, 1)(L.ReLU()(L.BatchNormalization()(x)))
+        x = L.AveragePooling2D(2)(x)
+    x = L.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, L.Dense(5)(x))
+
+
+def mobilenet():
+    return keras.applications.MobileNetV2(
+        weights=None,
+        input_shape=(32, 32, 3),
+        alpha=0.35,
+        classes=5,
+        classifier_activation=None,
+    )
+
+
+NETWORKS = {
+    "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=14, width=8),
+    "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
+    "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
+    "densenet": densenet,
+    "mobilenet": mobilenet,
+}
+
+
+def data(model, count=16):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, *model.input_shape[1:]))
+    return x, rng.integers(0, 5, count)
+
+
+def assert_same(one, other, x, training=False):
+    a, b = (np.asarray(m(x, training=training)) for m in (one, other))
+    scale = max(np.abs(a).max(), 1e-30)
+    np.testing.assert_allclose(b / scale, a / scale, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["snip", "synflow"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_are_those_of_the_pruned_network(name, method):
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[name]()
+    x, y = data(model)
+    # SNIP leaves no path through the deepest one.
+    sparsity = 0.6 if (name, method) == ("mobilenet", "snip") else 0.95
+    pruned = kpi.prune_at_init(
+        model, (x, y), method, sparsity=sparsity, loss=LOSS, verbose=0
+    )
+    small = kpi.shrink(pruned)
+    assert np.ptp(np.asarray(small(x)), axis=0).max() > 0
+    assert_same(pruned, small, x)
+    if name != "mobilenet":  # whose batch normalization divides rounding by rounding
+        assert_same(pruned, small, x, training=True)
+    before, after = kpi.cost(pruned), kpi.cost(small)
+    assert after.macs == multiply_adds(small) < before.macs
+    assert after.weights < before.weights
+    assert kpi.cost(kpi.shrink(small)).weights == after.weights
+    if name in ("vgg", "cnn"):
+        assert [k.shape[-1] for k in after.kernels] == filters_in_use(pruned)
+
+
+def multiply_adds(model):
+    """From the shapes of layers only."""
+    total = 0
+    for layer in model.layers:
+        kernel = getattr(getattr(layer, "layer", layer), "kernel", None)
+        if kernel is not None:
+            pixels = layer.output.shape[1:-1]
+            total += int(np.prod(kernel.shape)) * int(np.prod(pixels))
+            if isinstance(layer.layer, L.DepthwiseConv2D):
+                assert layer.layer.depth_multiplier == 1
+    return total
+
+
+def filters_in_use(pruned):
+    """Filters of a chain of layers with weights in and out, to a fixed point."""
+    masks = [
+        v.kept_mask("kernel").reshape(-1, *v.layer.kernel.shape[-2:])
+        for v in pruned.layers
+        if isinstance(v, kpi.MaskedLayer)
+    ]
+    for _ in masks:
+        for one, other in zip(masks, masks[1:], strict=False):
+            outputs = one.any((0, 1))
+            # After a Flatten, several inputs read one filter.
+            inputs = other.any((0, 2)).reshape(-1, len(outputs)).any(0)
+            used = outputs & inputs
+            one[:, :, ~used] = False
+            other[:, np.tile(~used, other.shape[1] // len(used))] = False
+    return [int(m.any((0, 1)).sum()) for m in masks[:-1]] + [masks[-1].shape[-1]]
+
+
+def test_the_compact_layout_shrinks_too():
+    model = NETWORKS["resnet"]()
+    x, y = data(model)
+    masked, compact = (
+        kpi.shrink(kpi.prune_at_init(model, None, "synflow", layout=layout, verbose=0))
+        for layout in ("masked", "compact")
+    )
+    assert isinstance(compact.layers[1], kpi.CompactLayer)
+    assert kpi.report(masked).digest == kpi.report(compact).digest
+    assert_same(masked, compact, x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trained_networks_shrink_too(name):
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[name]()
+    x, y = data(model, 64)
+    pruned = kpi.prune_at_init(model, None, "synflow", sparsity=0.95, verbose=0)
+    pruned.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, jit_compile=False)
+    pruned.fit(x, y, batch_size=16, epochs=5, verbose=0)
+    small = kpi.shrink(pruned)
+    assert_same(pruned, small, x)
+    assert kpi.cost(small).macs < kpi.cost(pruned).macs
+    small.fit(x, y, batch_size=16, verbose=0)
+
+
+def masked(model, **kept):
+    """A model with the given masks, all else kept."""
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.0)
+    for layer in pruned.layers:
+        if layer.name in kept:
+            value = layer.kernel_value("kernel")
+            layer.install(
+                "kernel", np.broadcast_to(kept[layer.name], value.shape), value
+            )
+    return pruned
+
+
+def randomized(model, seed=0):
+    """Biases and statistics as after training."""
+    rng = np.random.default_rng(seed)
+    for v in model.weights:
+        if "mask" not in v.path and "scale" not in v.path and "kernel" not in v.path:
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+    return model
+
+
+def test_what_a_cut_unit_emits_goes_into_the_bias_of_its_readers():
+    inputs = keras.Input((4,))
+    x = L.Dense(3, "relu", name="a")(inputs)
+    model = randomized(keras.Model(inputs, L.Dense(2, name="b", use_bias=False)(x)))
+    pruned = masked(model, a=np.array([True, False, True]))
+    small = kpi.shrink(pruned)
+    assert small.get_layer("a").layer.units == 2
+    x = data(model)[0]
+    assert_same(pruned, small, x)
+    # The second unit was relu of its bias; its reader had no bias to put it into.
+    weights = pruned.get_layer("b").kernel_value("kernel")[1]
+    emitted = pruned.get_layer("a").layer.bias.numpy()[1] * weights
+    np.testing.assert_allclose(small.get_layer("b").layer.bias.numpy(), emitted)
+
+
+@pytest.mark.parametrize(("padding", "filters"), [("valid", 2), ("same", 3)])
+def test_a_constant_stays_where_padding_makes_it_uneven(padding, filters):
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(3, 3, activation="tanh", name="a")(inputs)
+    model = keras.Model(inputs, L.Conv2D(2, 3, padding=padding, name="b")(x))
+    pruned = masked(randomized(model), a=np.array([True, False, True]))
+    small = kpi.shrink(pruned)
+    assert small.get_layer("a").layer.filters == filters
+    assert_same(pruned, small, data(model)[0])
+    reasons = channels.analyse(pruned).reasons
+    assert any("padding makes it uneven" in r and g for r, g in reasons.items()) == (
+        padding == "same"
+    )
+
+
+def test_channels_that_are_added_go_together():
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(4, 1, name="a", use_bias=False)(inputs)
+    y = L.Conv2D(4, 1, name="b", use_bias=False)(L.ReLU()(x))
+    x = L.Conv2D(3, 1, name="c", use_bias=False)(L.Add()([x, y]))
+    model = keras.Model(inputs, x)
+    first, second = np.ones(4, bool), np.ones(4, bool)
+    first[[0, 1]] = second[[1, 2]] = False
+    pruned = masked(model, a=first, b=second)
+    small = kpi.shrink(pruned)
+    # Only channel 1 is empty in both.
+    assert [small.get_layer(n).layer.filters for n in "ab"] == [3, 3]
+    assert_same(pruned, small, data(model)[0])
+
+
+def test_all_outputs_keep_their_shape():
+    inputs = keras.Input((4,))
+    x = L.Dense(3, name="a")(inputs)
+    y = x + 1 * L.Dense(3, name="b")(x)  # operations, not layers
+    model = keras.Model(inputs, [y, L.Dense(2, name="c")(y)])
+    pruned = masked(model, a=np.array([True, False, True]), c=np.zeros((3, 1), bool))
+    small = kpi.shrink(pruned)
+    for one, other in zip(pruned(data(model)[0]), small(data(model)[0]), strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_layers_of_which_nothing_is_known_keep_what_they_read():
+    inputs = keras.Input((6, 4))
+    x = L.Dense(5, name="a", use_bias=False)(inputs)
+    x = L.LSTM(3)(L.LayerNormalization()(x))
+    model = keras.Model(inputs, L.Dense(2, name="b")(x))
+    pruned = masked(model, a=np.array([True, False, True, True, True]))
+    small = kpi.shrink(pruned)
+    assert small.get_layer("a").layer.units == 5
+    assert_same(pruned, small, data(model)[0])
+    reasons = channels.analyse(pruned).reasons
+    assert "`layer_normalization` reads them" in " ".join(reasons)
+
+
+def test_a_network_without_any_path_keeps_a_channel_of_each_layer():
+    model = randomized(kpi.models.cnn((8, 8, 3), 5, depth=2, width=4))
+    x = data(model)[0]
+    kernels = [v.name for v in model.layers if hasattr(v, "kernel")]
+    pruned = masked(model, **{kernels[1]: np.array(False)})
+    small = kpi.shrink(pruned)
+    assert_same(pruned, small, x)
+    assert np.ptp(np.asarray(small(x)), axis=0).max() < 1e-12
+
+
+def test_the_given_model_stays_and_the_small_one_is_a_model_like_others(tmp_path):
+    model = NETWORKS["resnet"]()
+    x, y = data(model)
+    model.compile("adam", LOSS, metrics=["accuracy"])
+    pruned = kpi.prune_at_init(model, (x, y), "synflow", sparsity=0.95, verbose=0)
+    before = [v.numpy() for v in pruned.variables]
+    small = kpi.shrink(pruned)
+    for old, v in zip(before, pruned.variables, strict=True):
+        np.testing.assert_array_equal(old, v.numpy())
+    history = small.fit(x, y, epochs=2, verbose=0).history
+    assert set(history) == {"accuracy", "loss"}
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    assert_same(small, loaded, x)
+    assert_same(small, kpi.strip(small), x)
+
+
+def test_plain_models_with_zeros_are_left_alone_and_others_refused():
+    model = NETWORKS["cnn"]()
+    assert kpi.cost(kpi.shrink(model)).weights == kpi.cost(model).weights
+    with pytest.raises(ValueError, match="Sequential and Functional models"):
+        kpi.shrink(subclassed())
+
+
+def test_report_says_what_changed_and_what_stays():
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(3, 3, activation="tanh", name="a")(inputs)
+    model = keras.Model(inputs, L.Conv2D(2, 3, padding="same", name="b")(x))
+    pruned = masked(randomized(model), a=np.array([True, False, True]))
+    x = data(model)[0]
+    found = kpi.shrink_report(pruned, kpi.shrink(pruned), x)
+    assert found.weights[0] == found.weights[1] == kpi.cost(pruned).weights
+    assert min(found.seconds) > 0 and list(found.stays.values()) == [1]
+    assert "1 channels stay: `b` reads a constant that is not 0" in str(found)
+    masks = {"a": np.array([True, False, True]), "b": np.zeros((3, 1), bool)}
+    valid = keras.Model(inputs, L.Conv2D(2, 3, name="b")(model.layers[1].output))
+    pruned = masked(valid, a=masks["a"])
+    found = kpi.shrink_report(pruned, kpi.shrink(pruned))
+    assert found.macs == (16 * 9 * (2 * 3) + 4 * 9 * 6, 16 * 9 * (2 * 2) + 4 * 9 * 4)
+    assert found.seconds is None and not found.stays
+    assert "multiply-adds 1,080 to 720 (0.67)" in str(found)
+
+
+# --- any graph ------------------------------------------------------------------------
+
+OPERATIONS = {
+    "conv": lambda n: L.Conv2D(n, 3, padding="same", activation="relu"),
+    "valid": lambda n: L.Conv2D(n, 3, use_bias=False),
+    "pointwise": lambda n: L.Conv2D(n, 1, activation="tanh"),
+    "depthwise": lambda n: L.DepthwiseConv2D(
+        3, padding="same", depth_multiplier=1 + n % 2
+    ),
+    "norm": lambda n: L.BatchNormalization(),
+    "relu": lambda n: L.ReLU(),
+    "sigmoid": lambda n: L.Activation("sigmoid"),
+    "pad": lambda n: L.ZeroPadding2D(1),
+    "pool": lambda n: L.MaxPooling2D(2, strides=1, padding="same"),
+    "softmax": lambda n: L.Softmax(),
+    "dropout": lambda n: L.Dropout(0.2),
+}
+
+
+@st.composite
+def graphs(draw):
+    inputs = keras.Input((5, 5, 3))
+    made = [inputs]
+    for _ in range(draw(st.integers(2, 9))):
+        x = made[draw(st.integers(max(len(made) - 3, 0), len(made) - 1))]
+        same = [v for v in made if v.shape == x.shape and v is not x]
+        like = [v for v in made if v.shape[:-1] == x.shape[:-1] and v is not x]
+        kinds = [k for k in OPERATIONS if k != "valid" or x.shape[1] > 3]
+        kinds += ["add", "multiply"] * bool(same) + ["concatenate"] * bool(like)
+        kind = draw(st.sampled_from(kinds))
+        if kind in ("add", "multiply"):
+            layer = L.Add() if kind == "add" else L.Multiply()
+            x = layer([x, draw(st.sampled_from(same))])
+        elif kind == "concatenate":
+            x = L.Concatenate()([x, draw(st.sampled_from(like))])
+        else:
+            x = OPERATIONS[kind](draw(st.integers(1, 5)))(x)
+        made.append(x)
+    x = L.Flatten()(x) if draw(st.booleans()) else L.GlobalAveragePooling2D()(x)
+    x = L.Dense(4, "relu")(x)
+    model = randomized(keras.Model(inputs, L.Dense(3)(x)), draw(st.integers(0, 99)))
+    return model, draw(st.floats(0.3, 0.97)), draw(st.integers(0, 99))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(graphs())
+def test_any_graph_computes_the_same(graph):
+    model, sparsity, seed = graph
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=sparsity, seed=seed)
+    small = kpi.shrink(pruned)
+    assert_same(pruned, small, data(model)[0])
+    assert kpi.cost(small).weights <= kpi.cost(pruned).weights + 40

@@ -1,0 +1,127 @@
+"""What `shrink` cuts out of five networks, and that they compute the same.
+
+    python benchmarks/shrinking.py --data=npz:FILE
+
+Pruned on a batch of CIFAR-10; outputs of 64 test images before and after, in inference
+and in training mode, then again after 100 training steps of the pruned network, as the
+largest difference over the largest output (or over 1e-3, if that is larger: batch
+normalization hides no less). Multiply-adds are ratios to the dense network, `pass` that
+of the time of forward and backward passes, models in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import common
+
+NETWORKS = ("resnet20", "vgg16", "vgg16 glorot", "mobilenetv2", "densenet", "cnn")
+METHODS, SPARSITIES = ("snip", "synflow"), (0.9, 0.98, 0.995)
+BATCH, STEPS = 32, 100
+
+
+def build(name):
+    import keras
+
+    import keras_prune_init as kpi
+
+    keras.utils.set_random_seed(0)
+    shape = 32, 32, 3
+    if name == "mobilenetv2":
+        return keras.applications.MobileNetV2(
+            weights=None, input_shape=shape, classes=10, classifier_activation=None
+        )
+    if name == "densenet":
+        return densenet()
+    makers = {
+        "resnet20": lambda: kpi.models.resnet(shape, 10, depth=20),
+        "vgg16": lambda: kpi.models.vgg(shape, 10, depth=16),
+        "vgg16 glorot": lambda: kpi.models.vgg(
+            shape, 10, depth=16, init="glorot_uniform"
+        ),
+        "cnn": lambda: kpi.models.cnn(shape, 10, depth=4, width=32),
+    }
+    return makers[name]()
+
+
+def densenet():
+    import keras
+
+    layers = keras.layers
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(inputs)
+    for _ in range(3):
+        for _ in range(4):
+            y = layers.ReLU()(layers.BatchNormalization()(x))
+            y = layers.Conv2D(12, 3, padding="same", use_bias=False)(y)
+            x = layers.Concatenate()([x, y])
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.AveragePooling2D()(layers.Conv2D(32, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def difference(one, other, x, training=False):
+    import numpy as np
+
+    a, b = (np.asarray(m(x, training=training)) for m in (one, other))
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-3))
+
+
+def worker(name, source):
+    import keras
+
+    import keras_prune_init as kpi
+    from keras_prune_init.train import data
+
+    images = data.load(source)
+    batches = images.train(BATCH)
+    x = next(iter(images.test(64)))[0]
+    scoring = next(iter(images.train(128)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    rows = []
+    for method in METHODS:
+        for sparsity in SPARSITIES:
+            model = build(name)
+            pruned = kpi.prune_at_init(
+                model, scoring, method, sparsity=sparsity, loss=loss, verbose=0
+            )
+            small = kpi.shrink(pruned)
+            inference = difference(pruned, small, x)
+            training = difference(pruned, small, x, training=True)
+            found = kpi.shrink_report(pruned, small, scoring[0], repeats=5)
+            optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+            pruned.compile(optimizer, loss, jit_compile=False)
+            pruned.fit(batches, steps_per_epoch=STEPS, verbose=0)
+            later = kpi.shrink(pruned)
+            rows.append(
+                {
+                    "network": name,
+                    "method": method,
+                    "sparsity": sparsity,
+                    "weights": found.weights[1] / found.weights[0],
+                    "multiply-adds": found.macs[1] / found.macs[0],
+                    "pass": found.seconds[1] / found.seconds[0],
+                    "inference": f"{inference:.0e}",
+                    "training": f"{training:.0e}",
+                    "trained: multiply-adds": kpi.cost(later).macs / found.macs[0],
+                    "trained: inference": f"{difference(pruned, later, x):.0e}",
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--network", choices=NETWORKS)
+    options = parser.parse_args()
+    if options.network:
+        sys.stdout.write(json.dumps(worker(options.network, options.data)))
+        sys.exit()
+    flags = [[f"--data={options.data}", f"--network={name}"] for name in NETWORKS]
+    rows = [row for args in flags for row in common.fresh_process(__file__, *args)]
+    sys.stdout.write(common.table(rows) + "\n")
+    common.save("shrinking", rows)

@@ -116,6 +116,28 @@ def test_positions_are_rising_and_say_what_the_mask_was():
         layer.masks  # noqa: B018
 
 
+def test_another_number_of_weights_is_refused():
+    layer = CompactLayer(L.Dense(3), counts={"kernel": 2})
+    layer.build((None, 2))
+    with pytest.raises(ValueError, match="keeps 6 in place of 2"):
+        layer.install("kernel", np.ones((2, 3), bool), np.ones((2, 3)))
+    assert layer.counts == {"kernel": 2}
+
+
+def test_empty_kernels_are_zeros(tmp_path):
+    model = mlp()
+    pruned = kpi.prune_at_init(
+        model, None, "magnitude", sparsity=0.99, layout="compact"
+    )
+    assert len(kpi.report(pruned).collapsed) == 2
+    pruned.compile("adam", LOSS)
+    pruned.fit(*batch(model), verbose=0)
+    pruned.save(tmp_path / "m.keras")
+    x = batch(model)[0]
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(x), pruned(x))
+
+
 def test_more_weights_than_positions_are_refused():
     layer = CompactLayer(L.Dense(50_000), counts={"kernel": 1})
     with pytest.raises(ValueError, match=r"less than 2\*\*31.*\(50000, 50000\)"):

@@ -87,9 +87,15 @@ class CompactLayer(MaskedLayer):
         return np.asarray(self.kept[name].dense(self.kept[name].values.value))
 
     def install(self, name: str, mask: np.ndarray, values) -> None:
-        self.counts[name] = int(np.count_nonzero(mask))
+        count = int(np.count_nonzero(mask))
+        if self.counts.setdefault(name, count) != count:
+            raise ValueError(
+                "A CompactLayer keeps as many weights as it was made for. Received: "
+                f"a mask for {self.name} that keeps {count} in place of "
+                f"{self.counts[name]}. Use `to_layout(model, 'masked')` first."
+            )
         if not self.kept[name].built:
-            self._create(name, self.counts[name])
+            self._create(name, count)
         self.kept[name].assign(mask, values)
 
     def masked_kernel(self, name: str):

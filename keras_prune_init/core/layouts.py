@@ -27,10 +27,9 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
 
     Args:
         model: A model from `prune_at_init`, trained or not. It is not changed.
-        layout: `"masked"`: kernels with zeros, beside masks of their shape; fastest,
-            and what analysis functions show best. `"compact"`: kept weights and their
-            positions only; kernels, and whatever an optimizer keeps for each weight,
-            take memory in proportion to the density.
+        layout: `"masked"`: kernels with zeros, beside masks of their shape.
+            `"compact"`: kept weights and their positions; what a weight takes, also in
+            the optimizer and in files, it takes for kept ones only.
 
     Returns:
         A new model with the same outputs, which goes on training where `model` was.

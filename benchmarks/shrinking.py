@@ -17,7 +17,7 @@ import sys
 
 import common
 
-NETWORKS = ("resnet20", "vgg16", "vgg16 glorot", "mobilenetv2", "densenet", "cnn")
+NETWORKS = ("cnn", "resnet20", "densenet", "vgg16 glorot", "mobilenetv2", "vgg16")
 METHODS, SPARSITIES = ("snip", "synflow"), (0.9, 0.98, 0.995)
 BATCH, STEPS = 32, 100
 
@@ -121,7 +121,9 @@ if __name__ == "__main__":
     if options.network:
         sys.stdout.write(json.dumps(worker(options.network, options.data)))
         sys.exit()
-    flags = [[f"--data={options.data}", f"--network={name}"] for name in NETWORKS]
-    rows = [row for args in flags for row in common.fresh_process(__file__, *args)]
+    rows = []
+    for name in NETWORKS:
+        flags = [f"--data={options.data}", f"--network={name}"]
+        rows += common.fresh_process(__file__, *flags)
+        common.save("shrinking", rows)
     sys.stdout.write(common.table(rows) + "\n")
-    common.save("shrinking", rows)

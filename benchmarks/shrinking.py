@@ -5,8 +5,8 @@
 Pruned on a batch of CIFAR-10; outputs of 64 test images before and after, in inference
 and in training mode, then again after 100 training steps of the pruned network, as the
 largest difference over the largest output (or over 1e-3, if that is larger: batch
-normalization hides no less). Multiply-adds are ratios to the pruned network, `pass` that
-of the time of forward and backward passes, models in turn.
+normalization hides no less). Multiply-adds are ratios to the pruned network, `pass`
+that of the time of forward and backward passes, models in turn.
 """
 
 from __future__ import annotations

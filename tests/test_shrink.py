@@ -4,21 +4,14 @@ import keras
 import numpy as np
 import pytest
 from helpers import L, subclassed
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from shrinking import assert_same, data, float64, randomized
 
 import keras_prune_init as kpi
 from keras_prune_init.core import channels
 
+pytestmark = pytest.mark.usefixtures(float64.__name__)
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """So that equal means equal, whatever the order of a sum."""
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
 
 
 def densenet():
@@ -52,18 +45,6 @@ NETWORKS = {
     "densenet": densenet,
     "mobilenet": mobilenet,
 }
-
-
-def data(model, count=16):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(count, *model.input_shape[1:]))
-    return x, rng.integers(0, 5, count)
-
-
-def assert_same(one, other, x, training=False):
-    a, b = (np.asarray(m(x, training=training)) for m in (one, other))
-    scale = max(np.abs(a).max(), 1e-30)
-    np.testing.assert_allclose(b / scale, a / scale, atol=1e-8)
 
 
 @pytest.mark.parametrize("method", ["snip", "synflow"])
@@ -157,15 +138,6 @@ def masked(model, **kept):
                 "kernel", np.broadcast_to(kept[layer.name], value.shape), value
             )
     return pruned
-
-
-def randomized(model, seed=0):
-    """Biases and statistics as after training."""
-    rng = np.random.default_rng(seed)
-    for v in model.weights:
-        if "mask" not in v.path and "scale" not in v.path and "kernel" not in v.path:
-            v.assign(rng.uniform(0.5, 1.5, v.shape))
-    return model
 
 
 def test_what_a_cut_unit_emits_goes_into_the_bias_of_its_readers():
@@ -288,57 +260,3 @@ def test_report_says_what_changed_and_what_stays():
     assert found.macs == (16 * 9 * (2 * 3) + 4 * 9 * 6, 16 * 9 * (2 * 2) + 4 * 9 * 4)
     assert found.seconds is None and not found.stays
     assert "multiply-adds 1,080 to 720 (0.67)" in str(found)
-
-
-# --- any graph ------------------------------------------------------------------------
-
-OPERATIONS = {
-    "conv": lambda n: L.Conv2D(n, 3, padding="same", activation="relu"),
-    "valid": lambda n: L.Conv2D(n, 3, use_bias=False),
-    "pointwise": lambda n: L.Conv2D(n, 1, activation="tanh"),
-    "depthwise": lambda n: L.DepthwiseConv2D(
-        3, padding="same", depth_multiplier=1 + n % 2
-    ),
-    "norm": lambda n: L.BatchNormalization(),
-    "relu": lambda n: L.ReLU(),
-    "sigmoid": lambda n: L.Activation("sigmoid"),
-    "pad": lambda n: L.ZeroPadding2D(1),
-    "pool": lambda n: L.MaxPooling2D(2, strides=1, padding="same"),
-    "softmax": lambda n: L.Softmax(),
-    "dropout": lambda n: L.Dropout(0.2),
-}
-
-
-@st.composite
-def graphs(draw):
-    inputs = keras.Input((5, 5, 3))
-    made = [inputs]
-    for _ in range(draw(st.integers(2, 9))):
-        x = made[draw(st.integers(max(len(made) - 3, 0), len(made) - 1))]
-        same = [v for v in made if v.shape == x.shape and v is not x]
-        like = [v for v in made if v.shape[:-1] == x.shape[:-1] and v is not x]
-        kinds = [k for k in OPERATIONS if k != "valid" or x.shape[1] > 3]
-        kinds += ["add", "multiply"] * bool(same) + ["concatenate"] * bool(like)
-        kind = draw(st.sampled_from(kinds))
-        if kind in ("add", "multiply"):
-            layer = L.Add() if kind == "add" else L.Multiply()
-            x = layer([x, draw(st.sampled_from(same))])
-        elif kind == "concatenate":
-            x = L.Concatenate()([x, draw(st.sampled_from(like))])
-        else:
-            x = OPERATIONS[kind](draw(st.integers(1, 5)))(x)
-        made.append(x)
-    x = L.Flatten()(x) if draw(st.booleans()) else L.GlobalAveragePooling2D()(x)
-    x = L.Dense(4, "relu")(x)
-    model = randomized(keras.Model(inputs, L.Dense(3)(x)), draw(st.integers(0, 99)))
-    return model, draw(st.floats(0.3, 0.97)), draw(st.integers(0, 99))
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(graphs())
-def test_any_graph_computes_the_same(graph):
-    model, sparsity, seed = graph
-    pruned = kpi.prune_at_init(model, None, "random", sparsity=sparsity, seed=seed)
-    small = kpi.shrink(pruned)
-    assert_same(pruned, small, data(model)[0])
-    assert kpi.cost(small).weights <= kpi.cost(pruned).weights + 40

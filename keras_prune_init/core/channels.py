@@ -29,12 +29,10 @@ class Channels(NamedTuple):
     Attributes:
         groups: Number of the group of each channel.
         constant: The value it has in inference, NaN if it varies.
-        needed: Whether an output depends on it.
     """
 
     groups: np.ndarray
     constant: np.ndarray
-    needed: np.ndarray
 
 
 class Plan(NamedTuple):
@@ -101,8 +99,7 @@ class _Analysis:
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
         channels = [
-            Channels(*found)
-            for found in zip(groups, self.constants, needed, strict=True)
+            Channels(*made) for made in zip(groups, self.constants, strict=True)
         ]
         return Plan(self.nodes, self.kernels, channels, kept, self.reasons)
 
@@ -113,11 +110,10 @@ class _Analysis:
             self.parent[group] = group = self.parent[self.parent[group]]
         return group
 
-    def _new(self, count, constant=None):
+    def _new(self, count):
         first = len(self.parent)
         self.parent += range(first, first + count)
-        values = np.full(count, np.nan) if constant is None else constant
-        return np.arange(first, first + count), values
+        return np.arange(first, first + count)
 
     def _pin(self, groups, reason=None):
         self.pinned.update(int(g) for g in groups)
@@ -135,8 +131,9 @@ class _Analysis:
             for groups, _ in parents:
                 name = getattr(node.operation, "name", "an input")
                 self._pin(groups, f"`{name}` reads them in a way that is not known")
-            made = self._new(rules.width(node))
-            self._pin(made[0])
+            groups = self._new(rules.width(node))
+            self._pin(groups)
+            made = groups, np.full(len(groups), np.nan)
         self.groups.append(made[0])
         self.constants.append(made[1])
 
@@ -207,7 +204,7 @@ class _Analysis:
             sums = np.einsum("pio,i->o", kernel.weights, given)
             if not kernel.even:
                 dead &= ~kernel.kept[:, given != 0].any((0, 1))
-            groups = self._new(len(dead))[0]
+            groups = self._new(len(dead))
         if kernel.layer.use_bias:
             sums = sums + kernel.layer.bias.numpy()
         if not rules.by_number(kernel.layer):

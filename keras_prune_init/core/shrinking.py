@@ -129,12 +129,10 @@ def _changes(plan):
         if i in plan.kernels:
             [parent] = node.parents
             kernel = plan.kernels[i]
-            known = plan.channels[parent], plan.channels[i]
+            given = plan.channels[parent].constant
             keeps = plan.keeps(parent), plan.keeps(i)
-            yield (
-                id(node.operation),
-                functools.partial(_smaller_kernel, kernel, *known, *keeps),
-            )
+            make = functools.partial(_smaller_kernel, kernel, given, *keeps)
+            yield id(node.operation), make
         elif isinstance(node.operation, L.BatchNormalization):
             keep = plan.keeps(i)
             if len(keep) == node.operation.moving_mean.shape[0]:
@@ -158,12 +156,12 @@ def _smaller_vectors(layer, keep):
     return new
 
 
-def _smaller_kernel(kernel, given, made, keep_in, keep_out):
+def _smaller_kernel(kernel, given, keep_in, keep_out):
     layer, masked = kernel.layer, kernel.masked
     depthwise = isinstance(layer, L.DepthwiseConv2D)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
     # What channels that are cut out emit.
-    emitted = np.where(keep_in | np.isnan(given.constant), 0, given.constant)
+    emitted = np.where(keep_in | np.isnan(given), 0, given)
     if not depthwise:
         bias = bias + np.einsum("pio,i->o", kernel.weights, emitted)
     bias = bias[keep_out]

@@ -1,0 +1,63 @@
+"""Any graph computes the same when it is shrunk."""
+
+import keras
+import pytest
+from helpers import L
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shrinking import assert_same, data, float64, randomized
+
+import keras_prune_init as kpi
+
+pytestmark = pytest.mark.usefixtures(float64.__name__)
+
+OPERATIONS = {
+    "conv": lambda n: L.Conv2D(n, 3, padding="same", activation="relu"),
+    "valid": lambda n: L.Conv2D(n, 3, use_bias=False),
+    "pointwise": lambda n: L.Conv2D(n, 1, activation="tanh"),
+    "depthwise": lambda n: L.DepthwiseConv2D(
+        3, padding="same", depth_multiplier=1 + n % 2
+    ),
+    "norm": lambda n: L.BatchNormalization(),
+    "relu": lambda n: L.ReLU(),
+    "sigmoid": lambda n: L.Activation("sigmoid"),
+    "pad": lambda n: L.ZeroPadding2D(1),
+    "pool": lambda n: L.MaxPooling2D(2, strides=1, padding="same"),
+    "softmax": lambda n: L.Softmax(),
+    "dropout": lambda n: L.Dropout(0.2),
+}
+
+
+@st.composite
+def graphs(draw):
+    inputs = keras.Input((5, 5, 3))
+    made = [inputs]
+    for _ in range(draw(st.integers(2, 9))):
+        x = made[draw(st.integers(max(len(made) - 3, 0), len(made) - 1))]
+        same = [v for v in made if v.shape == x.shape and v is not x]
+        like = [v for v in made if v.shape[:-1] == x.shape[:-1] and v is not x]
+        kinds = [k for k in OPERATIONS if k != "valid" or x.shape[1] > 3]
+        kinds += ["add", "multiply"] * bool(same) + ["concatenate"] * bool(like)
+        kind = draw(st.sampled_from(kinds))
+        if kind in ("add", "multiply"):
+            layer = L.Add() if kind == "add" else L.Multiply()
+            x = layer([x, draw(st.sampled_from(same))])
+        elif kind == "concatenate":
+            x = L.Concatenate()([x, draw(st.sampled_from(like))])
+        else:
+            x = OPERATIONS[kind](draw(st.integers(1, 5)))(x)
+        made.append(x)
+    x = L.Flatten()(x) if draw(st.booleans()) else L.GlobalAveragePooling2D()(x)
+    x = L.Dense(4, "relu")(x)
+    model = randomized(keras.Model(inputs, L.Dense(3)(x)), draw(st.integers(0, 99)))
+    return model, draw(st.floats(0.3, 0.97)), draw(st.integers(0, 99))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(graphs())
+def test_any_graph_computes_the_same(graph):
+    model, sparsity, seed = graph
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=sparsity, seed=seed)
+    small = kpi.shrink(pruned)
+    assert_same(pruned, small, data(model)[0])
+    assert kpi.cost(small).weights <= kpi.cost(pruned).weights + 40

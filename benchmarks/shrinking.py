@@ -58,7 +58,7 @@ def densenet():
             y = layers.Conv2D(12, 3, padding="same", use_bias=False)(y)
             x = layers.Concatenate()([x, y])
         x = layers.ReLU()(layers.BatchNormalization()(x))
-        x = layers.AveragePooling2D()(layers.Conv2D(32, 1, use_bias=False)(x))
+        x = layers.AveragePooling2D(2)(layers.Conv2D(32, 1, use_bias=False)(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(10)(x))
 

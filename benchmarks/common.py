@@ -60,6 +60,13 @@ def unit_seconds(model, x, y, repeats=7) -> float:
     return float(np.median(seconds[2:]))
 
 
+def times_on_arm(files: list[pathlib.Path], timer: str) -> list[dict]:
+    """What a program prints that takes .tflite files and --json."""
+    command = [sys.executable, timer, *map(str, files), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

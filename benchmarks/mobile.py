@@ -11,9 +11,7 @@ emulated, over that of the first; without it there are sizes only.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -100,9 +98,7 @@ def export(pruned, images, folder, options):
 def time_files(rows, timer, folder):
     """Add the time on ARM, over that of the dense float32 file."""
     files = [folder / f"{r['precision']}_{r['stored']}.tflite" for r in rows]
-    command = [sys.executable, timer, *map(str, files), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for row, found in zip(rows, json.loads(done.stdout), strict=True):
+    for row, found in zip(rows, common.times_on_arm(files, timer), strict=True):
         row["ARM time"] = found["ratio_to_first"]
         row["ARM outputs"] = found["output"]
 

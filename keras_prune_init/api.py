@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tqdm.auto import tqdm
 
 from keras_prune_init import batches as batches_lib
 from keras_prune_init import checks, losses
 from keras_prune_init.core import allocation as allocation_lib
-from keras_prune_init.core import garbage, layouts, surgery
+from keras_prune_init.core import copying, garbage, layouts, structured, surgery
+from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
@@ -40,6 +42,9 @@ def prune_at_init(
     rescale: bool = False,
     filters: Filters = None,
     layout: str = "masked",
+    granularity: str = "weight",
+    budget: str = "params",
+    multiple_of: int = 1,
     seed: int = 0,
     verbose: int = 1,
 ) -> keras.Model:
@@ -78,17 +83,31 @@ def prune_at_init(
         layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
             stores kept weights and their positions only: training takes memory in
             proportion to the density, see `to_layout`.
+        granularity: What is removed as one. `"weight"`. `"channel"`: whole units and
+            filters, with all that they are added to and all who read them; they are cut
+            out, and an ordinary smaller model is left, fast everywhere. `"block:RxC"`:
+            R neighbouring outputs at C neighbouring inputs, scored by their sum.
+            `"N:M"`: all but N of M neighbouring inputs, sparsity 1 - N / M. Layers that
+            do not consist of whole blocks or groups of M are left out.
+        budget: What the sparsity of channels is a fraction of: `"params"`, the weights
+            of all kernels, or `"flops"`, their multiply-adds. Channels go, least score
+            by cost first, until at least that is saved.
+        multiple_of: Keep numbers of channels that are multiples of it, where a layer
+            has more. 8 is faster on most processors.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
     Returns:
         A new `keras.Model` with `MaskedLayer`s in place of the pruned layers, compiled
         if `model` was, under the same `tf.distribute` strategy, also that of several
-        workers. Train it with plain `fit`; removed weights stay 0.
+        workers. Train it with plain `fit`; removed weights stay 0. If channels were
+        removed, its layers are smaller and no `MaskedLayer`s: see `shrink_report`.
 
     Raises:
         ValueError: If an argument, the model or the dataset does not fit, before any
-            work starts; if a score is NaN or infinite.
+            work starts; if a score is NaN or infinite; if channels are removed and no
+            layer may lose all: with the name of one that would, and the largest
+            sparsity that works.
         TypeError: If `dataset` is none of the kinds above.
         RuntimeError: If `model` belongs to another strategy than the one in scope.
 
@@ -104,7 +123,14 @@ def prune_at_init(
     arguments = locals()
     rescale, layout = arguments.pop("rescale"), arguments.pop("layout")
     layouts.check_layout(layout)
+    if granularity == "channel" and layout != "masked":
+        raise ValueError(
+            "Without channels a model is small as it is, and has no masks to store. "
+            f"Received: granularity='channel', layout={layout!r}. Leave `layout` out."
+        )
     plan = _plan(**arguments)
+    if granularity == "channel":
+        return _without_channels(plan, rescale)
     # First, so that a model that cannot be copied is refused before it is scored.
     pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note, layout)
     targets = rescaling.targets(pruned) if rescale else None
@@ -157,7 +183,13 @@ def score(
     >>> scores = score(model, (x, y), "snip")
     >>> masks = select(scores, sparsity=0.95)
     """
-    scores, within, _ = _run(_plan(**locals()))
+    arguments = {
+        **locals(),
+        "granularity": "weight",
+        "budget": "params",
+        "multiple_of": 1,
+    }
+    scores, within, _ = _run(_plan(**arguments))
     return scores if within is None else _lowest_where_gone(scores, within)
 
 
@@ -168,9 +200,8 @@ class _Plan(NamedTuple):
     recipe: Recipe
     kernels: list[Kernel]
     network: Network
+    units: granularity_lib.Weights | structured.Channels
     sparsity: float
-    allocation: str
-    min_per_layer: int
     verbose: int
 
 
@@ -189,15 +220,27 @@ def _plan(
     batch_norm,
     min_per_layer,
     filters,
+    granularity,
+    budget,
+    multiple_of,
     seed,
     verbose,
 ):
     method = _method(method, iterations, schedule, batch_norm, seed)
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
-    checks.prunable_kernels(model, filters)
+    structured.check_arguments(granularity, budget, multiple_of)
+    units = None
+    if granularity != "channel":
+        units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
+    fits = units.fits if units else lambda kernel: True
+    checks.prunable_kernels(model, filters, fits)
     recipe = method.recipe(model)
     model = recipe.model
-    kernels = checks.prunable_kernels(model, filters)
+    kernels = checks.prunable_kernels(model, filters, fits)
+    if units is None:
+        units = structured.Channels(
+            model, kernels, allocation, min_per_layer, budget, multiple_of
+        )
     data, resolved = [], None
     if method.needs_data:
         dtype = scoring_dtype(kernels)
@@ -206,31 +249,43 @@ def _plan(
         )
     checks.check_workers(model, data)
     network = Network(model, kernels, data, resolved, method.iterations)
-    return _Plan(
-        method, recipe, kernels, network, sparsity, allocation, min_per_layer, verbose
-    )
+    return _Plan(method, recipe, kernels, network, units, sparsity, verbose)
+
+
+def _without_channels(plan, rescale):
+    model, note = plan.recipe.model, plan.recipe.note
+    if rescale:
+        rescaling.check(model)
+    small = plan.units.cut(model, _run(plan)[-1])
+    if rescale or plan.recipe.finish:  # which work on scales
+        wrapped = surgery.wrap(small, checks.prunable_kernels(small))
+        if rescale:
+            rescaling.rescale(wrapped)
+        else:
+            note = f"{note} {plan.recipe.finish(wrapped, plan.network)}"
+        small = surgery.change_layers(wrapped, copying.folded)
+    if note:
+        logging.info("%s: %s", model.name, note)
+    return small
 
 
 def _run(plan):
     """The last scores, what they were chosen from (`None`: all), the final masks."""
-    method, kernels, network = plan.method, plan.kernels, plan.network
+    method, network, units = plan.method, plan.network, plan.units
     strategy = network.model.distribute_strategy
     weights, masks, total = method.start(network), None, method.iterations
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
-        values = method.scores(network, weights)
-        scores = {k.path: np.asarray(v) for k, v in zip(kernels, values, strict=True)}
+        within = masks and list(masks.values())  # what is gone stays gone
+        scores = units.scores(method, network, weights, within)
         masks_lib.check_finite(scores)
         last = i == total
         target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
-        within = masks and list(masks.values())  # what is gone stays gone
-        masks = allocation_lib.choose(
-            scores, target, plan.allocation, plan.min_per_layer, within
-        )
+        masks = units.choose(scores, target, within)
         masks = workers.from_chief(strategy, masks)
         if not last:
             weights = [
                 tf.where(masks[k.path], w, tf.zeros((), w.dtype))
-                for k, w in zip(kernels, weights, strict=True)
+                for k, w in zip(plan.kernels, weights, strict=True)
             ]
     return scores, within, masks
 

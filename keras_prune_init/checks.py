@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,8 +13,12 @@ from keras_prune_init.core.selection import Filters, Kernel
 from keras_prune_init.distribute import workers
 
 
-def prunable_kernels(model: keras.Model, filters: Filters = None) -> list[Kernel]:
-    """The kernels to prune.
+def prunable_kernels(
+    model: keras.Model,
+    filters: Filters = None,
+    fits: Callable[[Kernel], bool] = lambda kernel: True,
+) -> list[Kernel]:
+    """The kernels to prune: those that pass `filters` and fit the granularity.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -43,7 +48,14 @@ def prunable_kernels(model: keras.Model, filters: Filters = None) -> list[Kernel
             "The model must have at least one layer that can be pruned. "
             f"Received: {model.name}, without any ({reasons or 'no weights at all'})."
         )
-    return kernels
+    fitting = [k for k in kernels if fits(k)]
+    if not fitting:
+        raise ValueError(
+            "The numbers of inputs and outputs must be multiples of what `granularity` "
+            f"says, of one layer at least. Received: {model.name}, whose kernels have "
+            f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}."
+        )
+    return fitting
 
 
 def output_shapes(model: keras.Model, x: Any):

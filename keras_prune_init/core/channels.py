@@ -43,6 +43,7 @@ class Plan(NamedTuple):
         kernels: The `Kernel` of each node that is one.
         channels: Of each node.
         kept: Of each group whether it stays.
+        fixed: Of each group whether it must stay, whatever the weights are.
         reasons: `{reason: groups that stay only for it}`.
     """
 
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     kernels: dict[int, rules.Kernel]
     channels: list[Channels]
     kept: np.ndarray
+    fixed: np.ndarray
     reasons: dict[str, set[int]]
 
     def keeps(self, node: int) -> np.ndarray:
@@ -94,14 +96,16 @@ class _Analysis:
             roots = {self._root(g) for g in found}
             self.reasons[reason] = {g for g in roots if not useful[g]}
             kept[list(roots)] = True
-        kept[[self._root(g) for g in self.pinned]] = True
+        fixed = np.zeros(len(kept), bool)
+        fixed[[self._root(g) for g in self.pinned]] = True
+        kept |= fixed
         for ids in groups:  # a layer has one channel at least
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
         channels = [
             Channels(*made) for made in zip(groups, self.constants, strict=True)
         ]
-        return Plan(self.nodes, self.kernels, channels, kept, self.reasons)
+        return Plan(self.nodes, self.kernels, channels, kept, fixed, self.reasons)
 
     # --- groups -----------------------------------------------------------------------
 

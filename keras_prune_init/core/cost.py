@@ -141,20 +141,29 @@ def cost(model: keras.Model) -> CostReport:
 
     >>> print(cost(pruned))
     """
-    uses = _uses(model)
-    kernels, inside = [], 0
+    inside = 0
+    costs = by_layer(model)
+    for layer, inner, name in _kernels(model):
+        found = costs[id(inner), name]
+        stored = isinstance(layer, copying.CompactLayer) and name in layer.kernels
+        inside += found.kept if stored else found.total
+    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
+    return CostReport([*costs.values()], max(trainable - inside, 0))
+
+
+def by_layer(model: keras.Model) -> dict[tuple[int, str], KernelCost]:
+    """`{(id of the layer, attribute path of its kernel): KernelCost}`."""
+    uses, costs = _uses(model), {}
     for layer, inner, name in _kernels(model):
         kernel = selection.get_kernel(inner, name)
         total = math.prod(kernel.shape)
         masked = isinstance(layer, copying.MaskedLayer) and name in layer.kernels
         kept = int(layer.kept_mask(name).sum()) if masked else total
         path = f"{layer.path or layer.name}/{name.replace('.', '/')}"
-        found = uses.get((id(inner), name))
-        kernels.append(KernelCost(path, tuple(kernel.shape), total, kept, found))
-        stored = isinstance(layer, copying.CompactLayer) and masked
-        inside += kept if stored else total
-    trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
-    return CostReport(kernels, max(trainable - inside, 0))
+        key = id(inner), name
+        shape = tuple(kernel.shape)
+        costs[key] = KernelCost(path, shape, total, kept, uses.get(key))
+    return costs
 
 
 def _kernels(model) -> Iterator[tuple]:

@@ -46,7 +46,7 @@ DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
 # Reasons, as `PruningReport.skipped` gives them.
 NO_KERNEL = "has only vectors (biases, normalization), which are never pruned"
 NOT_SUPPORTED = "this layer type is not supported"
-FILTERED = "left out by `filters`"
+FILTERED = "left out by `filters` or `granularity`"
 NOT_PLAIN = "its kernel is quantized or has LoRA weights"
 
 # Where Keras and TensorFlow note layers that other attributes already name.

@@ -41,7 +41,11 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> small = shrink(pruned)
     >>> print(shrink_report(pruned, small, x))
     """
-    plan = channels.analyse(model)
+    return cut(model, channels.analyse(model))
+
+
+def cut(model: keras.Model, plan: channels.Plan) -> keras.Model:
+    """A copy of a model without the channels that a plan does not keep."""
     changes = dict(_changes(plan))
 
     def change(layer):

@@ -119,7 +119,8 @@ def strip(model: keras.Model) -> keras.Model:
             "`strip` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer."
         )
-    return _copy_model(model, {}, change=copying.folded)
+    # It leaves its strategy: one process of several may want it.
+    return _copy_model(model, {}, change=copying.folded, scope=False)
 
 
 def change_layers(
@@ -155,15 +156,13 @@ def enable_workers(model: keras.Model) -> keras.Model:
     return model
 
 
-def _copy_model(model, wrap, dtype=None, change=None, call=None):
-    # A folded model leaves its strategy: one process of several may want it.
-    fold = change is copying.folded
-    scope = contextlib.nullcontext() if fold else replicas.scope(model)
-    with preserved_random_state(), _custom_objects(model), scope:
+def _copy_model(model, wrap, dtype=None, change=None, call=None, scope=True):
+    inside = replicas.scope(model) if scope else contextlib.nullcontext()
+    with preserved_random_state(), _custom_objects(model), inside:
         new = copying.copy(model, wrap, dtype, change, call)
         if model.compiled and not new.compiled:
             new.compile_from_config(model.get_compile_config())
-        return new if fold else enable_workers(new)
+        return enable_workers(new) if scope else new
 
 
 def _custom_objects(model):

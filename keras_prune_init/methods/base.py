@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from keras_prune_init.core.schedules import Schedule, get_schedule
+from keras_prune_init.core.structured import Scoring
 from keras_prune_init.tape import Network, Tensors
 
 
@@ -71,6 +73,24 @@ class Method(abc.ABC):
         Returns:
             One tensor or array a kernel, of its shape.
         """
+
+    def channel_scores(
+        self, network: Network, weights: Tensors, channels: Scoring
+    ) -> np.ndarray:
+        """Score channels, for granularity="channel"; larger means keep.
+
+        Default: the sum of the scores of all weights that go with a channel, over what
+        they cost.
+
+        Args:
+            network, weights: As in `scores`.
+            channels: `channels.total` sums kernel-shaped tensors over the weights of
+                each channel, `channels.cost` is what these cost.
+
+        Returns:
+            As many numbers as `channels.cost` has.
+        """
+        return channels.total(self.scores(network, weights)) / channels.cost
 
 
 class DataMethod(Method):

@@ -33,6 +33,10 @@ class Random(Method):
             for k, w in zip(network.kernels, weights, strict=True)
         ]
 
+    def channel_scores(self, network, weights, channels):
+        # A sum is uniform again without its whole part; costs must not matter.
+        return channels.total(self.scores(network, weights)) % 1
+
     def _draw(self, path, shape):
         generator = np.random.default_rng([self.seed, zlib.crc32(path.encode())])
         return generator.random(tuple(shape), np.float32)

@@ -1,0 +1,198 @@
+"""Networks without half of their multiply-adds: accuracy, steps, TensorFlow Lite.
+
+    python benchmarks/structured.py accuracy --data=npz:FILE
+    python benchmarks/structured.py times --data=npz:FILE --timer=PROGRAM
+
+Channels are removed before training by each method, 8 at a time. Accuracy is that of the
+test images after the last step of SGD with momentum 0.9, cosine schedule, rate 0.1,
+batches of 128, crops and flips; few steps, see STEPS. What is finished is not run again.
+
+Times are ratios to the dense network: of `fit` steps and of the .tflite file on this
+processor, models in turn, as the median of pairwise ratios, and what PROGRAM says of an
+ARM processor (see benchmarks/mobile.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import common
+
+STEPS = {"resnet20": 1000, "vgg16": 500}
+SEEDS = {"resnet20": 2, "vgg16": 1}
+# The weights of wide layers are small from the start, and random ones have no say.
+UNIFORM = {"allocation": "uniform"}
+METHODS = {
+    "dense": {},
+    "snip": {},
+    "synflow": {},
+    "magnitude": UNIFORM,
+    "random": UNIFORM,
+}
+PAIRS = 15
+
+
+def build(network, method, seed, images):
+    import keras
+
+    import keras_prune_init as kpi
+
+    keras.utils.set_random_seed(seed)
+    shape, classes = images.input_shape, images.classes
+    if network == "resnet20":
+        model = kpi.models.resnet(shape, classes, depth=20)
+    else:
+        model = kpi.models.vgg(shape, classes, depth=16)
+    rate = keras.optimizers.schedules.CosineDecay(0.1, STEPS[network])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    if method == "dense":
+        return model
+    return kpi.prune_at_init(
+        model,
+        images.train(128, seed=seed),
+        method,
+        sparsity=0.5,
+        granularity="channel",
+        budget="flops",
+        multiple_of=8,
+        seed=seed,
+        verbose=0,
+        **METHODS[method],
+    )
+
+
+def accuracy_of(network, method, seed, source):
+    from keras_prune_init.train import data
+
+    images, steps = data.load(source), STEPS[network]
+    model = build(network, method, int(seed), images)
+    epochs = -(-steps // images.steps(128))
+    batches = images.train(128, seed=int(seed), augment="crop+flip", epochs=epochs)
+    model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+    found = model.evaluate(images.test(100), verbose=0, return_dict=True)
+    return {"test accuracy": found["accuracy"], "steps": steps, **sizes(model)}
+
+
+def sizes(model):
+    import keras_prune_init as kpi
+
+    found = kpi.cost(model)
+    return {"weights": found.weights, "multiply-adds": found.macs}
+
+
+def times_of(network, folder, source):
+    """Rows of all methods, without the ARM times, and the .tflite files."""
+    import keras_prune_init as kpi
+    from keras_prune_init.train import data
+
+    images = data.load(source)
+    models = {method: build(network, method, 0, images) for method in METHODS}
+    files = {}
+    for method, model in models.items():
+        files[method] = str(pathlib.Path(folder) / f"{method}.tflite")
+        kpi.export_tflite(model, files[method], sparse=False)
+    batches = list(images.train(128).take(2))
+    x, y = ([batch[i].numpy() for batch in batches] for i in (0, 1))
+
+    def fit(model):
+        for one, other in zip(x, y, strict=True):
+            model.fit(one, other, batch_size=128, verbose=0)
+
+    runs = {method: interpreter(path) for method, path in files.items()}
+    steps = ratios({k: lambda m=m: fit(m) for k, m in models.items()})
+    lite = ratios({k: lambda r=r: [r() for _ in range(20)] for k, r in runs.items()})
+    dense = sizes(models["dense"])
+    return [
+        {
+            "network": network,
+            "method": method,
+            "weights": sizes(model)["weights"] / dense["weights"],
+            "multiply-adds": sizes(model)["multiply-adds"] / dense["multiply-adds"],
+            "step": steps[method],
+            "file": size(files[method]) / size(files["dense"]),
+            "x86": lite[method],
+        }
+        for method, model in models.items()
+    ]
+
+
+def size(path):
+    return pathlib.Path(path).stat().st_size
+
+
+def interpreter(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    lite = Interpreter(path, num_threads=1)
+    lite.allocate_tensors()
+    return lite.invoke
+
+
+def ratios(runs):
+    """Medians of the ratios of run times to that of `dense`, runs in turn."""
+    found = {name: [] for name in runs}
+    for i in range(PAIRS + 2):
+        seconds = {}
+        for name in list(runs)[:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name] = time.perf_counter() - start
+        if i > 1:
+            for name, values in found.items():
+                values.append(seconds[name] / seconds["dense"])
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def all_accuracies(options):
+    path = common.RESULTS / "structured_accuracy.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    keys = "network", "method", "seed"
+    done = {tuple(row[k] for k in keys) for row in rows}
+    for network, seeds in SEEDS.items():
+        for cell in ((network, m, seed) for seed in range(seeds) for m in METHODS):
+            if cell not in done:
+                found = common.fresh_process(
+                    __file__, "accuracy_of", *cell, options.data
+                )
+                rows.append(dict(zip(keys, cell, strict=True)) | found)
+                common.save("structured_accuracy", rows)
+    return rows
+
+
+def all_times(options):
+    rows = []
+    for network in STEPS:
+        with tempfile.TemporaryDirectory() as folder:
+            part = common.fresh_process(
+                __file__, "times_of", network, folder, options.data
+            )
+            if options.timer:
+                files = [pathlib.Path(folder) / f"{r['method']}.tflite" for r in part]
+                found = common.times_on_arm(files, options.timer)
+                for row, times in zip(part, found, strict=True):
+                    row["ARM"] = times["ratio_to_first"]
+            rows += part
+        common.save("structured_times", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    workers = {f.__name__: f for f in (accuracy_of, times_of)}
+    if sys.argv[1] in workers:
+        sys.stdout.write(json.dumps(workers[sys.argv[1]](*sys.argv[2:])))
+        sys.exit()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("accuracy", "times"))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--timer", help="program that times .tflite files on ARM")
+    options = parser.parse_args()
+    run = all_accuracies if options.what == "accuracy" else all_times
+    sys.stdout.write(common.table(run(options)) + "\n")

@@ -3,9 +3,9 @@
     python benchmarks/structured.py accuracy --data=npz:FILE
     python benchmarks/structured.py times --data=npz:FILE --timer=PROGRAM
 
-Channels are removed before training by each method, 8 at a time. Accuracy is that of the
-test images after the last step of SGD with momentum 0.9, cosine schedule, rate 0.1,
-batches of 128, crops and flips; few steps, see STEPS. What is finished is not run again.
+Channels are removed before training by each method, 8 at a time. Accuracy is that of
+the test images after the last step of SGD with momentum 0.9, cosine schedule, rate 0.1,
+batches of 128, crops and flips; few steps, see STEPS. What is done is not run again.
 
 Times are ratios to the dense network: of `fit` steps and of the .tflite file on this
 processor, models in turn, as the median of pairwise ratios, and what PROGRAM says of an

@@ -1,8 +1,11 @@
-"""What the tests of `shrink` share."""
+"""What the tests of `shrink` and of pruned channels share."""
 
 import keras
 import numpy as np
 import pytest
+from helpers import L
+
+import keras_prune_init as kpi
 
 
 @pytest.fixture
@@ -32,3 +35,48 @@ def randomized(model, seed=0):
         if "mask" not in v.path and "scale" not in v.path and "kernel" not in v.path:
             v.assign(rng.uniform(0.5, 1.5, v.shape))
     return model
+
+
+def densenet():
+    inputs = keras.Input((16, 16, 3))
+    x = L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    for _ in range(2):
+        for _ in range(2):
+            y = L.ReLU()(L.BatchNormalization()(x))
+            y = L.Conv2D(6, 3, padding="same", use_bias=False)(y)
+            x = L.Concatenate()([x, y])
+        x = L.Conv2D(8, 1)(L.ReLU()(L.BatchNormalization()(x)))
+        x = L.AveragePooling2D(2)(x)
+    x = L.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, L.Dense(5)(x))
+
+
+def mobilenet():
+    return keras.applications.MobileNetV2(
+        weights=None,
+        input_shape=(32, 32, 3),
+        alpha=0.35,
+        classes=5,
+        classifier_activation=None,
+    )
+
+
+NETWORKS = {
+    "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=14, width=8),
+    "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
+    "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
+    "densenet": densenet,
+    "mobilenet": mobilenet,
+}
+
+
+def multiply_adds(model):
+    """From the shapes of layers only."""
+    total = 0
+    for layer in model.layers:
+        kernel = getattr(getattr(layer, "layer", layer), "kernel", None)
+        if kernel is not None:
+            pixels = layer.output.shape[1:-1]
+            total += int(np.prod(kernel.shape)) * int(np.prod(pixels))
+            assert getattr(layer, "depth_multiplier", 1) == 1
+    return total

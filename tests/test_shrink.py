@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import L, subclassed
-from shrinking import assert_same, data, float64, randomized
+from shrinking import NETWORKS, assert_same, data, float64, multiply_adds, randomized
 
 import keras_prune_init as kpi
 from keras_prune_init.core import channels
@@ -12,39 +12,6 @@ from keras_prune_init.core import channels
 pytestmark = pytest.mark.usefixtures(float64.__name__)
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def densenet():
-    inputs = keras.Input((16, 16, 3))
-    x = L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
-    for _ in range(2):
-        for _ in range(2):
-            y = L.ReLU()(L.BatchNormalization()(x))
-            y = L.Conv2D(6, 3, padding="same", use_bias=False)(y)
-            x = L.Concatenate()([x, y])
-        x = L.Conv2D(8, 1)(L.ReLU()(L.BatchNormalization()(x)))
-        x = L.AveragePooling2D(2)(x)
-    x = L.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, L.Dense(5)(x))
-
-
-def mobilenet():
-    return keras.applications.MobileNetV2(
-        weights=None,
-        input_shape=(32, 32, 3),
-        alpha=0.35,
-        classes=5,
-        classifier_activation=None,
-    )
-
-
-NETWORKS = {
-    "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=14, width=8),
-    "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
-    "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
-    "densenet": densenet,
-    "mobilenet": mobilenet,
-}
 
 
 @pytest.mark.parametrize("method", ["snip", "synflow"])
@@ -69,19 +36,6 @@ def test_outputs_are_those_of_the_pruned_network(name, method):
     assert kpi.cost(kpi.shrink(small)).weights == after.weights
     if name in ("vgg", "cnn"):
         assert [k.shape[-1] for k in after.kernels] == filters_in_use(pruned)
-
-
-def multiply_adds(model):
-    """From the shapes of layers only."""
-    total = 0
-    for layer in model.layers:
-        kernel = getattr(getattr(layer, "layer", layer), "kernel", None)
-        if kernel is not None:
-            pixels = layer.output.shape[1:-1]
-            total += int(np.prod(kernel.shape)) * int(np.prod(pixels))
-            if isinstance(layer.layer, L.DepthwiseConv2D):
-                assert layer.layer.depth_multiplier == 1
-    return total
 
 
 def filters_in_use(pruned):

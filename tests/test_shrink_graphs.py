@@ -1,13 +1,19 @@
 """Any graph computes the same when it is shrunk."""
 
+import re
+
 import keras
+import numpy as np
 import pytest
 from helpers import L
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shrinking import assert_same, data, float64, randomized
 
 import keras_prune_init as kpi
+from keras_prune_init.core import surgery
+from keras_prune_init.core.selection import find_kernels
+from keras_prune_init.core.structured import Channels
 
 pytestmark = pytest.mark.usefixtures(float64.__name__)
 
@@ -61,3 +67,24 @@ def test_any_graph_computes_the_same(graph):
     small = kpi.shrink(pruned)
     assert_same(pruned, small, data(model)[0])
     assert kpi.cost(small).weights <= kpi.cost(pruned).weights + 40
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(graphs())
+def test_without_channels_any_graph_computes_what_it_did_without_their_weights(graph):
+    model, sparsity, seed = graph
+    kernels, _ = find_kernels(model)
+    try:
+        units = Channels(model, kernels, "global", 1, "params", 1)
+        scores = np.random.default_rng(seed).random(len(units.groups.all()))
+        masks = units.choose({"channels": scores}, sparsity, None)
+    except ValueError as e:  # no channel can go, or not so many
+        assume("must have channels" not in str(e))
+        [possible] = re.findall("that works is ([0-9.]+)", str(e))
+        masks = units.choose({"channels": scores}, float(possible), None)
+    small = units.cut(model, masks)
+    masked = surgery.wrap(model, kernels)
+    surgery.set_masks(masked, kernels, masks)
+    assert_same(masked, small, data(model)[0])
+    kept = units.groups.cost_of(units.groups.kept(masks))
+    assert sum(k.total for k in kpi.cost(small).kernels) == kept

@@ -27,7 +27,7 @@ THROUGH = (
 )
 # ... or only that: they write zeros at the border.
 PADDINGS = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
-ACTIVATIONS = (L.Activation, L.ReLU, L.LeakyReLU, L.ELU)
+ACTIVATIONS = (L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Rescaling)
 MERGES = {
     "Add": np.add,
     "Subtract": np.subtract,
@@ -106,7 +106,9 @@ def is_vector(operation):
 
 
 def by_number(layer):
-    """Whether the activation is a function of single numbers: no softmax."""
+    """Whether the activation is one function of single numbers: no softmax."""
+    if isinstance(layer, L.Rescaling):
+        return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
     activation = getattr(layer, "activation", None)
     softmax = keras.activations.softmax, keras.activations.log_softmax
     return activation not in softmax

@@ -1,0 +1,272 @@
+"""Channels that are removed before training, with all that goes with them."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import L, batch, mlp, subclassed
+from shrinking import NETWORKS, data, multiply_adds
+
+import keras_prune_init as kpi
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def prune(model, method="snip", sparsity=0.5, examples=None, **options):
+    return kpi.prune_at_init(
+        model, examples or data(model), method, sparsity=sparsity, loss=LOSS,
+        granularity="channel", verbose=0, **options
+    )  # fmt: skip
+
+
+def widths(model):
+    return [k.shape[-1] for k in kpi.cost(model).kernels]
+
+
+@pytest.mark.parametrize("budget", ["params", "flops"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_budget_is_met_and_an_ordinary_model_is_left(name, budget):
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[name]()
+    small = prune(model, "synflow", budget=budget, iterations=5)
+    dense, left = kpi.cost(model), kpi.cost(small)
+    assert multiply_adds(small) == left.macs and multiply_adds(model) == dense.macs
+    if budget == "flops":
+        saved = 1 - left.macs / dense.macs
+    else:
+        totals = [sum(k.total for k in c.kernels) for c in (dense, left)]
+        saved = 1 - totals[1] / totals[0]
+    assert 0.5 <= saved < 0.56
+    assert [type(v) for v in small.layers] == [type(v) for v in model.layers]
+    small.compile("sgd", LOSS, jit_compile=False)
+    small.fit(*data(model), verbose=0)
+
+
+def test_nothing_goes_at_zero_sparsity():
+    model = NETWORKS["resnet"]()
+    small = prune(model, sparsity=0.0)
+    assert widths(small) == widths(model)
+    x = data(model)[0].astype("float32")
+    np.testing.assert_array_equal(small(x), model(x))
+
+
+def gated():
+    """A network, and one with a gate of 1 for each of its hidden units."""
+    keras.utils.set_random_seed(1)
+    model = mlp((12, 9), 7, 3)
+    inputs = x = keras.Input((7,))
+    gates = []
+    for layer in model.layers[:-1]:
+        gate = keras.Input((layer.units,))
+        gates.append(gate)
+        x = L.Multiply()([layer(x), gate])
+    return model, keras.Model([inputs, *gates], model.layers[-1](x))
+
+
+def test_snip_scores_are_sensitivities_to_a_gate_over_the_cost():
+    model, with_gates = gated()
+    x, y = batch(model, 32)
+    gates = [tf.ones((1, n)) for n in (12, 9)]
+    with tf.GradientTape() as tape:
+        tape.watch(gates)
+        copies = [tf.repeat(g, len(x), 0) for g in gates]
+        loss = LOSS(y, with_gates([tf.constant(x), *copies]))
+    flows = [np.abs(g[0]) for g in tape.gradient(loss, gates)]
+    # A unit goes with its weights in and out.
+    keys = np.concatenate([flows[0] / (7 + 9), flows[1] / (12 + 3)])
+    small = prune(model, examples=(x, y), sparsity=0.3)
+    kept = [unit_mask(model, small, i) for i in range(2)]
+    kept = np.concatenate(kept)
+    assert keys[kept].min() > keys[~kept].max() and 0 < kept.sum() < 21
+
+
+def unit_mask(model, small, i):
+    """Which units of a layer are left: its biases are told apart by weights out."""
+    before, after = (m.layers[i].kernel.numpy() for m in (model, small))
+    if i:
+        rows = unit_mask(model, small, i - 1)
+        before = before[rows]
+    return np.array([any(np.array_equal(u, v) for v in after.T) for u in before.T])
+
+
+def test_other_scores_are_summed_over_all_that_goes():
+    keras.utils.set_random_seed(1)
+    model = mlp((12, 9), 7, 3)
+    first, second, third = (np.abs(v.kernel.numpy()) for v in model.layers)
+    keys = [
+        (first.sum(0) + second.sum(1)) / (7 + 9),
+        (second.sum(0) + third.sum(1)) / (12 + 3),
+    ]
+    small = prune(model, "magnitude", 0.3)
+    kept = np.concatenate([unit_mask(model, small, i) for i in range(2)])
+    keys = np.concatenate(keys)
+    assert keys[kept].min() > keys[~kept].max() and 0 < kept.sum() < 21
+
+
+def test_random_channels_do_not_depend_on_their_size():
+    parts = []
+    for seed in range(40):
+        small = prune(mlp((40, 10), 20, 3), "random", 0.5, seed=seed)
+        parts.append([widths(small)[0] / 40, widths(small)[1] / 10])
+    wide, narrow = np.mean(parts, 0)
+    assert abs(wide - narrow) < 0.1
+    assert np.std([p[0] for p in parts]) > 0.02
+    model = mlp((40, 10), 20, 3)
+    one, other = (prune(model, "random", seed=3) for _ in range(2))
+    assert widths(one) == widths(other)
+
+
+def test_uniform_removes_the_same_part_of_each_set():
+    model = NETWORKS["vgg"]()
+    small = prune(model, "magnitude", 0.6, allocation="uniform", budget="flops")
+    parts = np.array(widths(small)[:-1]) / widths(model)[:-1]
+    assert parts.max() - parts.min() <= 1 / 8
+    assert len(set(np.array(widths(prune(model))[:-1]) / widths(model)[:-1])) > 3
+
+
+def test_residual_streams_stay_whole():
+    model = NETWORKS["resnet"]()
+    small = prune(model, sparsity=0.6)
+    for layer in small.layers:
+        if isinstance(layer, L.Add):
+            one, other = layer.input
+            assert one.shape == other.shape
+    assert {v.output.shape[-1] for v in small.layers if isinstance(v, L.Add)} != {
+        v.output.shape[-1] for v in model.layers if isinstance(v, L.Add)
+    }
+
+
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_numbers_of_channels_are_multiples(multiple):
+    model = kpi.models.resnet((16, 16, 3), 5, depth=14, width=16)
+    small = prune(model, "snip", 0.6, multiple_of=multiple, min_per_layer=4)
+    assert all(n % multiple == 0 for n in widths(small)[:-1])
+    model = mlp((12, 6), 8, 3)
+    # 12 leaves a multiple at first; a layer of 6 may lose its half.
+    left = widths(prune(model, "random", 0.4, multiple_of=8, allocation="uniform"))
+    assert left[0] in (6, 12) and left[1] in (3, 6) and left != [12, 6, 3]
+
+
+def test_a_collapse_names_the_layer_and_the_largest_sparsity_that_works():
+    keras.utils.set_random_seed(0)
+    model = NETWORKS["cnn"]()
+    # The weights of the widest layer are the smallest.
+    with pytest.raises(ValueError, match="Every layer must keep a channel") as error:
+        prune(model, "magnitude", 0.999)
+    [layer] = re.findall("`(.*?)` would keep no channel", str(error.value))
+    assert layer in [v.name for v in model.layers]
+    possible = float(*re.findall("that works is ([0-9.]+)", str(error.value)))
+    assert 0 < possible < 0.999
+    small = prune(model, "magnitude", possible)
+    assert min(widths(small)) == 1
+    with pytest.raises(ValueError, match=f"`{layer}` would keep no channel"):
+        prune(model, "magnitude", possible + 1e-3)
+
+
+def test_layers_keep_as_many_channels_as_they_must():
+    model = NETWORKS["cnn"]()
+    small = prune(model, "magnitude", 0.8, min_per_layer=2)
+    assert min(widths(small)) == 2
+    with pytest.raises(ValueError, match="all others must stay"):
+        prune(model, "magnitude", 0.8, min_per_layer=8)
+
+
+def test_filtered_layers_keep_all_they_make():
+    model = NETWORKS["resnet"]()
+    names = [v.name for v in model.layers if isinstance(v, L.Conv2D)]
+    chosen = [n for n in names if n.endswith("conv1")]
+    small = prune(model, "magnitude", 0.2, filters=chosen)
+    for name in names:
+        same = small.get_layer(name).filters == model.get_layer(name).filters
+        assert same or name in chosen
+    assert widths(small) != widths(model)
+
+
+def test_models_without_channels_to_remove_are_refused():
+    model = keras.Sequential([keras.Input((5,)), L.Dense(3)])
+    with pytest.raises(ValueError, match="channels that can be removed"):
+        prune(model, examples=batch(model))
+    inputs = keras.Input((6, 4))
+    x = L.LSTM(3)(L.LayerNormalization()(L.Dense(5)(inputs)))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    with pytest.raises(ValueError, match="`layer_normalization.*not known"):
+        prune(model, examples=batch(model))
+    with pytest.raises(ValueError, match="Sequential and Functional models"):
+        prune(subclassed(), "magnitude", examples=batch(mlp()))
+
+
+def test_multiply_adds_that_are_not_known_are_refused():
+    @keras.saving.register_keras_serializable("tests")
+    class Eager(L.Layer):
+        def call(self, x):
+            return x * float(keras.ops.max(x)) if tf.executing_eagerly() else 1 / 0
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape)
+
+    model = keras.Sequential([keras.Input((5,)), L.Dense(4), Eager(), L.Dense(3)])
+    with pytest.raises(ValueError, match="multiply-adds of every layer"):
+        prune(model, "magnitude", budget="flops")
+
+
+def test_the_given_model_stays_and_the_small_one_is_compiled_saved_and_exported(
+    tmp_path,
+):
+    model = NETWORKS["resnet"]()
+    x, y = data(model)
+    x = x.astype("float32")
+    model.compile("adam", LOSS, metrics=["accuracy"])
+    before = [v.numpy() for v in model.variables]
+    small = prune(model)
+    for old, v in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, v.numpy())
+    assert set(small.fit(x, y, verbose=0).history) == {"accuracy", "loss"}
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), small.predict(x))
+    report = kpi.export_tflite(small, tmp_path / "small.tflite")
+    dense = kpi.export_tflite(model, tmp_path / "dense.tflite")
+    assert report.size.plain < 0.8 * dense.size.plain
+
+
+@pytest.mark.parametrize("options", [{"rescale": True}, {"method": "robust"}])
+def test_plain_networks_are_rescaled_without_channels_too(options):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((30,)), *[L.Dense(60, "tanh") for _ in range(8)], L.Dense(3)]
+    )
+    kpi.initializers.reinitialize(model)
+    examples = batch(model, 64)
+    plain = prune(model, sparsity=0.7, examples=examples)
+    rescaled = prune(model, sparsity=0.7, examples=examples, **options)
+    assert widths(plain) == widths(rescaled)
+    found = [kpi.signal_report(m, examples, LOSS) for m in (model, plain, rescaled)]
+    dense, without, ratio = (abs(np.log(r.gradient_ratio)) for r in found)
+    assert ratio < without and ratio < dense + 0.5
+
+
+def test_residual_networks_are_stabilized_without_channels_too():
+    small = prune(NETWORKS["resnet"](), "sbp_sr", 0.6)
+    assert any(isinstance(v, L.Rescaling) for v in small.layers)
+    streams = {v.output.shape[-1] for v in small.layers if isinstance(v, L.Add)}
+    assert streams != {8, 16, 32} and max(streams) < 32
+
+
+def test_replicas_choose_the_same_channels():
+    def make():
+        keras.utils.set_random_seed(0)
+        model = NETWORKS["cnn"]()
+        model.compile("sgd", LOSS, jit_compile=False)
+        return model
+
+    x, y = data(make(), 64)
+    alone = prune(make(), examples=(x, y))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = make()
+    small = prune(model, examples=(x, y))
+    assert widths(small) == widths(alone)
+    assert small.distribute_strategy.num_replicas_in_sync == 2
+    small.fit(x, y, batch_size=16, verbose=0)

@@ -270,3 +270,22 @@ def test_replicas_choose_the_same_channels():
     assert widths(small) == widths(alone)
     assert small.distribute_strategy.num_replicas_in_sync == 2
     small.fit(x, y, batch_size=16, verbose=0)
+
+
+def test_report_compares_with_the_model_that_had_all_channels():
+    model = NETWORKS["cnn"]()
+    small = prune(model)
+    report = kpi.report(small, model)
+    assert [t.shape for t in report.tensors] == [
+        k.shape for k in kpi.cost(model).kernels
+    ]
+    assert [t.kept for t in report.tensors] == [
+        k.total for k in kpi.cost(small).kernels
+    ]
+    assert 0.5 <= report.sparsity == report.effective_sparsity < 0.56
+    assert "multiply-adds" in report.notes[1] and not report.collapsed
+    assert report.digest == kpi.report(prune(model), model).digest
+    with pytest.raises(ValueError, match="pass `dense`"):
+        kpi.report(small)
+    with pytest.raises(ValueError, match="must be the model that channels"):
+        kpi.report(small, NETWORKS["resnet"]())

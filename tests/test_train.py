@@ -243,3 +243,14 @@ def test_a_run_stopped_anywhere_goes_on(
     assert result["mask_digest"] == stopped["mask_digest"]
     assert result["mask_digest"] == finished[1]["mask_digest"]
     assert {path.name for path in folder.iterdir()} == FILES
+
+
+def test_a_run_without_channels_leaves_a_smaller_network(config, tmp_path):
+    config.prune.update(granularity="channel", budget="flops", sparsity=0.6)
+    result = main.run(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert result["kept"] == report["kept"] < 0.8 * result["total"]
+    for name in ("model", "stripped"):
+        model = keras.models.load_model(tmp_path / "run" / f"{name}.keras")
+        assert sum(k.total for k in kpi.cost(model).kernels) == result["kept"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from absl import logging
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
 from keras_prune_init.core.cost import CostReport, cost
+from keras_prune_init.core.shrinking import shrink_report
 
 
 class TensorReport(NamedTuple):
@@ -33,7 +35,7 @@ class PruningReport:
     Attributes:
         tensors: One `TensorReport` a kernel, in definition order.
         skipped: `(layer path, reason)` of layers that have weights but no mask.
-        digest: SHA-256 of all masks.
+        digest: SHA-256 of all masks, or of the shapes left if channels were removed.
         notes: What the method did to the model, and why.
         cost: Multiply-adds and training state.
     """
@@ -168,27 +170,32 @@ class PruningReport:
         figure.savefig(path, dpi=150)
 
 
-def report(model: keras.Model) -> PruningReport:
+def report(model: keras.Model, dense: keras.Model | None = None) -> PruningReport:
     """Count what is left of a pruned model.
 
     Args:
         model: A model from `prune_at_init`, or one loaded from its file.
+        dense: If channels were removed, which leaves nothing to count by: the model
+            that they were removed from.
 
     Returns:
         A `PruningReport`.
 
     Raises:
-        ValueError: If the model has no `MaskedLayer`.
+        ValueError: If the model has no `MaskedLayer`, and `dense` is not given.
 
     Example:
 
     >>> print(report(pruned))
     """
+    if dense is not None:
+        return _report_of_channels(model, dense)
     masked = surgery.masked_layers(model)
     if not masked:
         raise ValueError(
             "`report` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer."
+            f"Received: model={model.name}, which has no MaskedLayer. If channels were "
+            "removed from it, pass `dense`."
         )
     try:
         used = probe.used_weights(model)
@@ -213,6 +220,24 @@ def report(model: keras.Model) -> PruningReport:
     notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
     digest = masks_lib.digest(masks)
     return PruningReport(tensors, _skipped(model), digest, notes, cost(model))
+
+
+def _report_of_channels(model, dense):
+    left = {k.path: tuple(k.variable.shape) for k in selection.find_kernels(model)[0]}
+    kernels, skipped = selection.find_kernels(dense)
+    if set(left) != {k.path for k in kernels}:
+        raise ValueError(
+            "`dense` must be the model that channels were removed from. "
+            f"Received: dense={dense.name}, which has other layers than {model.name}."
+        )
+    tensors = []
+    for kernel in kernels:
+        shape, kept = tuple(kernel.variable.shape), math.prod(left[kernel.path])
+        total = math.prod(shape)
+        tensors.append(TensorReport(kernel.path, shape, total, kept, kept))
+    digest = masks_lib.digest(np.ones(shape) for shape in left.values())
+    notes = str(shrink_report(dense, model)).splitlines()
+    return PruningReport(tensors, skipped, digest, notes, cost(model))
 
 
 def _skipped(model):

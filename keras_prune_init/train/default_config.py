@@ -53,6 +53,11 @@ def get_config() -> ConfigDict:
     # Which layers may be pruned: a regular expression, or "pointwise". None: all.
     config.prune.filters = config_dict.placeholder(str)
     config.prune.layout = "masked"  # or "compact": memory for what is kept only
+    # What is removed as one: "weight", "channel", "block:1x4", "2:4". Of channels the
+    # sparsity is that of "params" or "flops", and layers keep multiples of so many.
+    config.prune.granularity = "weight"
+    config.prune.budget = "params"
+    config.prune.multiple_of = 1
     config.prune.rescale = False  # True: the rescaling trick, for deep plain nets
 
     # SGD with momentum. Weight decay is decoupled (w -= learning_rate * decay * w,

@@ -82,7 +82,10 @@ def run(
         _train(folder, config, data, pruned, chief)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
-    return _save_end(folder, pruned, test) if chief else test
+    if not chief:
+        return test
+    ordinary = config.prune.granularity == "channel"
+    return _save_end(folder, pruned if ordinary else kpi.strip(pruned), test)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -106,7 +109,8 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
     pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
     seconds = time.perf_counter() - started
     if strategies.is_chief(strategy):
-        _save_start(folder, settings, pruned, seconds)
+        whole = model if arguments["granularity"] == "channel" else None
+        _save_start(folder, settings, kpi.report(pruned, whole), pruned, seconds)
     return pruned
 
 
@@ -133,9 +137,8 @@ def _build(config, data, strategy):
     return model
 
 
-def _save_start(folder, settings, pruned, seconds):
+def _save_start(folder, settings, report, pruned, seconds):
     """The folder, with the model last: only then there is something to resume."""
-    report = kpi.report(pruned)
     logging.info("\n%s", report)
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
@@ -204,10 +207,10 @@ def _train(folder, config, data, pruned, chief):
             fit(taken, epochs)
 
 
-def _save_end(folder, pruned, test):
+def _save_end(folder, plain, test):
     """The stripped model, and last of all the result that says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
-        kpi.strip(pruned).save(path)
+        plain.save(path)
     rows = run_folder.read_history(folder)
     seconds = np.median([float(row["seconds"]) for row in rows])
     result = run_folder.read_json(folder / run_folder.RESULT)

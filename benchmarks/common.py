@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -58,6 +59,40 @@ def unit_seconds(model, x, y, repeats=7) -> float:
         _ = step(x, y)[0].numpy()
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[2:]))
+
+
+def ratios(runs: dict, pairs: int = 15) -> dict[str, float]:
+    """Medians of the ratios of run times to that of `dense`, functions in turn."""
+    found = {name: [] for name in runs}
+    for i in range(pairs + 2):  # the first are for tracing
+        seconds = {}
+        for name in list(runs)[:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name] = time.perf_counter() - start
+        if i > 1:
+            for name, values in found.items():
+                values.append(seconds[name] / seconds["dense"])
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def peak_mib(script: str, *args) -> float:
+    """Peak resident memory of a process that runs a script."""
+    command = ["/usr/bin/time", "-v", sys.executable, script, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    [line] = [v for v in done.stderr.splitlines() if "Maximum resident" in v]
+    return int(line.split()[-1]) / 1024
+
+
+def interpreter(path: pathlib.Path):
+    """A function that runs a .tflite file on one core of this processor."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    lite = Interpreter(str(path), num_threads=1)
+    lite.allocate_tensors()
+    return lite.invoke
 
 
 def times_on_arm(files: list[pathlib.Path], timer: str) -> list[dict]:

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 
 import common
 
@@ -30,7 +27,7 @@ NETWORKS = {
     "vgg16": (0.95, "momentum", 128),
     "tiny": (0.5, "adam", 128),
 }
-STEPS, PAIRS = 6, 15
+STEPS = 6
 
 
 def build(name):
@@ -121,35 +118,16 @@ def step_ratios(name, folder, _):
     models = {"dense": build(name)}
     for layout in LAYOUTS[1:]:
         models[layout] = keras.models.load_model(file_of(folder, layout))
-    ratios = {layout: [] for layout in LAYOUTS}
-    for i in range(PAIRS + 2):
-        seconds = {}
-        for layout in LAYOUTS if i % 2 else LAYOUTS[::-1]:
-            start = time.perf_counter()
-            fit(models[layout], name, 3)
-            seconds[layout] = time.perf_counter() - start
-        if i > 1:
-            for layout, found in ratios.items():
-                found.append(seconds[layout] / seconds["dense"])
-    return {layout: statistics.median(found) for layout, found in ratios.items()}
-
-
-def peak_mib(name, folder, layout):
-    """Peak resident memory of a process that trains."""
-    command = ["/usr/bin/time", "-v", sys.executable, __file__]
-    done = subprocess.run(
-        [*command, "train", name, folder, layout], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    [line] = [v for v in done.stderr.splitlines() if "Maximum resident" in v]
-    return int(line.split()[-1]) / 1024
+    return common.ratios({k: lambda m=m: fit(m, name, 3) for k, m in models.items()})
 
 
 def measure(name, baseline):
     with tempfile.TemporaryDirectory() as folder:
         made = common.fresh_process(__file__, "make", name, folder)
-        peaks = {v: peak_mib(name, folder, v) - baseline for v in LAYOUTS}
+        peaks = {
+            v: common.peak_mib(__file__, "train", name, folder, v) - baseline
+            for v in LAYOUTS
+        }
         times = common.fresh_process(__file__, "step_ratios", name, folder, "")
     kept = made["compact"]["kept"]
     return [
@@ -173,7 +151,7 @@ if __name__ == "__main__":
         sys.stdout.write(json.dumps(workers[sys.argv[1]](*sys.argv[2:])))
         sys.exit()
     chosen = sys.argv[1:] or [name for name in NETWORKS if name != "tiny"]
-    baseline = peak_mib("tiny", "", "dense")
+    baseline = common.peak_mib(__file__, "train", "tiny", "", "dense")
     rows = [row for name in chosen for row in measure(name, baseline)]
     sys.stdout.write(f"baseline {baseline:.0f} MiB\n{common.table(rows)}\n")
     common.save("memory", rows)

@@ -15,12 +15,11 @@ ARM processor (see benchmarks/mobile.py).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pathlib
-import statistics
 import sys
 import tempfile
-import time
 
 import common
 
@@ -35,7 +34,6 @@ METHODS = {
     "magnitude": UNIFORM,
     "random": UNIFORM,
 }
-PAIRS = 15
 
 
 def build(network, method, seed, images):
@@ -106,9 +104,11 @@ def times_of(network, folder, source):
         for one, other in zip(x, y, strict=True):
             model.fit(one, other, batch_size=128, verbose=0)
 
-    runs = {method: interpreter(path) for method, path in files.items()}
-    steps = ratios({k: lambda m=m: fit(m) for k, m in models.items()})
-    lite = ratios({k: lambda r=r: [r() for _ in range(20)] for k, r in runs.items()})
+    runs = {method: common.interpreter(path) for method, path in files.items()}
+    steps = common.ratios({k: lambda m=m: fit(m) for k, m in models.items()})
+    lite = common.ratios(
+        {k: lambda r=r: [r() for _ in range(20)] for k, r in runs.items()}
+    )
     dense = sizes(models["dense"])
     return [
         {
@@ -128,40 +128,17 @@ def size(path):
     return pathlib.Path(path).stat().st_size
 
 
-def interpreter(path):
-    from ai_edge_litert.interpreter import Interpreter
-
-    lite = Interpreter(path, num_threads=1)
-    lite.allocate_tensors()
-    return lite.invoke
-
-
-def ratios(runs):
-    """Medians of the ratios of run times to that of `dense`, runs in turn."""
-    found = {name: [] for name in runs}
-    for i in range(PAIRS + 2):
-        seconds = {}
-        for name in list(runs)[:: 1 if i % 2 else -1]:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name] = time.perf_counter() - start
-        if i > 1:
-            for name, values in found.items():
-                values.append(seconds[name] / seconds["dense"])
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
 def all_accuracies(options):
     path = common.RESULTS / "structured_accuracy.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     keys = "network", "method", "seed"
     done = {tuple(row[k] for k in keys) for row in rows}
-    for network, seeds in SEEDS.items():
-        for cell in ((network, m, seed) for seed in range(seeds) for m in METHODS):
+    for seed in range(max(SEEDS.values())):
+        networks = [name for name, seeds in SEEDS.items() if seed < seeds]
+        for cell in itertools.product(networks, METHODS, [seed]):
             if cell not in done:
-                found = common.fresh_process(
-                    __file__, "accuracy_of", *cell, options.data
-                )
+                flags = "accuracy_of", *cell, options.data
+                found = common.fresh_process(__file__, *flags)
                 rows.append(dict(zip(keys, cell, strict=True)) | found)
                 common.save("structured_accuracy", rows)
     return rows

@@ -118,6 +118,18 @@ def test_half_precision_models_are_scored_in_float32(name, options, needs_data):
             np.testing.assert_allclose(s, t, rtol=1e-3, atol=1e-3 * np.abs(t).max())
 
 
+@EACH
+def test_channels_go_by_their_scores(name, options, needs_data):
+    model, data = net()
+    small = kpi.prune_at_init(
+        model, data, name, sparsity=0.4, granularity="channel", **options
+    )
+    report = kpi.report(small, model)
+    assert report.kept <= 0.6 * report.total
+    assert np.isfinite(small(data[0])).all()
+    assert min(t.kept for t in report.tensors) > 0
+
+
 def test_random_depends_on_seed_and_path_only():
     model = mlp()
     first = kpi.score(model, None, "random", seed=1)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
-from tqdm.auto import tqdm
 
-from keras_prune_init import batches as batches_lib
-from keras_prune_init import checks, losses
-from keras_prune_init.core import allocation as allocation_lib
-from keras_prune_init.core import copying, garbage, layouts, structured, surgery
-from keras_prune_init.core import granularity as granularity_lib
-from keras_prune_init.core import masks as masks_lib
+from keras_prune_init import checks
+from keras_prune_init import plan as plans
+from keras_prune_init.core import copying, garbage, layouts, surgery
 from keras_prune_init.core.schedules import Schedule
-from keras_prune_init.core.selection import Filters, Kernel, scoring_dtype
-from keras_prune_init.distribute import workers
-from keras_prune_init.methods import Method, Recipe, get_method
+from keras_prune_init.core.selection import Filters
+from keras_prune_init.methods import Method
 from keras_prune_init.signal import rescaling
-from keras_prune_init.tape import Network
 
 
 @garbage.old_objects_aside()
@@ -128,13 +121,13 @@ def prune_at_init(
             "Without channels a model is small as it is, and has no masks to store. "
             f"Received: granularity='channel', layout={layout!r}. Leave `layout` out."
         )
-    plan = _plan(**arguments)
+    plan = plans.make(**arguments)
     if granularity == "channel":
         return _without_channels(plan, rescale)
     # First, so that a model that cannot be copied is refused before it is scored.
     pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note, layout)
     targets = rescaling.targets(pruned) if rescale else None
-    surgery.set_masks(pruned, plan.kernels, _run(plan)[-1])
+    surgery.set_masks(pruned, plan.kernels, plans.run(plan)[-1])
     if rescale:
         rescaling.apply(targets)
     elif plan.recipe.finish:
@@ -183,80 +176,16 @@ def score(
     >>> scores = score(model, (x, y), "snip")
     >>> masks = select(scores, sparsity=0.95)
     """
-    arguments = {
-        **locals(),
-        "granularity": "weight",
-        "budget": "params",
-        "multiple_of": 1,
-    }
-    scores, within, _ = _run(_plan(**arguments))
+    scores, within, _ = plans.run(plans.make(**locals()))
     return scores if within is None else _lowest_where_gone(scores, within)
-
-
-class _Plan(NamedTuple):
-    """All arguments, checked."""
-
-    method: Method
-    recipe: Recipe
-    kernels: list[Kernel]
-    network: Network
-    units: granularity_lib.Weights | structured.Channels
-    sparsity: float
-    verbose: int
-
-
-def _plan(
-    model,
-    dataset,
-    method,
-    *,
-    sparsity,
-    loss,
-    allocation,
-    iterations,
-    schedule,
-    batches,
-    samples_per_class,
-    batch_norm,
-    min_per_layer,
-    filters,
-    granularity,
-    budget,
-    multiple_of,
-    seed,
-    verbose,
-):
-    method = _method(method, iterations, schedule, batch_norm, seed)
-    allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
-    structured.check_arguments(granularity, budget, multiple_of)
-    units = None
-    if granularity != "channel":
-        units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
-    fits = units.fits if units else lambda kernel: True
-    checks.prunable_kernels(model, filters, fits)
-    recipe = method.recipe(model)
-    model = recipe.model
-    kernels = checks.prunable_kernels(model, filters, fits)
-    if units is None:
-        units = structured.Channels(
-            model, kernels, allocation, min_per_layer, budget, multiple_of
-        )
-    data, resolved = [], None
-    if method.needs_data:
-        dtype = scoring_dtype(kernels)
-        data, resolved = _data(
-            model, method, dataset, loss, batches, samples_per_class, dtype
-        )
-    checks.check_workers(model, data)
-    network = Network(model, kernels, data, resolved, method.iterations)
-    return _Plan(method, recipe, kernels, network, units, sparsity, verbose)
 
 
 def _without_channels(plan, rescale):
     model, note = plan.recipe.model, plan.recipe.note
+    surgery.copy_model(model)  # refused before it is scored, if it cannot be copied
     if rescale:
         rescaling.check(model)
-    small = plan.units.cut(model, _run(plan)[-1])
+    small = plan.units.cut(model, plans.run(plan)[-1])
     if rescale or plan.recipe.finish:  # which work on scales
         wrapped = surgery.wrap(small, checks.prunable_kernels(small))
         if rescale:
@@ -269,55 +198,7 @@ def _without_channels(plan, rescale):
     return small
 
 
-def _run(plan):
-    """The last scores, what they were chosen from (`None`: all), the final masks."""
-    method, network, units = plan.method, plan.network, plan.units
-    strategy = network.model.distribute_strategy
-    weights, masks, total = method.start(network), None, method.iterations
-    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
-        within = masks and list(masks.values())  # what is gone stays gone
-        scores = units.scores(method, network, weights, within)
-        masks_lib.check_finite(scores)
-        last = i == total
-        target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
-        masks = units.choose(scores, target, within)
-        masks = workers.from_chief(strategy, masks)
-        if not last:
-            weights = [
-                tf.where(masks[k.path], w, tf.zeros((), w.dtype))
-                for k, w in zip(plan.kernels, weights, strict=True)
-            ]
-    return scores, within, masks
-
-
 def _lowest_where_gone(scores, within):
     pairs = list(zip(scores.items(), within, strict=True))
     lowest = min(np.min(s, where=w, initial=0) for (_, s), w in pairs)
     return {path: np.where(w, s, lowest) for (path, s), w in pairs}
-
-
-def _method(method, iterations, schedule, batch_norm, seed):
-    options = {"iterations": iterations, "schedule": schedule, "batch_norm": batch_norm}
-    options = {k: v for k, v in options.items() if v is not None}
-    if method == "random":
-        options["seed"] = seed
-    return get_method(method, **options)
-
-
-def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
-    if dataset is None:
-        raise ValueError(
-            "This method differentiates the loss, so it needs data. "
-            f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
-            "or use 'synflow', 'magnitude' or 'random'."
-        )
-    shapes = None
-
-    def inspect(batch):
-        nonlocal shapes
-        checks.check_batched(batch[1])
-        shapes = checks.output_shapes(model, batch[0])
-        return shapes[-1] if isinstance(shapes, tuple) else None
-
-    data = batches_lib.take(dataset, inspect, batches, samples_per_class)
-    return data, losses.resolve(model, loss, data[0][1], shapes, dtype)

@@ -22,6 +22,7 @@ ORDER = (
     "tape",
     "signal",
     "methods",
+    "plan",
     "api",
     "export",
     "models",

@@ -61,12 +61,23 @@ def mobilenet():
     )
 
 
+def squeezed():
+    """With gates of channels, as in EfficientNet."""
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(8, 3, activation="relu")(inputs)
+    y = L.Reshape((1, 1, 8))(L.GlobalAveragePooling2D()(x))
+    y = L.Conv2D(8, 1, activation="sigmoid")(L.Conv2D(4, 1, activation="relu")(y))
+    x = L.GlobalMaxPooling2D()(L.Conv2D(8, 3)(L.Multiply()([x, y])))
+    return keras.Model(inputs, L.Dense(5)(x))
+
+
 NETWORKS = {
     "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=14, width=8),
     "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
     "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
     "densenet": densenet,
     "mobilenet": mobilenet,
+    "squeezed": squeezed,
 }
 
 

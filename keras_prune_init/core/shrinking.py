@@ -142,6 +142,9 @@ def _changes(plan):
             if len(keep) == node.operation.moving_mean.shape[0]:
                 make = functools.partial(_smaller_vectors, node.operation, keep)
                 yield id(node.operation), make
+        elif isinstance(node.operation, L.Reshape) and not plan.keeps(i).all():
+            make = functools.partial(_smaller_shape, node.operation, plan.keeps(i))
+            yield id(node.operation), make
 
 
 def _unchanged(layer):
@@ -158,6 +161,11 @@ def _smaller_vectors(layer, keep):
     for old, variable in zip(layer.variables, new.variables, strict=True):
         variable.assign(old.numpy()[keep])
     return new
+
+
+def _smaller_shape(layer, keep):
+    shape = *layer.target_shape[:-1], int(keep.sum())
+    return type(layer).from_config({**layer.get_config(), "target_shape": shape})
 
 
 def _smaller_kernel(kernel, given, keep_in, keep_out):

@@ -124,12 +124,13 @@ def _first(count, holds):
 
 def _refuse(sparsity, possible, layer):
     why = f"`{layer}` would keep no channel" if layer else "all others must stay"
+    works = math.floor(possible * 1e4) / 1e4
+    # Of several iterations this may be one before the last.
     raise ValueError(
         "Every layer must keep a channel. "
-        f"Received: sparsity={sparsity}, with which {why}. The largest sparsity that "
-        # Rounded down, so that it does.
-        f"works is {math.floor(possible * 1e4) / 1e4:.4f}; pass it, or another "
-        "allocation, `min_per_layer` or method."
+        f"Received: sparsity={sparsity:.4g}, with which {why}. The largest sparsity "
+        f"that works is {works:.4f}; pass it, or another allocation, `min_per_layer` "
+        "or method."
     )
 
 

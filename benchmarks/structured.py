@@ -34,6 +34,8 @@ METHODS = {
     "magnitude": UNIFORM,
     "random": UNIFORM,
 }
+# Beside them, times are measured of:
+OTHERS = {"snip, any number": {"multiple_of": 1}}
 
 
 def build(network, method, seed, images):
@@ -56,14 +58,13 @@ def build(network, method, seed, images):
     return kpi.prune_at_init(
         model,
         images.train(128, seed=seed),
-        method,
+        method.split(",")[0],
         sparsity=0.5,
         granularity="channel",
         budget="flops",
-        multiple_of=8,
         seed=seed,
         verbose=0,
-        **METHODS[method],
+        **{"multiple_of": 8} | (METHODS | OTHERS)[method],
     )
 
 
@@ -92,7 +93,7 @@ def times_of(network, folder, source):
     from keras_prune_init.train import data
 
     images = data.load(source)
-    models = {method: build(network, method, 0, images) for method in METHODS}
+    models = {m: build(network, m, 0, images) for m in METHODS | OTHERS}
     files = {}
     for method, model in models.items():
         files[method] = str(pathlib.Path(folder) / f"{method}.tflite")

@@ -51,7 +51,8 @@ def prune_at_init(
             that need no data.
         method: A name of `method_names()`, or a `Method` object.
         sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
-            Exactly floor(sparsity * total) weights go.
+            Exactly floor(sparsity * total) weights or blocks go; of channels so many
+            that it is reached.
         loss: The loss to differentiate. Default: the compiled loss, else inferred
             from labels and last activation. Regularization is no part of it.
         allocation: `"global"`, `"uniform"` (the same sparsity in each tensor) or
@@ -66,7 +67,7 @@ def prune_at_init(
             the dataset. The authors use 10.
         batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
             `"eval"`. Default: the method's; see `DataMethod`.
-        min_per_layer: Weights that every tensor keeps at least.
+        min_per_layer: Weights, blocks or channels that every layer keeps at least.
         rescale: Use the rescaling trick: bring a deep plain network back to the edge of
             chaos; see `rescale`. Method `"robust"` decides by itself.
         filters: Which layers may be pruned: a regular expression searched in names and
@@ -85,8 +86,9 @@ def prune_at_init(
         budget: What the sparsity of channels is a fraction of: `"params"`, the weights
             of all kernels, or `"flops"`, their multiply-adds. Channels go, least score
             by cost first, until at least that is saved.
-        multiple_of: Keep numbers of channels that are multiples of it, where a layer
-            has more. 8 is faster on most processors.
+        multiple_of: Keep numbers of channels that are multiples of it, or halves of
+            layers that have less than twice as many. Processors work on several channels
+            at a time: 8 makes training steps faster.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 

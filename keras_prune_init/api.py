@@ -87,8 +87,8 @@ def prune_at_init(
             of all kernels, or `"flops"`, their multiply-adds. Channels go, least score
             by cost first, until at least that is saved.
         multiple_of: Keep numbers of channels that are multiples of it, or halves of
-            layers that have less than twice as many. Processors work on several channels
-            at a time: 8 makes training steps faster.
+            layers that have less than twice as many. Processors work on several at a
+            time: 8 makes training steps faster.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 

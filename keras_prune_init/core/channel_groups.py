@@ -83,7 +83,7 @@ class ChannelGroups:
             raise ValueError(
                 "The model must have channels that can be removed. "
                 f"Received: {model.name}, of which all must stay"
-                + "".join(f"; {reason}" for reason in self.plan.reasons)
+                + "".join(f"; {reason}" for reason in [*self.plan.reasons][:3])
                 + "."
             )
 
@@ -122,21 +122,20 @@ class ChannelGroups:
 
     def costs(self, kept: np.ndarray) -> np.ndarray:
         """What the weights cost that go with each group, of those that are left."""
-        return self._sums((k, k.kept(kept) * k.price) for k in self.kernels)
+        return self._sums((k, k.kept(kept).sum(0) * k.price) for k in self.kernels)
 
     def total(self, tensors: Iterable) -> np.ndarray:
         """The sum of kernel-shaped tensors over the weights that go with each group."""
         values = dict(zip(self.shapes, tensors, strict=True))
         return self._sums(
-            (k, np.asarray(values[k.path]).reshape(k.shape))
+            (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
             for k in self.kernels
             if k.path is not None
         )
 
     def _sums(self, pairs):
         total = np.zeros(len(self.plan.kept))
-        for kernel, value in pairs:
-            matrix = value.sum(0, dtype=np.float64)  # over positions
+        for kernel, matrix in pairs:  # sums over positions
             np.add.at(total, kernel.outputs, matrix.sum(0))
             if kernel.inputs is not None:
                 if np.intersect1d(kernel.inputs, kernel.outputs).size:

@@ -106,7 +106,7 @@ def steps(folder, source):
 
     paths = sorted(pathlib.Path(folder).glob("*.keras"))
     models = {path.stem: keras.models.load_model(path) for path in paths}
-    [(x, y)] = load(source).train(3 * BATCH).take(1).as_numpy_iterator()
+    [(x, y)] = load(source).train(5 * BATCH).take(1).as_numpy_iterator()
 
     def fit(model):
         model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)

@@ -139,6 +139,13 @@ def save(name: str, rows: list[dict]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
+def save_networks(name: str, rows: list[dict]) -> None:
+    """Write rows as `save` does, beside those of networks that are not among them."""
+    path, new = RESULTS / f"{name}.json", {row["network"] for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    save(name, [row for row in old if row["network"] not in new] + rows)
+
+
 def table(rows: list[dict]) -> str:
     """Rows as a Markdown table."""
     keys = list(rows[0])

@@ -151,7 +151,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--timer", help="program that times .tflite files on ARM")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     options = parser.parse_args()
-    rows = [row for network in NETWORKS for row in measure(network, options)]
+    rows = [row for network in options.networks for row in measure(network, options)]
     sys.stdout.write(common.table(rows) + "\n")
-    common.save("forms", rows)
+    common.save_networks("forms", rows)

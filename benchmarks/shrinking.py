@@ -116,14 +116,15 @@ def worker(name, source):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--worker", action="store_true")
     options = parser.parse_args()
-    if options.network:
-        sys.stdout.write(json.dumps(worker(options.network, options.data)))
+    if options.worker:
+        sys.stdout.write(json.dumps(worker(*options.networks, options.data)))
         sys.exit()
     rows = []
-    for name in NETWORKS:
-        flags = [f"--data={options.data}", f"--network={name}"]
+    for name in options.networks:
+        flags = [f"--data={options.data}", "--worker", "--networks", name]
         rows += common.fresh_process(__file__, *flags)
-        common.save("shrinking", rows)
+        common.save_networks("shrinking", rows)
     sys.stdout.write(common.table(rows) + "\n")

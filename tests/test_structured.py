@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import L, batch, mlp, subclassed
+from runs import mirrored
 from shrinking import NETWORKS, data, multiply_adds
 
 import keras_prune_init as kpi
@@ -265,8 +266,7 @@ def test_replicas_choose_the_same_channels():
 
     x, y = data(make(), 64)
     alone = prune(make(), examples=(x, y))
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with mirrored(2).scope():
         model = make()
     small = prune(model, examples=(x, y))
     assert widths(small) == widths(alone)

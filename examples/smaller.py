@@ -2,7 +2,7 @@
 
     python examples/smaller.py
 
-Takes a minute on two cores, and needs no download; with `pip install '.[export]'`.
+Takes half a minute on two cores, and needs no download; with `pip install '.[export]'`.
 Writes smaller.tflite.
 """
 

@@ -100,9 +100,8 @@ def prune_at_init(
 
     Raises:
         ValueError: If an argument, the model or the dataset does not fit, before any
-            work starts; if a score is NaN or infinite; if channels are removed and no
-            layer may lose all: with the name of one that would, and the largest
-            sparsity that works.
+            work starts; if a score is NaN or infinite; if a layer would lose all its
+            channels, with its name and the largest sparsity that works.
         TypeError: If `dataset` is none of the kinds above.
         RuntimeError: If `model` belongs to another strategy than the one in scope.
 
@@ -184,9 +183,9 @@ def score(
 
 def _without_channels(plan, rescale):
     model, note = plan.recipe.model, plan.recipe.note
-    surgery.copy_model(model)  # refused before it is scored, if it cannot be copied
     if rescale:
         rescaling.check(model)
+    surgery.copy_model(model)  # refused before it is scored, if it cannot be copied
     small = plan.units.cut(model, plans.run(plan)[-1])
     if rescale or plan.recipe.finish:  # which work on scales
         wrapped = surgery.wrap(small, checks.prunable_kernels(small))

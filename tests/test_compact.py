@@ -1,5 +1,6 @@
 """The compact layout: what the masked one computes, in memory for what is kept."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -136,6 +137,35 @@ def test_empty_kernels_are_zeros(tmp_path):
     x = batch(model)[0]
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(loaded(x), pruned(x))
+
+
+def test_a_file_holds_short_gaps_and_no_groups_for_parts(tmp_path):
+    mask = np.zeros((400, 300), bool)
+    mask[[0, 0, 1, 300, 399], [1, 2, 0, 0, 299]] = True  # gaps of 1 to 89,700
+    models = []
+    for kept in (mask, np.zeros_like(mask)):
+        layer = CompactLayer(L.Dense(300), counts={"kernel": 5}, name="wide")
+        models.append(keras.Sequential([keras.Input((400,)), layer]))
+        if kept.any():
+            layer.install("kernel", kept, np.where(kept, 3.0, 0))
+    path = tmp_path / "m.weights.h5"
+    models[0].save_weights(path)
+    with h5py.File(path) as file:
+        group = file["layers/compact_layer"]
+        assert list(group) == ["vars"]
+        stored = sorted(str(v.dtype) for v in group["vars"].values())
+        assert stored == ["float32", "float32", "float32", "uint32"]
+    models[1].load_weights(path)
+    np.testing.assert_array_equal(models[1].layers[0].kept_mask("kernel"), mask)
+    np.testing.assert_array_equal(models[1].layers[0].kernel_value("kernel"), mask * 3)
+    first = np.arange(120_000).reshape(400, 300) < 5
+    models[0].layers[0].install("kernel", first, first * 1.0)
+    models[0].save_weights(path)
+    with h5py.File(path) as file:
+        kinds = {str(v.dtype) for v in file["layers/compact_layer/vars"].values()}
+        assert kinds == {"float32", "uint8"}
+    with pytest.raises(ValueError, match="Received: 1 for wide, which has 4"):
+        layer.load_own_variables({"0": np.zeros(5)})
 
 
 def test_more_weights_than_positions_are_refused():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
@@ -12,11 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import garbage, selection
-from keras_prune_init.core.layers import PACKAGE, MaskedLayer
-
-ops = keras.ops
-# What is the same of a vector of weights as of the matrix that they are in.
-BY_WEIGHT = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+from keras_prune_init.core.kept_weights import KeptWeights, gaps
+from keras_prune_init.core.layers import PACKAGE, MaskedLayer, part_name
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -106,6 +101,33 @@ class CompactLayer(MaskedLayer):
     def _fixed(self, name):
         return self.kept[name].index, self.scales[name]
 
+    def __dir__(self):
+        # Here Keras looks for parts that it saves in HDF5 groups of their own, which
+        # would take more room than what is kept. `save_own_variables` saves theirs too.
+        parts = {"layer", "kept", *(part_name(name, "kept") for name in self.kernels)}
+        return [name for name in super().__dir__() if name not in parts]
+
+    def save_own_variables(self, store):
+        index = self._index_variables()
+        for i, variable in enumerate(self.variables):
+            value = np.asarray(variable.value)
+            store[f"{i}"] = gaps(value) if id(variable) in index else value
+
+    def load_own_variables(self, store):
+        if len(store.keys()) != len(self.variables):
+            raise ValueError(
+                "A CompactLayer loads as many variables as it has. Received: "
+                f"{len(store.keys())} for {self.name}, which has "
+                f"{len(self.variables)}. Load them into a model pruned in the same way."
+            )
+        index = self._index_variables()
+        for i, variable in enumerate(self.variables):
+            value = store[f"{i}"]
+            variable.assign(np.cumsum(value) if id(variable) in index else value)
+
+    def _index_variables(self):
+        return {id(kept.index) for kept in self.kept.values() if kept.built}
+
     def get_config(self):
         return {**super().get_config(), "counts": self.counts}
 
@@ -114,84 +136,6 @@ class CompactLayer(MaskedLayer):
         # Which builds the wrapped layer, if it was built.
         with without_storage(variable_names(config["kernels"])):
             return super().from_config(config)
-
-
-class KeptWeights(keras.layers.Layer):
-    """The weights that are left of one kernel, as a vector, and where they are.
-
-    Attributes:
-        values: Trainable, of shape `(kept,)`.
-        index: int32 positions in the flat kernel, rising.
-    """
-
-    def create(self, count: int, kernel: keras.Variable) -> None:
-        """Make the variables, for so many weights of a kernel that is absent."""
-        if math.prod(kernel.shape) >= 2**31:
-            raise ValueError(
-                "A kernel of the compact layout has less than 2**31 weights. "
-                f"Received: {kernel.path} of shape {tuple(kernel.shape)}."
-            )
-        self.dense_shape = tuple(kernel.shape)
-        regularizer, constraint = kernel.regularizer, kernel.constraint
-        self.values = self.add_weight(
-            shape=(count,),
-            initializer="zeros",
-            dtype=kernel.dtype,
-            name="values",
-            regularizer=regularizer
-            if regularizer is None or isinstance(regularizer, BY_WEIGHT)
-            else lambda values: regularizer(self.dense(values)),
-            constraint=constraint
-            and (lambda values: self.gather(constraint(self.dense(values)))),
-        )
-        self.index = self.add_weight(
-            shape=(count,),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            name="index",
-            aggregation="only_first_replica",
-        )
-        self.built = True
-
-    def assign(self, mask: np.ndarray, values) -> None:
-        """Take over the kept ones of kernel-shaped `values`."""
-        index = np.flatnonzero(mask)
-        self.index.assign(index)
-        # Not as one array of all: this may be most of the memory there is.
-        self.values.assign(tf.gather(tf.reshape(values, [-1]), index))
-
-    def mask(self) -> np.ndarray:
-        mask = np.zeros(math.prod(self.dense_shape), bool)
-        mask[np.asarray(self.index.value)] = True
-        return mask.reshape(self.dense_shape)
-
-    def dense(self, values):
-        """A kernel with these values, and 0 elsewhere."""
-        # A ninth of the time of tf.scatter_nd, on a processor.
-        flat = tf.raw_ops.SparseToDense(
-            sparse_indices=tf.expand_dims(self.index.value, 1),
-            output_shape=[math.prod(self.dense_shape)],
-            sparse_values=values,
-            default_value=tf.zeros([], values.dtype),
-            validate_indices=False,  # they rise
-        )
-        return tf.reshape(flat, self.dense_shape)
-
-    def gather(self, kernel):
-        """The opposite of `dense`."""
-        return ops.take(ops.reshape(kernel, [-1]), self.index.value)
-
-    def spread(self, scale: keras.Variable, inputs: Iterable[int]):
-        """The factor of each value: `scale` has size 1 along the axes `inputs`."""
-        place, step, stride = 0, 1, 1
-        for axis in reversed(range(len(self.dense_shape))):
-            size = self.dense_shape[axis]
-            if axis not in inputs:
-                place += self.index.value // step % size * stride
-                stride *= size
-            step *= size
-        return ops.take(ops.reshape(scale.value, [-1]), place)
 
 
 def variable_names(kernels: Iterable[str]) -> set[str]:
@@ -219,10 +163,10 @@ def _within(path):
 
 
 def _make_absent(holder, name):
-    """Leave of a layer's kernel what says its shape, and have it saved without."""
+    """Leave of a layer's kernel what says its shape."""
     name = name.rpartition(".")[2]
     kernel = getattr(holder, name)
-    # Behind a property, as the layer's own way to save it.
+    # Behind a property.
     attribute = next(k for k, v in vars(holder).items() if v is kernel)
     with without_storage([kernel.name]), _within(kernel.path.rpartition("/")[0]):
         absent = keras.Variable(
@@ -236,6 +180,3 @@ def _make_absent(holder, name):
     delattr(holder, attribute)
     # Past Keras, which would follow it.
     object.__setattr__(holder, attribute, absent)
-    for method in ("save_own_variables", "load_own_variables"):
-        plain = functools.partial(getattr(keras.layers.Layer, method), holder)
-        object.__setattr__(holder, method, plain)

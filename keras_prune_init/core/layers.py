@@ -19,7 +19,7 @@ def _on_kept(regularizer, mask):
     return lambda kernel: regularizer(keras.ops.where(mask, kernel, 0.0))
 
 
-def _part_name(kernel, kind):
+def part_name(kernel, kind):
     return f"{kernel}_{kind}".replace(".", "_")
 
 
@@ -113,7 +113,7 @@ class MaskedLayer(keras.layers.Wrapper):
             shape=shape,
             initializer="ones",
             trainable=False,
-            name=_part_name(kernel, kind),
+            name=part_name(kernel, kind),
             # If replicas ever assign on their own, they must not drift apart.
             aggregation="only_first_replica",
         )
@@ -121,10 +121,10 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def _set(self, kernel, kind, part):
         # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
-        setattr(self, _part_name(kernel, kind), part)
+        setattr(self, part_name(kernel, kind), part)
 
     def _parts(self, kind):
-        found = {n: getattr(self, _part_name(n, kind), None) for n in self.kernels}
+        found = {n: getattr(self, part_name(n, kind), None) for n in self.kernels}
         return {name: part for name, part in found.items() if part is not None}
 
     @property

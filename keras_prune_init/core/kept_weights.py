@@ -1,0 +1,98 @@
+"""KeptWeights: what is left of a kernel, as a vector, and where it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ops = keras.ops
+# What is the same of a vector of weights as of the matrix that they are in.
+BY_WEIGHT = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+class KeptWeights(keras.layers.Layer):
+    """The weights that are left of one kernel, as a vector, and where they are.
+
+    Attributes:
+        values: Trainable, of shape `(kept,)`.
+        index: int32 positions in the flat kernel, rising.
+    """
+
+    def create(self, count: int, kernel: keras.Variable) -> None:
+        """Make the variables, for so many weights of a kernel that is absent."""
+        if math.prod(kernel.shape) >= 2**31:
+            raise ValueError(
+                "A kernel of the compact layout has less than 2**31 weights. "
+                f"Received: {kernel.path} of shape {tuple(kernel.shape)}."
+            )
+        self.dense_shape = tuple(kernel.shape)
+        regularizer, constraint = kernel.regularizer, kernel.constraint
+        self.values = self.add_weight(
+            shape=(count,),
+            initializer="zeros",
+            dtype=kernel.dtype,
+            name="values",
+            regularizer=regularizer
+            if regularizer is None or isinstance(regularizer, BY_WEIGHT)
+            else lambda values: regularizer(self.dense(values)),
+            constraint=constraint
+            and (lambda values: self.gather(constraint(self.dense(values)))),
+        )
+        self.index = self.add_weight(
+            shape=(count,),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="index",
+            aggregation="only_first_replica",
+        )
+        self.built = True
+
+    def assign(self, mask: np.ndarray, values) -> None:
+        """Take over the kept ones of kernel-shaped `values`."""
+        index = np.flatnonzero(mask)
+        self.index.assign(index)
+        # Not as one array of all: this may be most of the memory there is.
+        self.values.assign(tf.gather(tf.reshape(values, [-1]), index))
+
+    def mask(self) -> np.ndarray:
+        mask = np.zeros(math.prod(self.dense_shape), bool)
+        mask[np.asarray(self.index.value)] = True
+        return mask.reshape(self.dense_shape)
+
+    def dense(self, values):
+        """A kernel with these values, and 0 elsewhere."""
+        # A ninth of the time of tf.scatter_nd, on a processor.
+        flat = tf.raw_ops.SparseToDense(
+            sparse_indices=tf.expand_dims(self.index.value, 1),
+            output_shape=[math.prod(self.dense_shape)],
+            sparse_values=values,
+            default_value=tf.zeros([], values.dtype),
+            validate_indices=False,  # they rise
+        )
+        return tf.reshape(flat, self.dense_shape)
+
+    def gather(self, kernel):
+        """The opposite of `dense`."""
+        return ops.take(ops.reshape(kernel, [-1]), self.index.value)
+
+    def spread(self, scale: keras.Variable, inputs: Iterable[int]):
+        """The factor of each value: `scale` has size 1 along the axes `inputs`."""
+        place, step, stride = 0, 1, 1
+        for axis in reversed(range(len(self.dense_shape))):
+            size = self.dense_shape[axis]
+            if axis not in inputs:
+                place += self.index.value // step % size * stride
+                stride *= size
+            step *= size
+        return ops.take(ops.reshape(scale.value, [-1]), place)
+
+
+def gaps(index):
+    """Rising positions by their differences, in no more bytes than these need."""
+    gaps = np.diff(index, prepend=0)
+    return gaps.astype(np.min_scalar_type(gaps.max(initial=0)))

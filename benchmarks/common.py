@@ -61,19 +61,51 @@ def unit_seconds(model, x, y, repeats=7) -> float:
     return float(np.median(seconds[2:]))
 
 
-def ratios(runs: dict, pairs: int = 15) -> dict[str, float]:
-    """Medians of the ratios of run times to that of `dense`, functions in turn."""
-    found = {name: [] for name in runs}
+def step_seconds(model, x, y, batch_size: int = 128) -> float:
+    """Seconds of a training step, by a `fit` over a few batches.
+
+    Counted from the end of the first step to that of the last: after its last, `fit`
+    may wait up to a second or two for a thread of tf.data.
+    """
+    import keras
+
+    ends = []
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
+    )
+    options = {"batch_size": batch_size, "shuffle": False, "verbose": 0}
+    model.fit(x, y, callbacks=[clock], **options)
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def seconds(run) -> float:
+    """How long a function takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def ratios(measures: dict, pairs: int = 15) -> dict[str, dict[str, float]]:
+    """Compare what functions measure with what `dense` does, functions in turn.
+
+    Returns:
+        For each its median, and median and quartiles of its ratios to `dense`.
+    """
+    rounds = []
     for i in range(pairs + 2):  # the first are for tracing
-        seconds = {}
-        for name in list(runs)[:: 1 if i % 2 else -1]:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name] = time.perf_counter() - start
-        if i > 1:
-            for name, values in found.items():
-                values.append(seconds[name] / seconds["dense"])
-    return {name: statistics.median(values) for name, values in found.items()}
+        names = list(measures)[:: 1 if i % 2 else -1]
+        rounds.append({name: measures[name]() for name in names})
+    found = {}
+    for name in measures:
+        low, middle, high = statistics.quantiles(
+            [values[name] / values["dense"] for values in rounds[2:]], n=4
+        )
+        found[name] = {
+            "seconds": statistics.median(values[name] for values in rounds[2:]),
+            "ratio": middle,
+            "quartiles": f"{low:.2f}-{high:.2f}",
+        }
+    return found
 
 
 def peak_mib(script: str, *args) -> float:
@@ -127,12 +159,19 @@ def versions() -> dict:
     }
 
 
+def vectors() -> str:
+    """The widest vectors of this processor, on which its times depend."""
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    return next((v for v in ("avx512f", "avx2", "avx") if v in flags), "other")
+
+
 def save(name: str, rows: list[dict]) -> None:
     """Write rows with command and versions into `results/NAME.json`."""
     content = {
         "command": command(),
         "versions": versions(),
         "processors": os.cpu_count(),
+        "vectors": vectors(),
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -107,11 +107,9 @@ def steps(folder, source):
     paths = sorted(pathlib.Path(folder).glob("*.keras"))
     models = {path.stem: keras.models.load_model(path) for path in paths}
     [(x, y)] = load(source).train(5 * BATCH).take(1).as_numpy_iterator()
-
-    def fit(model):
-        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
-
-    return common.ratios({k: lambda m=m: fit(m) for k, m in models.items()})
+    return common.ratios(
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+    )
 
 
 def measure(network, options):
@@ -136,7 +134,7 @@ def measure(network, options):
             "form": form,
             **{key: value / dense[key] for key, value in sizes.items()},
             "memory": peaks[form] / peaks["dense"],
-            "step": times[form],
+            "step": times[form]["ratio"],
             "ARM": arm[form].get("ratio_to_first"),
         }
         for form, sizes in made.items()

@@ -3,14 +3,12 @@
     python benchmarks/overhead.py
 
 Short `fit` calls of both models alternate in one process, so that a change of the
-machine's speed meets both; the figure is the median of the pairwise ratios.
+machine's speed meets both; the figure is the median of 15 pairwise ratios.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 
 import common
 
@@ -31,36 +29,23 @@ def build(name):
     return model
 
 
-def compare(name, pairs=15, steps=4):
+def compare(name):
     import keras_prune_init as kpi
 
     dense = build(name)
     pruned = kpi.prune_at_init(dense, None, "random", sparsity=0.95)
-    x, y = common.cifar_batch(128 * steps)
-
-    def step_seconds(model):
-        start = time.perf_counter()
-        model.fit(x, y, batch_size=128, shuffle=False, verbose=0)
-        return (time.perf_counter() - start) / steps
-
-    for model in (dense, pruned):
-        step_seconds(model)
-        step_seconds(model)
-    ratios, times = [], []
-    for i in range(pairs):
-        order = (dense, pruned) if i % 2 else (pruned, dense)
-        seconds = {id(m): step_seconds(m) for m in order}
-        ratios.append(seconds[id(pruned)] / seconds[id(dense)])
-        times.append(seconds[id(dense)])
-    quarters = statistics.quantiles(ratios, n=4)
+    x, y = common.cifar_batch(5 * 128)
+    models = {"dense": dense, "pruned": pruned}
+    found = common.ratios(
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+    )
     return {
         "model": name,
-        "dense step s": round(statistics.median(times), 4),
-        "ratio": statistics.median(ratios),
-        "quartiles": f"{quarters[0]:.2f}-{quarters[2]:.2f}",
+        "dense step s": round(found["dense"]["seconds"], 4),
+        "ratio": found["pruned"]["ratio"],
+        "quartiles": found["pruned"]["quartiles"],
         "aim": AIMS[name],
         "batch": 128,
-        "pairs": pairs,
     }
 
 

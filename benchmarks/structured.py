@@ -98,16 +98,16 @@ def times_of(network, folder, source):
     for method, model in models.items():
         files[method] = str(pathlib.Path(folder) / f"{method}.tflite")
         kpi.export_tflite(model, files[method], sparse=False)
-    # Several steps a call, or its beginning would count.
     [(x, y)] = images.train(5 * 128).take(1).as_numpy_iterator()
-
-    def fit(model):
-        model.fit(x, y, batch_size=128, shuffle=False, verbose=0)
-
+    steps = common.ratios(
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+    )
     runs = {method: common.interpreter(path) for method, path in files.items()}
-    steps = common.ratios({k: lambda m=m: fit(m) for k, m in models.items()})
     lite = common.ratios(
-        {k: lambda r=r: [r() for _ in range(20)] for k, r in runs.items()}
+        {
+            k: lambda r=r: common.seconds(lambda: [r() for _ in range(20)])
+            for k, r in runs.items()
+        }
     )
     dense = sizes(models["dense"])
     return [
@@ -116,9 +116,9 @@ def times_of(network, folder, source):
             "method": method,
             "weights": sizes(model)["weights"] / dense["weights"],
             "multiply-adds": sizes(model)["multiply-adds"] / dense["multiply-adds"],
-            "step": steps[method],
+            "step": steps[method]["ratio"],
             "file": size(files[method]) / size(files["dense"]),
-            "x86": lite[method],
+            "x86": lite[method]["ratio"],
         }
         for method, model in models.items()
     ]

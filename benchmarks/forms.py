@@ -99,16 +99,17 @@ def idle(source):
     return {}
 
 
-def steps(folder, source):
+def steps(network, folder, source):
     import keras
 
     import keras_prune_init  # noqa: F401
 
     paths = sorted(pathlib.Path(folder).glob("*.keras"))
     models = {path.stem: keras.models.load_model(path) for path in paths}
-    [(x, y)] = load(source).train(5 * BATCH).take(1).as_numpy_iterator()
+    [(x, y)] = load(source).train(3 * BATCH).take(1).as_numpy_iterator()
     return common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
+        common.PAIRS.get(network, 15),
     )
 
 
@@ -121,7 +122,7 @@ def measure(network, options):
             form: common.peak_mib(__file__, "train", folder, form, source) - idle
             for form in made
         }
-        times = common.fresh_process(__file__, "steps", folder, source)
+        times = common.fresh_process(__file__, "steps", network, folder, source)
         arm = {form: {} for form in made}
         if options.timer:
             files = [pathlib.Path(folder) / f"{form}.tflite" for form in made]

@@ -118,9 +118,10 @@ def step_ratios(name, folder, _):
     models = {"dense": build(name)}
     for layout in LAYOUTS[1:]:
         models[layout] = keras.models.load_model(file_of(folder, layout))
-    x, y = data(name, 4)
+    x, y = data(name, 3)
     return common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
+        common.PAIRS.get(name, 15),
     )
 
 

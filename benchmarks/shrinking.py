@@ -7,11 +7,19 @@ and in training mode, then again after 100 training steps of the pruned network,
 largest difference over the largest output (or over 1e-3, if that is larger: batch
 normalization hides no less). Multiply-adds are ratios to the pruned network, `pass`
 that of the time of forward and backward passes, models in turn.
+
+    python benchmarks/shrinking.py --data=npz:FILE --exactness
+
+The same differences before training, over the largest output whatever its size, in
+float64: `inference` and `training`. And in training mode, in float32: that of `shrunk`
+from pruned, beside how far `rounding` takes the pruned network itself from its outputs
+in float64.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 
@@ -63,24 +71,62 @@ def densenet():
     return keras.Model(inputs, layers.Dense(10)(x))
 
 
-def difference(one, other, x, training=False):
+def difference(one, other, x, training=False, least=1e-3):
     import numpy as np
 
     a, b = (np.asarray(m(x, training=training)) for m in (one, other))
-    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-3))
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), least))
+
+
+def exactness(name, source):
+    """Rows of differences in float64, and of those that float32 makes by itself."""
+    import keras
+
+    import keras_prune_init as kpi
+
+    x, scoring, _, loss = data(source)
+    rows = []
+    for method, sparsity in itertools.product(METHODS, SPARSITIES):
+        options = {"sparsity": sparsity, "loss": loss, "verbose": 0}
+        pruned = kpi.prune_at_init(build(name), scoring, method, **options)
+        keras.config.set_dtype_policy("float64")
+        wide = kpi.prune_at_init(build(name), None, "random", **options)
+        keras.config.set_dtype_policy("float32")
+        wide.set_weights(pruned.get_weights())
+        small, small_wide = kpi.shrink(pruned), kpi.shrink(wide)
+        tiny = {"least": 1e-30}
+        training = {"training": True, **tiny}
+        found = {
+            "inference": difference(wide, small_wide, x, **tiny),
+            "training": difference(wide, small_wide, x, **training),
+            "float32: shrunk": difference(pruned, small, x, **training),
+            "float32: rounding": difference(wide, pruned, x, **training),
+        }
+        rows.append(
+            {"network": name, "method": method, "sparsity": sparsity}
+            | {key: f"{value:.0e}" for key, value in found.items()}
+        )
+    return rows
+
+
+def data(source):
+    """Test images, a batch to score on, batches to train on, and the loss."""
+    import keras
+
+    from keras_prune_init.train import data
+
+    images = data.load(source)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    test = next(iter(images.test(64)))[0]
+    return test, next(iter(images.train(128))), images.train(BATCH), loss
 
 
 def worker(name, source):
     import keras
 
     import keras_prune_init as kpi
-    from keras_prune_init.train import data
 
-    images = data.load(source)
-    batches = images.train(BATCH)
-    x = next(iter(images.test(64)))[0]
-    scoring = next(iter(images.train(128)))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x, scoring, batches, loss = data(source)
     rows = []
     for method in METHODS:
         for sparsity in SPARSITIES:
@@ -117,14 +163,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--exactness", action="store_true")
     parser.add_argument("--worker", action="store_true")
     options = parser.parse_args()
+    measure = exactness if options.exactness else worker
     if options.worker:
-        sys.stdout.write(json.dumps(worker(*options.networks, options.data)))
+        sys.stdout.write(json.dumps(measure(*options.networks, options.data)))
         sys.exit()
     rows = []
     for name in options.networks:
         flags = [f"--data={options.data}", "--worker", "--networks", name]
+        flags += ["--exactness"] * options.exactness
         rows += common.fresh_process(__file__, *flags)
-        common.save_networks("shrinking", rows)
+        file = "shrinking_exactness" if options.exactness else "shrinking"
+        common.save_networks(file, rows)
     sys.stdout.write(common.table(rows) + "\n")

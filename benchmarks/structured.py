@@ -9,7 +9,7 @@ batches of 128, crops and flips; few steps, see STEPS. What is done is not run a
 
 Times are ratios to the dense network: of `fit` steps and of the .tflite file on this
 processor, models in turn, as the median of pairwise ratios, and what PROGRAM says of an
-ARM processor (see benchmarks/mobile.py).
+ARM processor (see benchmarks/mobile.py). `--networks` is for times only.
 """
 
 from __future__ import annotations
@@ -98,9 +98,10 @@ def times_of(network, folder, source):
     for method, model in models.items():
         files[method] = str(pathlib.Path(folder) / f"{method}.tflite")
         kpi.export_tflite(model, files[method], sparse=False)
-    [(x, y)] = images.train(5 * 128).take(1).as_numpy_iterator()
+    [(x, y)] = images.train(3 * 128).take(1).as_numpy_iterator()
     steps = common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()}
+        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
+        common.PAIRS.get(network, 15),
     )
     runs = {method: common.interpreter(path) for method, path in files.items()}
     lite = common.ratios(
@@ -117,6 +118,7 @@ def times_of(network, folder, source):
             "weights": sizes(model)["weights"] / dense["weights"],
             "multiply-adds": sizes(model)["multiply-adds"] / dense["multiply-adds"],
             "step": steps[method]["ratio"],
+            "step quartiles": steps[method]["quartiles"],
             "file": size(files[method]) / size(files["dense"]),
             "x86": lite[method]["ratio"],
         }
@@ -146,7 +148,8 @@ def all_accuracies(options):
 
 def all_times(options):
     rows = []
-    for network in STEPS:
+    name = "structured_times" if common.ONEDNN else "structured_times_eigen"
+    for network in options.networks:
         with tempfile.TemporaryDirectory() as folder:
             part = common.fresh_process(
                 __file__, "times_of", network, folder, options.data
@@ -157,7 +160,7 @@ def all_times(options):
                 for row, times in zip(part, found, strict=True):
                     row["ARM"] = times["ratio_to_first"]
             rows += part
-        common.save("structured_times", rows)
+        common.save_networks(name, rows)
     return rows
 
 
@@ -169,6 +172,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("accuracy", "times"))
     parser.add_argument("--data", required=True)
+    parser.add_argument("--networks", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--timer", help="program that times .tflite files on ARM")
     options = parser.parse_args()
     run = all_accuracies if options.what == "accuracy" else all_times

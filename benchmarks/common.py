@@ -17,7 +17,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # convolutions take twice the time. TF_ENABLE_ONEDNN_OPTS=0 measures that.
 ONEDNN = os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1") == "1"
 # The steps of these networks take seconds, and vary less.
-PAIRS = {"vgg16": 5}
+PAIRS = {"vgg16": 15}
 
 
 def fresh_process(script: str, *args) -> dict:
@@ -66,23 +66,6 @@ def unit_seconds(model, x, y, repeats=7) -> float:
     return float(np.median(seconds[2:]))
 
 
-def step_seconds(model, x, y, batch_size: int = 128) -> float:
-    """Seconds of a training step, by a `fit` over a few batches.
-
-    Counted from the end of the first step to that of the last: after its last, `fit`
-    may wait up to a second or two for a thread of tf.data.
-    """
-    import keras
-
-    ends = []
-    clock = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
-    )
-    options = {"batch_size": batch_size, "shuffle": False, "verbose": 0}
-    model.fit(x, y, callbacks=[clock], **options)
-    return (ends[-1] - ends[0]) / (len(ends) - 1)
-
-
 def seconds(run) -> float:
     """How long a function takes."""
     start = time.perf_counter()
@@ -90,7 +73,7 @@ def seconds(run) -> float:
     return time.perf_counter() - start
 
 
-def ratios(measures: dict, pairs: int = 15) -> dict[str, dict[str, float]]:
+def ratios(measures: dict, pairs: int = 40) -> dict[str, dict[str, float]]:
     """Compare what functions measure with what `dense` does, functions in turn.
 
     Returns:
@@ -111,6 +94,22 @@ def ratios(measures: dict, pairs: int = 15) -> dict[str, dict[str, float]]:
             "quartiles": f"{low:.2f}-{high:.2f}",
         }
     return found
+
+
+def step_ratios(models: dict, x, y, pairs: int = 40) -> dict[str, dict[str, float]]:
+    """`ratios` of training steps of compiled models.
+
+    A step each in turn, as the speed of a machine holds for a step or two; and not in
+    `fit`, which after its last step may wait a second or two for a thread of tf.data.
+    """
+    import tensorflow as tf
+
+    x, y = tf.constant(x), tf.constant(y)
+
+    def step(model):
+        return lambda: seconds(lambda: model.train_on_batch(x, y))
+
+    return ratios({name: step(model) for name, model in models.items()}, pairs)
 
 
 def peak_mib(script: str, *args) -> float:

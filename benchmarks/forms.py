@@ -4,7 +4,7 @@
 
 `masked`, `compact` and `shrunk` (cut out of `masked`) keep 2 % of the weights, by SNIP;
 `structured` has half of the multiply-adds, by SNIP, channels 8 at a time. All are
-ratios to the dense network: the time of `fit` steps in one process, models in turn;
+ratios to the dense network: the time of training steps in one process, models in turn;
 peak memory of a process that loads a model and trains it for six steps, above that of
 one that loads TensorFlow and the images; the `.keras` file with the state of SGD with
 momentum; the .tflite file, stored sparsely where that is smaller, and its time by
@@ -106,11 +106,8 @@ def steps(network, folder, source):
 
     paths = sorted(pathlib.Path(folder).glob("*.keras"))
     models = {path.stem: keras.models.load_model(path) for path in paths}
-    [(x, y)] = load(source).train(3 * BATCH).take(1).as_numpy_iterator()
-    return common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
-        common.PAIRS.get(network, 15),
-    )
+    [(x, y)] = load(source).train(BATCH).take(1).as_numpy_iterator()
+    return common.step_ratios(models, x, y, common.PAIRS.get(network, 40))
 
 
 def measure(network, options):

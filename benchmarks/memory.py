@@ -118,11 +118,7 @@ def step_ratios(name, folder, _):
     models = {"dense": build(name)}
     for layout in LAYOUTS[1:]:
         models[layout] = keras.models.load_model(file_of(folder, layout))
-    x, y = data(name, 3)
-    return common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
-        common.PAIRS.get(name, 15),
-    )
+    return common.step_ratios(models, *data(name, 1), common.PAIRS.get(name, 40))
 
 
 def measure(name, baseline):
@@ -144,6 +140,7 @@ def measure(name, baseline):
             "bytes a kept weight": made[layout]["state"] / kept,
             "checkpoint": made[layout]["checkpoint"] / made["dense"]["checkpoint"],
             "step": times[layout]["ratio"],
+            "step quartiles": times[layout]["quartiles"],
         }
         for layout in LAYOUTS
     ]
@@ -158,4 +155,4 @@ if __name__ == "__main__":
     baseline = common.peak_mib(__file__, "train", "tiny", "", "dense")
     rows = [row for name in chosen for row in measure(name, baseline)]
     sys.stdout.write(f"baseline {baseline:.0f} MiB\n{common.table(rows)}\n")
-    common.save("memory", rows)
+    common.save_networks("memory", rows)

@@ -7,9 +7,9 @@ Channels are removed before training by each method, 8 at a time. Accuracy is th
 the test images after the last step of SGD with momentum 0.9, cosine schedule, rate 0.1,
 batches of 128, crops and flips; few steps, see STEPS. What is done is not run again.
 
-Times are ratios to the dense network: of `fit` steps and of the .tflite file on this
-processor, models in turn, as the median of pairwise ratios, and what PROGRAM says of an
-ARM processor (see benchmarks/mobile.py). `--networks` is for times only.
+Times are ratios to the dense network: of a training step and of the .tflite file on
+this processor, models in turn, as the median of pairwise ratios, and what PROGRAM says
+of an ARM processor (see benchmarks/mobile.py). `--networks` is for times only.
 """
 
 from __future__ import annotations
@@ -98,11 +98,8 @@ def times_of(network, folder, source):
     for method, model in models.items():
         files[method] = str(pathlib.Path(folder) / f"{method}.tflite")
         kpi.export_tflite(model, files[method], sparse=False)
-    [(x, y)] = images.train(3 * 128).take(1).as_numpy_iterator()
-    steps = common.ratios(
-        {k: lambda m=m: common.step_seconds(m, x, y) for k, m in models.items()},
-        common.PAIRS.get(network, 15),
-    )
+    [(x, y)] = images.train(128).take(1).as_numpy_iterator()
+    steps = common.step_ratios(models, x, y, common.PAIRS.get(network, 40))
     runs = {method: common.interpreter(path) for method, path in files.items()}
     lite = common.ratios(
         {

@@ -132,8 +132,9 @@ def interpreter(path: pathlib.Path):
 
 
 def times_on_arm(files: list[pathlib.Path], timer: str) -> list[dict]:
-    """What a program prints that takes .tflite files and --json."""
-    command = [sys.executable, timer, *map(str, files), "--json"]
+    """What a program prints that takes .tflite files, --json and --rounds."""
+    # Its figure is a median over rounds: of two, one that the machine slowed counts.
+    command = [sys.executable, timer, *map(str, files), "--json", "--rounds=5"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

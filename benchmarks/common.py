@@ -16,7 +16,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # By default TensorFlow uses oneDNN on processors with AVX-512 VNNI only. Without it,
 # convolutions take twice the time. TF_ENABLE_ONEDNN_OPTS=0 measures that.
 ONEDNN = os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1") == "1"
-# The steps of these networks take seconds, and vary less.
+# Of steps that are timed. Those of some networks take seconds, and vary less.
 PAIRS = {"vgg16": 15}
 
 
@@ -96,8 +96,8 @@ def ratios(measures: dict, pairs: int = 40) -> dict[str, dict[str, float]]:
     return found
 
 
-def step_ratios(models: dict, x, y, pairs: int = 40) -> dict[str, dict[str, float]]:
-    """`ratios` of training steps of compiled models.
+def step_ratios(network: str, models: dict, x, y) -> dict[str, dict[str, float]]:
+    """`ratios` of training steps of compiled models, the forms of one network.
 
     A step each in turn, as the speed of a machine holds for a step or two; and not in
     `fit`, which after its last step may wait a second or two for a thread of tf.data.
@@ -109,7 +109,8 @@ def step_ratios(models: dict, x, y, pairs: int = 40) -> dict[str, dict[str, floa
     def step(model):
         return lambda: seconds(lambda: model.train_on_batch(x, y))
 
-    return ratios({name: step(model) for name, model in models.items()}, pairs)
+    measures = {name: step(model) for name, model in models.items()}
+    return ratios(measures, PAIRS.get(network, 40))
 
 
 def peak_mib(script: str, *args) -> float:

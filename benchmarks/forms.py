@@ -107,7 +107,7 @@ def steps(network, folder, source):
     paths = sorted(pathlib.Path(folder).glob("*.keras"))
     models = {path.stem: keras.models.load_model(path) for path in paths}
     [(x, y)] = load(source).train(BATCH).take(1).as_numpy_iterator()
-    return common.step_ratios(models, x, y, common.PAIRS.get(network, 40))
+    return common.step_ratios(network, models, x, y)
 
 
 def measure(network, options):

@@ -118,7 +118,7 @@ def step_ratios(name, folder, _):
     models = {"dense": build(name)}
     for layout in LAYOUTS[1:]:
         models[layout] = keras.models.load_model(file_of(folder, layout))
-    return common.step_ratios(models, *data(name, 1), common.PAIRS.get(name, 40))
+    return common.step_ratios(name, models, *data(name, 1))
 
 
 def measure(name, baseline):

@@ -35,7 +35,7 @@ def compare(name):
     dense = build(name)
     pruned = kpi.prune_at_init(dense, None, "random", sparsity=0.95)
     models = {"dense": dense, "pruned": pruned}
-    found = common.step_ratios(models, *common.cifar_batch(128))
+    found = common.step_ratios(name, models, *common.cifar_batch(128))
     return {
         "model": name,
         "dense step s": round(found["dense"]["seconds"], 4),

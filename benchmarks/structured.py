@@ -99,7 +99,7 @@ def times_of(network, folder, source):
         files[method] = str(pathlib.Path(folder) / f"{method}.tflite")
         kpi.export_tflite(model, files[method], sparse=False)
     [(x, y)] = images.train(128).take(1).as_numpy_iterator()
-    steps = common.step_ratios(models, x, y, common.PAIRS.get(network, 40))
+    steps = common.step_ratios(network, models, x, y)
     runs = {method: common.interpreter(path) for method, path in files.items()}
     lite = common.ratios(
         {

@@ -26,11 +26,14 @@ import common
 STEPS = {"resnet20": 1000, "vgg16": 500}
 SEEDS = {"resnet20": 2, "vgg16": 1}
 # The weights of wide layers are small from the start, and random ones have no say.
+# By rank over all layers SynFlow leaves the residual streams whole, and with them most
+# of the time that normalization takes.
 UNIFORM = {"allocation": "uniform"}
 METHODS = {
     "dense": {},
     "snip": {},
     "synflow": {},
+    "synflow, uniform": UNIFORM,
     "magnitude": UNIFORM,
     "random": UNIFORM,
 }

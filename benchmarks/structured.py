@@ -9,7 +9,7 @@ batches of 128, crops and flips; few steps, see STEPS. What is done is not run a
 
 Times are ratios to the dense network: of a training step and of the .tflite file on
 this processor, models in turn, as the median of pairwise ratios, and what PROGRAM says
-of an ARM processor (see benchmarks/mobile.py). `--networks` is for times only.
+of an ARM processor (see benchmarks/mobile.py).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def all_accuracies(options):
     keys = "network", "method", "seed"
     done = {tuple(row[k] for k in keys) for row in rows}
     for seed in range(max(SEEDS.values())):
-        networks = [name for name, seeds in SEEDS.items() if seed < seeds]
+        networks = [name for name in options.networks if seed < SEEDS[name]]
         for cell in itertools.product(networks, METHODS, [seed]):
             if cell not in done:
                 flags = "accuracy_of", *cell, options.data
@@ -148,7 +148,7 @@ def all_accuracies(options):
 
 def all_times(options):
     rows = []
-    name = "structured_times" if common.ONEDNN else "structured_times_eigen"
+    name = f"structured_times_{common.vectors()}"
     for network in options.networks:
         with tempfile.TemporaryDirectory() as folder:
             part = common.fresh_process(

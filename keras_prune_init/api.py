@@ -88,7 +88,7 @@ def prune_at_init(
             by cost first, until at least that is saved.
         multiple_of: Keep numbers of channels that are multiples of it, or halves of
             layers that have less than twice as many. Processors work on several at a
-            time, 8 with AVX2, 16 with AVX-512, and take as long for fewer.
+            time, 8 with AVX2, 16 with AVX-512, and gain little from fewer.
         seed: Seed of random methods.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 

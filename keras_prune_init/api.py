@@ -185,7 +185,6 @@ def _without_channels(plan, rescale):
     model, note = plan.recipe.model, plan.recipe.note
     if rescale:
         rescaling.check(model)
-    surgery.copy_model(model)  # refused before it is scored, if it cannot be copied
     small = plan.units.cut(model, plans.run(plan)[-1])
     if rescale or plan.recipe.finish:  # which work on scales
         wrapped = surgery.wrap(small, checks.prunable_kernels(small))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import garbage, selection
+from keras_prune_init.core import garbage, objects, selection
 from keras_prune_init.core.kept_weights import KeptWeights, gaps
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, part_name
 
@@ -46,6 +46,7 @@ class CompactLayer(MaskedLayer):
     ):
         super().__init__(layer, kernels, note, **kwargs)
         self.counts = dict(counts or {})
+        self.places = {}  # where Keras had the kernels
         for name in self.kernels:
             self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
 
@@ -66,7 +67,9 @@ class CompactLayer(MaskedLayer):
                 with without_storage(variable_names(self.kernels)):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
-                _make_absent(selection.owner(self.layer, name), name)
+                holder = selection.owner(self.layer, name)
+                kernel = selection.get_kernel(self.layer, name)
+                self.places[name] = objects.take_out(holder, kernel)
                 self._add_scale(name)
         for name, count in self.counts.items():
             self._create(name, count)
@@ -97,6 +100,12 @@ class CompactLayer(MaskedLayer):
         kept = self.kept[name]
         inputs = selection.input_axes(self.layer, name)
         return kept.dense(kept.values.value * kept.spread(self.scales[name], inputs))
+
+    def release(self, layer):
+        super().release(layer)
+        for name in reversed(self.kernels):
+            kernel = selection.get_kernel(layer, name)
+            objects.put_in(selection.owner(layer, name), kernel, *self.places[name])
 
     def _fixed(self, name):
         return self.kept[name].index, self.scales[name]
@@ -160,23 +169,3 @@ def _within(path):
     """A scope for variables that belong to the layer at `path`."""
     parent, _, name = path.rpartition("/")
     return keras.name_scope(name, override_parent=parent)
-
-
-def _make_absent(holder, name):
-    """Leave of a layer's kernel what says its shape."""
-    name = name.rpartition(".")[2]
-    kernel = getattr(holder, name)
-    # Behind a property.
-    attribute = next(k for k, v in vars(holder).items() if v is kernel)
-    with without_storage([kernel.name]), _within(kernel.path.rpartition("/")[0]):
-        absent = keras.Variable(
-            "zeros",
-            shape=kernel.shape,
-            dtype=kernel.dtype,
-            trainable=False,
-            name=kernel.name,
-        )
-    absent.regularizer, absent.constraint = kernel.regularizer, kernel.constraint
-    delattr(holder, attribute)
-    # Past Keras, which would follow it.
-    object.__setattr__(holder, attribute, absent)

@@ -14,9 +14,42 @@ from keras_prune_init.core import selection
 PACKAGE = "keras_prune_init"
 
 
-def _on_kept(regularizer, mask):
-    # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
-    return lambda kernel: regularizer(keras.ops.where(mask, kernel, 0.0))
+class _OnKept:
+    """A regularizer of kept weights only."""
+
+    def __init__(self, regularizer, mask):
+        self.regularizer, self.mask = regularizer, mask
+
+    def __call__(self, kernel):
+        # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
+        return self.regularizer(keras.ops.where(self.mask, kernel, 0.0))
+
+
+def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
+    """Have `quantize` and `enable_lora` of a layer or model say what to do first."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError(
+            "A model is quantized, or gets LoRA weights, when its zeros are final. "
+            f"Received: {name}, which is pruned. Call keras_prune_init.strip(model) "
+            "first, and this on what it returns."
+        )
+
+    for method in ("quantize", "enable_lora"):
+        if hasattr(type(guarded), method):
+            vars(guarded)[method] = refuse
+
+
+class _UpdatesNoted(keras.StatelessScope):
+    """A scope that knows which variables were assigned in it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.updated = {}
+
+    def add_update(self, update):
+        self.updated[id(update[0])] = update[0]
+        super().add_update(update)
 
 
 def part_name(kernel, kind):
@@ -89,6 +122,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self.kernels = kernels
         self.note = note
+        refuse_quantization(layer, layer.name)
 
     def build(self, *args, **shapes):
         if not self.layer.built:
@@ -99,7 +133,7 @@ class MaskedLayer(keras.layers.Wrapper):
             self._add_scale(name)
             if kernel.regularizer is not None:
                 mask = self.masks[name]
-                kernel.regularizer = _on_kept(kernel.regularizer, mask)
+                kernel.regularizer = _OnKept(kernel.regularizer, mask)
 
     def _add_scale(self, name):
         inputs = selection.input_axes(self.layer, name)
@@ -185,26 +219,54 @@ class MaskedLayer(keras.layers.Wrapper):
         factor = self.masks[name].value * self.scales[name].value
         return selection.get_kernel(self.layer, name).value * factor
 
+    def release(self, layer: keras.layers.Layer) -> None:
+        """Undo, in a copy of the wrapped layer, what wrapping did to it."""
+        vars(layer).pop("enable_lora", None)
+        for name in self.kernels:
+            kernel = selection.get_kernel(layer, name)
+            if isinstance(kernel.regularizer, _OnKept):
+                kernel.regularizer = kernel.regularizer.regularizer
+
+    # --- standing in for the layer ----------------------------------------------------
+
+    def __getattr__(self, name):
+        # Reached only by what a wrapper does not have itself.
+        kernels = vars(self).get("kernels")
+        if kernels is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if name in kernels and self.layer.built:
+            return self.masked_kernel(name)
+        return getattr(self.layer, name)
+
+    def __setattr__(self, name, value):
+        made = "kernels" in vars(self)
+        own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if made and not own and name in vars(self.layer):
+            setattr(self.layer, name, value)  # on the wrapper it would do nothing
+        else:
+            super().__setattr__(name, value)
+
+    # --- running it -------------------------------------------------------------------
+
     def _masked_call(self, *args, **kwargs):
         # All variables are mapped, as a scope does not see the ones around it.
         kernels = [selection.get_kernel(self.layer, name) for name in self.kernels]
-        before = [
+        mapping = [
             (kernel, self.masked_kernel(name))
             for kernel, name in zip(kernels, self.kernels, strict=True)
         ]
         kernels = {id(kernel) for kernel in kernels}
         others = [v for v in self.layer.variables if id(v) not in kernels]
-        before += [(v, v.value) for v in others]
-        with keras.StatelessScope(before, collect_losses=True) as scope:
-            before = [(v, scope.get_current_value(v)) for v, _ in before]
+        mapping += [(v, v.value) for v in others]
+        with _UpdatesNoted(mapping, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         for loss in scope.losses:
             # A copy, or the wrapped layer would claim the loss a second time.
             self.add_loss(keras.ops.copy(loss))
-        for variable, value in before:
-            # What the layer itself updated, such as the seed of a dropout.
-            if scope.get_current_value(variable) is not value:
-                variable.assign(scope.get_current_value(variable))
+        # What the layer updated: the seed of a dropout, the state of a recurrent layer,
+        # which Keras does not count among its variables.
+        for variable in scope.updated.values():
+            variable.assign(scope.get_current_value(variable))
         return outputs
 
     def compute_output_spec(self, *args, **kwargs):

@@ -11,6 +11,7 @@ from absl import logging
 
 from keras_prune_init.core import copying, selection, surgery
 from keras_prune_init.core.compact import CompactLayer
+from keras_prune_init.core.objects import Copier
 
 
 def check_layout(layout: str) -> None:
@@ -48,8 +49,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
             "`to_layout` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer."
         )
-    change = functools.partial(copying.converted, layout=layout)
-    new = surgery.change_layers(model, change)
+    new = surgery.change_layers(model, copying.to_layout(layout))
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
         with new.distribute_strategy.scope():
@@ -61,8 +61,7 @@ def as_masked(model: keras.Model) -> keras.Model:
     """The model itself, or if a layout hides its kernels, a copy that has them."""
     if not any(isinstance(v, CompactLayer) for v in copying.masked_layers(model)):
         return model
-    change = functools.partial(copying.converted, layout="masked")
-    return surgery.change_layers(model, change)
+    return surgery.change_layers(model, copying.to_layout("masked"))
 
 
 def _copy_optimizer(old, new, source, target):
@@ -120,7 +119,7 @@ def _slots(optimizer, references):
         return slot
 
     with tf.variable_creator_scope(_without_value):
-        twin = type(optimizer).from_config(optimizer.get_config())
+        twin = Copier(optimizer)(optimizer)
         makes = getattr(twin, "inner_optimizer", twin)
         plain = makes.add_variable_from_reference
         name = "add_variable_from_reference"

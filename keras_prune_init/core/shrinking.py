@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_prune_init.core import channels, copying, surgery
 from keras_prune_init.core.cost import cost
-from keras_prune_init.core.layers import MaskedLayer
 
 L = keras.layers
 
@@ -48,11 +47,15 @@ def cut(model: keras.Model, plan: channels.Plan) -> keras.Model:
     """A copy of a model without the channels that a plan does not keep."""
     changes = dict(_changes(plan))
 
-    def change(layer):
+    def change(layer, copier):
         make = changes.get(id(layer))
-        return make() if make else _unchanged(layer)
+        return make(copier) if make else None
 
-    return surgery.change_layers(model, change)
+    return surgery.change_layers(model, change, call=_with_new_shapes)
+
+
+def _with_new_shapes(model, layer, *args, **kwargs):
+    return layer(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,28 +150,21 @@ def _changes(plan):
             yield id(node.operation), make
 
 
-def _unchanged(layer):
-    """A copy of a layer; one without variables may get another input shape."""
-    plain = isinstance(layer, L.Layer) and not isinstance(layer, MaskedLayer)
-    if not plain or layer.variables:
-        return None
-    return type(layer).from_config(layer.get_config())
-
-
-def _smaller_vectors(layer, keep):
-    new = type(layer).from_config(layer.get_config())
+def _smaller_vectors(layer, keep, copier):
+    new = copier.unbuilt(layer)
     new.build((*[None] * (len(layer.input.shape) - 1), int(keep.sum())))
     for old, variable in zip(layer.variables, new.variables, strict=True):
         variable.assign(old.numpy()[keep])
     return new
 
 
-def _smaller_shape(layer, keep):
-    shape = *layer.target_shape[:-1], int(keep.sum())
-    return type(layer).from_config({**layer.get_config(), "target_shape": shape})
+def _smaller_shape(layer, keep, copier):
+    new = copier.unchanged(layer)
+    new.target_shape = *layer.target_shape[:-1], int(keep.sum())
+    return new
 
 
-def _smaller_kernel(kernel, given, keep_in, keep_out):
+def _smaller_kernel(kernel, given, keep_in, keep_out, copier):
     layer, masked = kernel.layer, kernel.masked
     depthwise = isinstance(layer, L.DepthwiseConv2D)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
@@ -177,11 +173,11 @@ def _smaller_kernel(kernel, given, keep_in, keep_out):
     if not depthwise:
         bias = bias + np.einsum("pio,i->o", kernel.weights, emitted)
     bias = bias[keep_out]
-    config = {**layer.get_config(), "use_bias": layer.use_bias or bool(bias.any())}
+    new = copier.unbuilt(layer)
+    new.use_bias = layer.use_bias or bool(bias.any())
     if not depthwise:
         size = "units" if isinstance(layer, L.Dense) else "filters"
-        config[size] = int(keep_out.sum())
-    new = type(layer).from_config(config)
+        setattr(new, size, int(keep_out.sum()))
     rank = len(layer.input.shape) if masked is None else len(masked.input.shape)
     new.build((*[None] * (rank - 1), int(keep_in.sum())))
     if new.use_bias:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import random
-import types
 from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
 
-from keras_prune_init.core import copying, selection
-from keras_prune_init.core.compact import CompactLayer
+from keras_prune_init.core import composites, copying, selection
 from keras_prune_init.core.copying import masked_layers
-from keras_prune_init.core.selection import Address, Kernel
+from keras_prune_init.core.objects import Copier
+from keras_prune_init.core.selection import Kernel
 from keras_prune_init.distribute import replicas, workers
 
 Layer = keras.layers.Layer
@@ -44,7 +43,7 @@ def copy_model(
         call: How layers are connected, `call(model, layer, *args, **kwargs)`, where
             `model` is the one that is copied. Default: `layer(*args, **kwargs)`.
     """
-    return _copy_model(model, {}, dtype, call=call)
+    return _copy_model(model, dtype=dtype, call=call)
 
 
 def wrap(
@@ -58,15 +57,13 @@ def wrap(
     They remove nothing yet; those of the layout "compact" cannot run before
     `set_masks`.
 
-    Raises:
-        ValueError: If a layer cannot be copied from its config.
     """
-    wrappers: dict[Address, dict] = {}
+    wrappers: dict[int, dict] = {}
     for kernel in kernels:
         options = {"layout": layout, "kernels": [], "note": note}
-        wrapper = wrappers.setdefault(kernel.address, options)
+        wrapper = wrappers.setdefault(id(kernel.layer), options)
         wrapper["kernels"].append(kernel.name)
-    return _copy_model(model, wrappers)
+    return _copy_model(model, copying.masking(wrappers))
 
 
 def set_masks(
@@ -85,9 +82,6 @@ def set_masks(
             layer = layers[kernel.address]
             value = kernel.variable.value
             layer.install(kernel.name, masks[kernel.path], value)
-        compact = any(isinstance(v, CompactLayer) for v in masked_layers(pruned))
-        if compact and pruned.compiled:  # optimizers keep to the variables they know
-            pruned.compile_from_config(pruned.get_compile_config())
 
 
 def set_note(pruned: keras.Model, note: str) -> None:
@@ -120,14 +114,17 @@ def strip(model: keras.Model) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer."
         )
     # It leaves its strategy: one process of several may want it.
-    return _copy_model(model, {}, change=copying.folded, scope=False)
+    return _copy_model(model, copying.folded, scope=False)
 
 
 def change_layers(
-    model: keras.Model, change: Callable[[Layer], Layer | None]
+    model: keras.Model, change: copying.Change, call: Callable | None = None
 ) -> keras.Model:
-    """A copy of a model with other layers, which `change` makes, or leaves as is."""
-    return _copy_model(model, {}, change=change)
+    """A copy of a model with other layers, which `change` makes, or leaves as is.
+
+    `call` is needed if these have other shapes, as in `copy_model`.
+    """
+    return _copy_model(model, change, call=call)
 
 
 def enable_workers(model: keras.Model) -> keras.Model:
@@ -156,27 +153,10 @@ def enable_workers(model: keras.Model) -> keras.Model:
     return model
 
 
-def _copy_model(model, wrap, dtype=None, change=None, call=None, scope=True):
+def _copy_model(model, change=None, dtype=None, call=None, scope=True):
     inside = replicas.scope(model) if scope else contextlib.nullcontext()
-    with preserved_random_state(), _custom_objects(model), inside:
-        new = copying.copy(model, wrap, dtype, change, call)
-        if model.compiled and not new.compiled:
-            new.compile_from_config(model.get_compile_config())
+    with preserved_random_state(), inside:
+        new = Copier(model, change, call, dtype)(model)
+        composites.remember_masks(new)
+        composites.forget_masks(new)
         return enable_workers(new) if scope else new
-
-
-def _custom_objects(model):
-    """A scope with the model's own classes and functions, registered or not."""
-    objects = []
-    for layer in selection.flatten(model):
-        objects += [type(layer), getattr(layer, "activation", None)]
-    if model.compiled:
-        parts = [model.optimizer, *keras.tree.flatten(model.loss), *model.metrics]
-        objects += [v if isinstance(v, types.FunctionType) else type(v) for v in parts]
-    return keras.saving.custom_object_scope(
-        {
-            v.__name__: v
-            for v in objects
-            if hasattr(v, "__name__") and v.__module__.split(".")[0] != "keras"
-        }
-    )

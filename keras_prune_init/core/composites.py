@@ -1,0 +1,128 @@
+"""Layers and models of users that hold masked layers, and how they are saved.
+
+The constructor of such a class makes ordinary layers. So that a saved model loads as it
+was, its config says which of them were masked, and they are exchanged again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import keras
+
+from keras_prune_init.core import copying, objects, selection
+from keras_prune_init.core.layers import PACKAGE, MaskedLayer, refuse_quantization
+from keras_prune_init.core.objects import Copier
+
+Layer = keras.layers.Layer
+
+
+def remember_masks(model: Layer) -> None:
+    """Have what holds masked layers, in a model or itself, save which these are."""
+    masked = copying.masked_layers(model)
+    for layer in masked:
+        refuse_quantization(layer.layer, layer.name)
+    if masked:  # or `quantize` would get as far as the first masked layer
+        refuse_quantization(model, model.name)
+    for composite in _outermost(model):
+        if not isinstance(composite, MaskedComposite):
+            composite.__class__ = _masked_class(type(composite))
+        for layer in selection.flatten(composite):
+            if selection.is_composite(layer):
+                items = selection.children(layer)
+                objects.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
+
+
+def forget_masks(model: Layer) -> None:
+    """The opposite, where no masked layer is left."""
+    for layer in selection.flatten(model):
+        if isinstance(layer, MaskedComposite) and not copying.masked_layers(layer):
+            layer.__class__ = layer.original
+
+
+def _outermost(layer):
+    """The composites that hold masked layers and are in no other composite."""
+    if not copying.masked_layers(layer) or isinstance(layer, MaskedLayer):
+        return
+    if _saves_its_layers(layer):
+        for _, child in selection.children(layer):
+            yield from _outermost(child)
+    else:
+        yield layer
+
+
+def _saves_its_layers(layer):
+    """Whether the config of a layer has those of the layers in it."""
+    kind = type(layer)
+    if isinstance(layer, keras.Sequential):
+        parent = keras.Sequential
+    elif selection.is_graph(layer):
+        parent = keras.Model  # to which Keras has added what is Functional
+        own = inspect.getfullargspec(kind.__init__)
+        plain = own.args[1:3] == ["inputs", "outputs"] or (own.varargs and own.varkw)
+        if not plain:
+            return False
+    else:
+        return False
+    same = kind.get_config is parent.get_config or kind.__module__.startswith("keras.")
+    return same or "layers" in layer.get_config()
+
+
+@functools.cache
+def _masked_class(original: type) -> type:
+    # Under the name that it has, as it is the same class to the user.
+    body = {"original": original, "__doc__": original.__doc__}
+    body |= {k: getattr(original, k) for k in ("__module__", "__qualname__")}
+    masked = type(original.__name__, (MaskedComposite, original), body)
+    register = keras.saving.register_keras_serializable(PACKAGE, "MaskedComposite")
+    register(masked)
+    register(MaskedComposite)  # the name must load where `masked` was never made
+    return masked
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MaskedComposite:
+    """Mixin for user-written layers and models that hold `MaskedLayer`s."""
+
+    def get_config(self):
+        original = self.original
+        try:
+            config = original.get_config(self)
+        except Exception as e:
+            raise NotImplementedError(
+                f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
+                f"`get_config` fails ({_first_line(e)}); use `save_weights` or "
+                "`tf.train.Checkpoint`, or let the class implement `get_config`."
+            ) from e
+        plain = {
+            "module": original.__module__,
+            "class_name": original.__name__,
+            "registered_name": keras.saving.get_registered_name(original),
+            "config": config,
+            "build_config": self.get_build_config(),
+        }
+        masked = [
+            [list(address), copying.options_of(layer)]
+            for address, layer in selection.walk(self)
+            if isinstance(layer, MaskedLayer)
+        ]
+        return {"layer": plain, "masked": masked}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        options = {tuple(address): v for address, v in config["masked"]}
+        # What the constructor was given may be masked already.
+        plain = {
+            id(child): options[address]
+            for address, child in selection.walk(layer)
+            if address in options and not isinstance(child, MaskedLayer)
+        }
+        layer = Copier(layer, copying.masking(plain))(layer)
+        remember_masks(layer)
+        return layer
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]

@@ -135,16 +135,26 @@ def _changes(plan):
             kernel = plan.kernels[i]
             given = plan.channels[parent].constant
             keeps = plan.keeps(parent), plan.keeps(i)
-            make = functools.partial(_smaller_kernel, kernel, given, *keeps)
+            shape = _smaller_input(plan, i)
+            make = functools.partial(_smaller_kernel, kernel, given, *keeps, shape)
             yield id(node.operation), make
         elif isinstance(node.operation, L.BatchNormalization):
             keep = plan.keeps(i)
             if len(keep) == node.operation.moving_mean.shape[0]:
-                make = functools.partial(_smaller_vectors, node.operation, keep)
+                shape = _smaller_input(plan, i)
+                make = functools.partial(_smaller_vectors, node.operation, keep, shape)
                 yield id(node.operation), make
         elif isinstance(node.operation, L.Reshape) and not plan.keeps(i).all():
             make = functools.partial(_smaller_shape, node.operation, plan.keeps(i))
             yield id(node.operation), make
+
+
+def _smaller_input(plan, i):
+    """The shape of what a layer reads, without the channels that are cut out."""
+    node = plan.nodes[i]
+    shape = list(node.given[0])
+    shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())
+    return tuple(shape)
 
 
 def _unchanged(layer):
@@ -155,9 +165,9 @@ def _unchanged(layer):
     return type(layer).from_config(layer.get_config())
 
 
-def _smaller_vectors(layer, keep):
+def _smaller_vectors(layer, keep, shape):
     new = type(layer).from_config(layer.get_config())
-    new.build((*[None] * (len(layer.input.shape) - 1), int(keep.sum())))
+    new.build(shape)
     for old, variable in zip(layer.variables, new.variables, strict=True):
         variable.assign(old.numpy()[keep])
     return new
@@ -168,7 +178,7 @@ def _smaller_shape(layer, keep):
     return type(layer).from_config({**layer.get_config(), "target_shape": shape})
 
 
-def _smaller_kernel(kernel, given, keep_in, keep_out):
+def _smaller_kernel(kernel, given, keep_in, keep_out, shape):
     layer, masked = kernel.layer, kernel.masked
     depthwise = isinstance(layer, L.DepthwiseConv2D)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
@@ -182,8 +192,7 @@ def _smaller_kernel(kernel, given, keep_in, keep_out):
         size = "units" if isinstance(layer, L.Dense) else "filters"
         config[size] = int(keep_out.sum())
     new = type(layer).from_config(config)
-    rank = len(layer.input.shape) if masked is None else len(masked.input.shape)
-    new.build((*[None] * (rank - 1), int(keep_in.sum())))
+    new.build(shape)
     if new.use_bias:
         new.bias.assign(bias)
 

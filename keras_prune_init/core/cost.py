@@ -129,7 +129,7 @@ def cost(model: keras.Model) -> CostReport:
 
     Multiply-adds are those of kernels for one sample; activations, normalization and
     the products of attention are not counted. Dimensions that the model leaves open
-    (the length of a sequence) are taken as 32.
+    (the length of a sequence) are taken as 32, or less where the model takes no more.
 
     Args:
         model: A built Keras model.

@@ -199,7 +199,8 @@ def _uses(model):
     except Exception as e:  # users' own layers may do anything
         logging.warning("The multiply-adds are not known: %s", e)
         return {}
-    return uses
+    batch = keras.tree.flatten(inputs)[0].shape[0]  # 1, unless the model fixes it
+    return {key: count // batch for key, count in uses.items()}
 
 
 def _loop(inner, name):

@@ -246,7 +246,7 @@ def signal_report(
     if dtype == "float32" and not all(_fits_float32(row) for row in found):
         # A larger loss has larger gradients, which are divided again.
         larger = rows(dtype, GAIN)
-        if all(_fits_float32(row, GAIN) for row in larger):
+        if all(_fits_float32(row, GAIN) and row.q > SAFE**2 for row in larger):
             found = larger
         else:
             try:

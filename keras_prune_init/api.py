@@ -10,7 +10,7 @@ from absl import logging
 
 from keras_prune_init import checks
 from keras_prune_init import plan as plans
-from keras_prune_init.core import copying, garbage, layouts, surgery
+from keras_prune_init.core import copying, garbage, layouts, report, surgery
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters
@@ -199,6 +199,7 @@ def _without_channels(plan, rescale):
         small = surgery.change_layers(wrapped, copying.folded)
     if note:
         logging.info("%s: %s", model.name, note)
+        report.keep_note(small, note)
     return small
 
 

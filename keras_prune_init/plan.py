@@ -75,7 +75,7 @@ def make(
     kernels = checks.prunable_kernels(model, filters, fits)
     if units is None:
         units = structured.Channels(
-            model, kernels, allocation, min_per_layer, budget, multiple_of
+            model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
         )
     data, resolved = [], None
     if method.needs_data:

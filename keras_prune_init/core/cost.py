@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_prune_init.core import copying, probe, selection, table
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.patching import patched
 
 L = keras.layers
@@ -141,6 +142,7 @@ def cost(model: keras.Model) -> CostReport:
 
     >>> print(cost(pruned))
     """
+    check_model(model)
     inside = 0
     costs = by_layer(model)
     for layer, inner, name in _kernels(model):

@@ -17,6 +17,7 @@ from absl import logging
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
 from keras_prune_init.core.cost import CostReport, cost
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.shrinking import shrink_report
 
 # The attribute of a model that says how its channels were chosen.
@@ -193,7 +194,9 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
 
     >>> print(report(pruned))
     """
+    check_model(model)
     if dense is not None:
+        check_model(dense)
         return _report_of_channels(model, dense)
     masked = surgery.masked_layers(model)
     if not masked:

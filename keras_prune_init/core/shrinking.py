@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_prune_init.core import channels, copying, surgery
 from keras_prune_init.core.cost import cost
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.layers import MaskedLayer
 
 L = keras.layers
@@ -41,6 +42,7 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> small = shrink(pruned)
     >>> print(shrink_report(pruned, small, x))
     """
+    check_model(model)
     return cut(model, channels.analyse(model))
 
 

@@ -10,13 +10,15 @@ from absl import logging
 
 from keras_prune_init import checks
 from keras_prune_init import plan as plans
-from keras_prune_init.core import copying, garbage, layouts, surgery
+from keras_prune_init.core import copying, garbage, layouts, report, surgery
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters
 from keras_prune_init.methods import Method
 from keras_prune_init.signal import rescaling
 
 
+@one_at_a_time
 @garbage.old_objects_aside()
 def prune_at_init(
     model: keras.Model,
@@ -137,6 +139,7 @@ def prune_at_init(
     return pruned
 
 
+@one_at_a_time
 @garbage.old_objects_aside()
 def score(
     model: keras.Model,
@@ -195,6 +198,7 @@ def _without_channels(plan, rescale):
         small = surgery.change_layers(wrapped, copying.folded)
     if note:
         logging.info("%s: %s", model.name, note)
+        report.keep_note(small, note)
     return small
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prune_init.core import selection, surgery
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.selection import Filters, Kernel
 from keras_prune_init.distribute import workers
 
@@ -24,17 +25,7 @@ def prunable_kernels(
         TypeError: If `model` is no Keras model.
         ValueError: If it is not built, pruned already, or has nothing to prune.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a keras.Model (of Keras 3). "
-            f"Received: {type(model).__module__}.{type(model).__name__}."
-        )
-    if not model.built:
-        raise ValueError(
-            "The model must be built, so that it has weights. "
-            f"Received: {model.name}, which is not built. Give it an `Input` layer, "
-            "call `model.build(input_shape)`, or call it once on data."
-        )
+    check_model(model)
     if surgery.masked_layers(model):
         raise ValueError(
             "A model can be pruned once. "

@@ -13,6 +13,7 @@ from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import structured
+from keras_prune_init.core.schedules import check_schedule
 from keras_prune_init.core.selection import Kernel, scoring_dtype
 from keras_prune_init.distribute import workers
 from keras_prune_init.methods import Method, Recipe, get_method
@@ -64,6 +65,7 @@ def make(
     """Check the arguments of `prune_at_init`; raises as it does."""
     method = _method(method, iterations, schedule, batch_norm, seed)
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
+    check_schedule(method.schedule, method.iterations, sparsity)
     structured.check_arguments(granularity, budget, multiple_of)
     units = None
     if granularity != "channel":
@@ -75,7 +77,7 @@ def make(
     kernels = checks.prunable_kernels(model, filters, fits)
     if units is None:
         units = structured.Channels(
-            model, kernels, allocation, min_per_layer, budget, multiple_of
+            model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
         )
     data, resolved = [], None
     if method.needs_data:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import keras_prune_init as kpi
+from keras_prune_init import critical_sparsity, select
 from keras_prune_init.core import allocation
 
 
@@ -116,3 +117,30 @@ def test_critical_sparsity_is_where_select_empties_a_layer(seed):
         assert not kpi.select(scores, critical.sparsity)[critical.layer].any()
     below = kpi.select(scores, max(critical.sparsity - 1 / 20, 0))
     assert all(m.any() for m in below.values())
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+def test_empty_tensors_take_no_part(allocation):
+    rng = np.random.default_rng(0)
+    scores = {"a": np.zeros((0, 3)), "b": rng.random((4, 5)), "c": rng.random(7)}
+    masks = select(scores, 1 / 3, allocation)
+    assert masks["a"].shape == (0, 3)
+    assert sum(int(m.sum()) for m in masks.values()) == 18
+    without = select({k: scores[k] for k in "bc"}, 1 / 3, allocation)
+    for name in "bc":
+        np.testing.assert_array_equal(masks[name], without[name])
+    only = select({"a": np.zeros((0, 3))}, 0.5, allocation)
+    assert only["a"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+def test_single_numbers_are_refused(allocation):
+    with pytest.raises(ValueError, match="array of its shape. Received: .* for b. Le"):
+        select({"a": np.ones(3), "b": np.float32(2)}, 0.5, allocation)
+
+
+def test_empty_tensors_do_not_become_empty():
+    scores = {"a": np.zeros((0, 3)), "b": np.array([1.0, 2.0]), "c": np.array([3.0])}
+    assert critical_sparsity(scores) == (2 / 3, "b")
+    with pytest.raises(ValueError, match="Received: no scores at all"):
+        critical_sparsity({})

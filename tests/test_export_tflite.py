@@ -222,3 +222,30 @@ def test_auto_falls_back_to_a_dense_file_that_works(tmp_path, monkeypatch):
     assert not report.is_sparse and not any(k.encoded for k in report.kernels)
     assert report.size == report.dense
     assert "stored densely, because of the sparse file" in str(report)
+
+
+def test_what_does_nothing_in_inference_is_left_out(tmp_path):
+    layers = [L.RandomFlip(), L.RandomBrightness(0.2), L.RandomContrast(0.2)]
+    layers += [L.GaussianNoise(0.1), L.Conv2D(4, 3), L.SpatialDropout2D(0.2)]
+    layers += [L.GlobalAveragePooling2D(), L.Dropout(0.2), L.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    calls = [vars(v).get("call") for v in layers]
+    kpi.export_tflite(model, tmp_path / "whole.tflite")
+    assert [vars(v).get("call") for v in layers] == calls
+    bare = [v for v in layers if isinstance(v, (L.Conv2D, L.Dense))]
+    bare.insert(1, L.GlobalAveragePooling2D())
+    other = keras.Sequential([keras.Input((8, 8, 3)), *bare])
+    kpi.export_tflite(other, tmp_path / "bare.tflite")
+    operators = [
+        [op["op_name"] for op in interpreter._get_ops_details()]
+        for name in ("whole", "bare")
+        for interpreter in [tf.lite.Interpreter(str(tmp_path / f"{name}.tflite"))]
+    ]
+    assert operators[0] == operators[1]
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    path = tmp_path / "broken.tflite"
+    path.write_bytes(b"\x10\0\0\0TFL3" + bytes(40))
+    with pytest.raises(ValueError, match="must be whole. Received: one of 48 bytes"):
+        kpi.mobile_check(path)

@@ -29,8 +29,77 @@ def block(x, name, width=4, project=False):
 def test_sequential_models_are_chains():
     model = mlp()
     first, second, third = [layer.name for layer in model.layers]
-    expected = {"input": [], first: ["input"], second: [first], third: [second]}
+    source = next(iter(wiring(model)))
+    expected = {source: [], first: [source], second: [first], third: [second]}
     assert wiring(model) == expected
+
+
+class Tower(keras.Model):
+    """A Functional model with a constructor of its own, and no config."""
+
+    def __init__(self, width):
+        x = keras.Input((4,))
+        branch = Gain()(L.Dense(width, name="branch")(x))
+        super().__init__(x, L.Add(name="sum")([branch, x]))
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+class Gain(L.Layer):
+    """A layer whose config tells nothing."""
+
+    def call(self, x):
+        return 2 * x
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+def test_the_graph_is_read_of_models_and_layers_without_config():
+    tower = Tower(4)
+    found = wiring(tower)
+    assert found["sum"] == ["gain", *found["branch"]] and found["gain"] == ["branch"]
+    x = keras.Input((4,))
+    nested = keras.Model(x, L.Dense(2, name="last")(tower(x)))
+    assert wiring(nested)["last"] == ["sum"]
+    assert list(additions(nested)) == ["sum"]
+
+
+def test_inputs_without_names_of_their_own_are_told_apart():
+    x, y = keras.Input((3,)), keras.Input((2,))
+    a, b = L.ReLU()(x), L.ReLU()(y)
+    one, two = L.Dense(2, name="one")(a), L.Dense(2, name="two")(b)
+    # Keras calls both of these inputs `keras_tensor`-something.
+    model = keras.Model([a, b], L.Add(name="sum")([one, two]))
+    nodes = graph.flat_graph(model)
+    shapes = {n.operation.name: n.given for n in nodes}
+    assert shapes["one"] == ((None, 3),) and shapes["two"] == ((None, 2),)
+    assert wiring(model)["sum"] == ["one", "two"]
+
+
+def test_a_nested_model_takes_its_inputs_by_name():
+    a, b = keras.Input((3,), name="zeta"), keras.Input((2,), name="alpha")
+    left, right = L.Dense(1, name="left")(a), L.Dense(1, name="right")(b)
+    inner = keras.Model([a, b], L.Add()([left, right]))
+    x, y = keras.Input((3,)), keras.Input((2,))
+    to_zeta, to_alpha = L.ReLU(name="to_zeta")(x), L.ReLU(name="to_alpha")(y)
+    model = keras.Model([x, y], inner({"zeta": to_zeta, "alpha": to_alpha}))
+    found = wiring(model)
+    assert found["left"] == ["to_zeta"] and found["right"] == ["to_alpha"]
+
+
+def test_layers_used_in_two_models_are_read_in_each():
+    shared = L.Dense(4, name="shared")
+    x, y = keras.Input((3,)), keras.Input((5, 3))
+    other = keras.Model(y, shared(y))
+    model = keras.Model(x, L.Dense(1, name="last")(shared(x)))
+    assert {n.operation.name: n.given for n in graph.flat_graph(model)}["shared"] == (
+        (None, 3),
+    )
+    assert {n.operation.name: n.made for n in graph.flat_graph(other)}["shared"] == (
+        (None, 5, 4),
+    )
 
 
 def test_nested_models_are_expanded_where_they_are_called():

@@ -67,8 +67,27 @@ def test_private_keras_api_is_used_in_one_place_each():
     pattern = re.compile(r"keras\.src|tensorflow\.python|\._tracker|\._track_trackable")
     users = {p.name for p in FILES if pattern.search(p.read_text())}
     assert users == {"objects.py"}
+    pattern = re.compile(r"_nodes_by_depth|\._functional|keras_tensors")
+    users = {p.name for p in FILES if pattern.search(p.read_text())}
+    assert users == {"nodes.py"}
     users = {p.name for p in FILES if "symbolic_build" in p.read_text()}
     assert users == {"objects.py", "workers.py"}
+
+
+def test_keras_keeps_the_nodes_that_graphs_are_read_from():
+    import keras
+
+    x = keras.Input((3,))
+    y = keras.layers.Dense(2)(x)
+    model = keras.Model(x, y)
+    [first], [second] = (model._nodes_by_depth[depth] for depth in (1, 0))
+    assert first.outputs[0] is model.inputs[0]
+    assert second.operation is model.layers[1]
+    assert second.arguments.keras_tensors[0] is model.inputs[0]
+    assert second.arguments.args[0] is model.inputs[0]
+    assert second.outputs[0] is model.outputs[0]
+    chain = keras.Sequential([x, keras.layers.Dense(2)])
+    assert chain._functional.inputs[0] is chain.inputs[0]
 
 
 @pytest.mark.parametrize(

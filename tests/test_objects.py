@@ -10,7 +10,7 @@ import tensorflow as tf
 from helpers import L
 
 import keras_prune_init as kpi
-from keras_prune_init.core import objects
+from keras_prune_init.core import nodes, objects
 from keras_prune_init.core.objects import Copier
 
 RNG = np.random.default_rng(0)
@@ -279,7 +279,7 @@ def test_keras_still_keeps_its_objects_as_the_copies_rely_on():
     assert "_value" in vars(layer.kernel)
     optimizer = model.optimizer
     assert optimizer._variables == [optimizer._iterations, optimizer._learning_rate]
-    [call] = [n for n in objects.nodes_of(model) if n.operation is layer]
+    [call] = [n for n in nodes.in_order(model) if n.operation is layer]
     assert call.arguments.keras_tensors == [x] and not call.is_input
     layer._track_trackable(x := tf.Variable(1.0), "name", overwrite=True)
     assert layer._trackable_children()["name"] is x

@@ -140,3 +140,49 @@ def test_a_lambda_is_refused_before_anything_is_scored(monkeypatch):
     monkeypatch.setattr(SNIP, "scores", lambda *args: pytest.fail("scored"))
     with pytest.raises(ValueError, match="Use named functions in place of lambdas"):
         kpi.prune_at_init(model, batch(model), "snip")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(kpi.report, kpi.strip, kpi.shrink, kpi.cost, kpi.stabilize, kpi.rescale),
+        *(kpi.enable_workers, lambda model: kpi.export_tflite(model, "a.tflite")),
+    ],
+)
+def test_what_is_no_model_is_refused(function):
+    with pytest.raises(TypeError, match="must be a keras.Model.*NoneType. Pass a mod"):
+        function(None)
+
+
+@pytest.mark.parametrize("function", [kpi.shrink, kpi.cost, kpi.report])
+def test_models_without_weights_are_refused(function):
+    with pytest.raises(ValueError, match="must be built.*which is not built. Give it"):
+        function(keras.Sequential([keras.layers.Dense(3)]))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda progress, sparsity: float("nan"),
+        lambda progress, sparsity: 5,
+        lambda progress, sparsity: sparsity * (1 - progress),
+        lambda progress, sparsity: "half",
+    ],
+)
+def test_schedules_that_do_not_rise_to_the_sparsity_are_refused(schedule):
+    options = {"iterations": 3, "schedule": schedule, "verbose": 0}
+    with pytest.raises(ValueError, match="that rise from 0.* for progress 0.[36].*Use"):
+        kpi.prune_at_init(mlp(), None, "synflow", **options)
+
+
+@pytest.mark.parametrize("seed", [-1, None, 0.5, True])
+def test_seeds_are_whole_numbers(seed):
+    with pytest.raises(ValueError, match="`seed` must be a whole number, 0 or more"):
+        kpi.prune_at_init(mlp(), None, "random", seed=seed, verbose=0)
+
+
+def test_a_list_is_no_name():
+    with pytest.raises(ValueError, match=r"must be a Method.*Received: .*\['snip'\]"):
+        kpi.get_method(["snip"])
+    with pytest.raises(ValueError, match=r"must be one of.*Received: .*\['erk'\]"):
+        kpi.select({"a": np.ones(3)}, 0.5, ["erk"])

@@ -133,9 +133,7 @@ def test_an_unknown_operation_makes_it_unknown_not_wrong():
         def call(self, x):
             return keras.ops.reshape(x, (3, 4))
 
-    model = keras.Sequential(
-        [keras.Input((4,), batch_size=3), OnlyBatchesOfThree(), L.Dense(2)]
-    )
+    model = keras.Sequential([keras.Input((4,)), OnlyBatchesOfThree(), L.Dense(2)])
     report = kpi.report(kpi.prune_at_init(model, None, "random", sparsity=0.5))
     assert report.kept == 4 and report.effective is None
     assert report.effective_sparsity is None and "unknown" in str(report)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import L, batch, mlp, subclassed
+from helpers import L, batch, masked_list, mlp, subclassed
 from test_rescaling import deep
 
 import keras_prune_init as kpi
@@ -115,3 +115,48 @@ def test_notes_outlive_saving(tmp_path):
         loaded = keras.models.load_model(tmp_path / "model.keras")
         assert kpi.report(loaded).notes == [note]
         assert note in kpi.report(loaded).to_json()
+
+
+def gated(width=6):
+    """Plain, but layers read several activations: no one edge of chaos."""
+    x = inputs = keras.Input((width,))
+    for _ in range(2):
+        sides = [L.Dense(width, a)(x) for a in ("tanh", "relu")]
+        x = L.Multiply()(sides)
+    return keras.Model(inputs, L.Dense(3)(x))
+
+
+def test_where_rescaling_does_not_fit_sbp_is_left_and_the_note_says_so():
+    model = gated()
+    data = batch(model, 32)
+    pruned = kpi.prune_at_init(model, data, "robust", sparsity=0.5, verbose=0)
+    [note] = kpi.report(pruned).notes
+    assert "Rescaling was left out, as it does not fit: The edge of chaos" in note
+    alone = kpi.prune_at_init(model, data, "snip", sparsity=0.5, verbose=0)
+    assert kpi.report(pruned).digest == kpi.report(alone).digest
+    scales = [s for v in masked_list(pruned) for s in v.scales.values()]
+    assert all((s.numpy() == 1).all() for s in scales)
+
+
+def test_where_sbp_sr_does_not_fit_sbp_is_left_and_the_note_says_so(monkeypatch):
+    from keras_prune_init.methods import robust
+
+    class Refusing:
+        def recipe(self, model):
+            raise ValueError("A block cannot be called again. Received: this one.")
+
+    monkeypatch.setattr(robust, "SBPSR", Refusing)
+    model = kpi.models.resnet((8, 8, 3), 3, depth=8, width=4)
+    pruned = kpi.prune_at_init(model, batch(model), "robust", verbose=0)
+    [note] = kpi.report(pruned).notes
+    expected = "SBP alone, as SBP-SR does not fit: A block cannot be called again."
+    assert expected in note
+
+
+def test_augmentation_in_front_hides_nothing():
+    layers = [L.RandomFlip(), L.RandomZoom(0.1), L.Rescaling(0.5)]
+    layers += [L.Conv2D(6, 3, activation="relu") for _ in range(2)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, L.Flatten(), L.Dense(3)])
+    pruned = kpi.prune_at_init(model, batch(model), "robust", verbose=0)
+    assert "chi = " in kpi.report(pruned).notes[0]
+    kpi.rescale(pruned)

@@ -214,3 +214,36 @@ def test_report_says_what_changed_and_what_stays():
     assert found.macs == (16 * 9 * (2 * 3) + 4 * 9 * 6, 16 * 9 * (2 * 2) + 4 * 9 * 4)
     assert found.seconds is None and not found.stays
     assert "multiply-adds 1,080 to 720 (0.67)" in str(found)
+
+
+def channels_first():
+    options = {"data_format": "channels_first"}
+    inputs = keras.Input((3, 9, 9))
+    x = L.Conv2D(6, 3, activation="relu", **options, name="first")(inputs)
+    x = L.Conv2D(8, 1, **options)(L.BatchNormalization(1)(x))
+    x = L.DepthwiseConv2D(3, depth_multiplier=2, **options)(x)
+    y = L.Conv2D(16, 1, activation="relu", **options)(x)
+    x = L.Concatenate(1)([L.Add()([x, y]), L.Conv2D(4, 1, **options, name="end")(x)])
+    x = L.Flatten(**options)(L.MaxPooling2D(**options)(x))
+    return keras.Model(inputs, L.Dense(5)(x))
+
+
+def test_images_with_channels_first_shrink_too():
+    keras.config.set_dtype_policy("float32")  # the only one that a CPU runs them in
+    model = randomized(channels_first())
+    x, y = data(model)
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.3, verbose=0)
+    for name in ("first", "end"):
+        layer = pruned.get_layer(name)
+        mask = layer.kept_mask("kernel")
+        mask[..., 1:3] = False
+        layer.install("kernel", mask, layer.kernel_value("kernel"))
+    small = kpi.shrink(pruned)
+    widths = [v.layer.kernel.shape[-1] for v in small.layers if hasattr(v, "masks")]
+    assert widths == [4, 8, 2, 16, 2, 5]
+    np.testing.assert_allclose(pruned(x), small(x), atol=1e-5)
+    fewer = kpi.prune_at_init(
+        model, (x, y), "snip", sparsity=0.4, granularity="channel", verbose=0
+    )
+    assert fewer.count_params() < model.count_params()
+    assert fewer(x).shape == (16, 5)

@@ -61,6 +61,22 @@ def test_dead_units_by_hand():
     assert column(report, "dead").tolist() == [0.75, 0]
 
 
+def test_small_gradients_are_seen_in_float32_through_a_larger_loss():
+    model = deep((1.5, 0.0), depth=5, width=20)
+    x, labels = batch(model)
+    y = np.eye(10, dtype="float32")[labels]
+    whole = signal_report(model, (x, y), "mse")
+    small = signal_report(
+        model, (x, y), lambda y, p: 1e-36 * keras.losses.mean_squared_error(y, p)
+    )
+    assert small.dtype == "float32"
+    for name in ("gradient", "q", "dead"):
+        factor = 1e-36 if name == "gradient" else 1
+        np.testing.assert_allclose(
+            column(small, name), column(whole, name) * factor, rtol=1e-4
+        )
+
+
 def test_gradients_too_small_for_float32_are_not_zero():
     model = deep((0.05, 0.0), depth=40, width=20)
     report = signal_report(model, batch(model))

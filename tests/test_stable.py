@@ -49,6 +49,34 @@ def nested():
     return keras.Model(inputs, x)
 
 
+class Residual(keras.Model):
+    """Functional, by a constructor of its own; its input has no name of its own."""
+
+    def __init__(self):
+        x = inputs = L.Rescaling(0.5)(keras.Input((4,)))
+        for _ in range(2):
+            x = L.Add()([x, L.Dense(4)(L.Dense(4)(x))])
+        super().__init__(inputs, x)
+
+
+def augmented():
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, padding="same")(L.RandomRotation(0.1)(L.RandomFlip()(x)))
+    for _ in range(2):
+        x = L.Add()([x, L.Conv2D(4, 3, padding="same", activation="relu")(x)])
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
+def channels_first():
+    x = inputs = keras.Input((3, 8, 8))
+    options = {"padding": "same", "data_format": "channels_first"}
+    x = L.Conv2D(4, 3, **options)(x)
+    for _ in range(2):
+        x = L.Add()([x, L.BatchNormalization(1)(L.Conv2D(4, 3, **options)(x))])
+    x = L.GlobalAveragePooling2D(data_format="channels_first")(x)
+    return keras.Model(inputs, L.Dense(3)(x))
+
+
 IMAGES = {"weights": None, "input_shape": (32, 32, 3), "classes": 5}
 MODELS = {
     "resnet20": (lambda: kpi.models.resnet(depth=20, width=4), 9),
@@ -59,6 +87,9 @@ MODELS = {
     "keras_cv": (keras_cv_backbone, 4),
     "operators": (by_operator, 3),
     "nested": (nested, 2),
+    "own_constructor": (Residual, 2),
+    "augmented": (augmented, 2),
+    "channels_first": (channels_first, 2),
 }
 
 

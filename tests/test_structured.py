@@ -291,3 +291,52 @@ def test_report_compares_with_the_model_that_had_all_channels():
         kpi.report(small)
     with pytest.raises(ValueError, match="must be the model that channels"):
         kpi.report(small, NETWORKS["resnet"]())
+
+
+def chain(width=12):
+    layers = [L.Dense(width, "tanh") for _ in range(3)]
+    return keras.Sequential([keras.Input((8,)), *layers, L.Dense(5)])
+
+
+def twins(width=8):
+    """Two nested models with equal names in them."""
+    x = inputs = keras.Input((8,))
+    for i in range(2):
+        x = keras.Sequential(
+            [keras.Input((8,)), L.Dense(width, "relu", name="wide"), L.Dense(8)],
+            name=f"part_{i}",
+        )(x)
+    return keras.Model(inputs, L.Dense(5, name="wide")(x))
+
+
+@pytest.mark.parametrize("build", [chain, twins])
+@pytest.mark.parametrize("method", ["snip", "robust"])
+def test_kernels_are_compared_with_those_of_any_model(build, method):
+    model = build()
+    small = prune(model, method, 0.3)
+    report = kpi.report(small, model)
+    kept = [k.total for k in kpi.cost(small).kernels]
+    assert [t.kept for t in report.tensors] == kept
+    assert [t.path for t in report.tensors] == list(
+        kpi.score(model, None, "magnitude", verbose=0)
+    )
+    said = [note.startswith("Robust: SBP and rescaling") for note in report.notes]
+    assert said == [method == "robust"] + [False] * (len(said) - 1)
+    with pytest.raises(ValueError, match="must be the model that channels"):
+        kpi.report(small, build(4))
+
+
+def test_a_shortcut_behind_a_scaled_branch_is_still_the_same_kernel():
+    model = NETWORKS["resnet"]()
+    small = prune(model, "sbp_sr", 0.5)
+    report = kpi.report(small, model)
+    assert report.notes[0].startswith("Stable ResNet")
+    names = {k.path: k.shape for k in kpi.cost(small).kernels}
+    assert {np.prod(s) for s in names.values()} == {t.kept for t in report.tensors}
+
+
+def test_the_sparsity_of_the_error_is_that_which_was_asked_for():
+    with pytest.raises(ValueError, match=r"sparsity=0.99, with which on the way, at"):
+        prune(chain(), "synflow", 0.99, iterations=20)
+    with pytest.raises(ValueError, match=r"sparsity=0.99, with which `dense.*` would"):
+        prune(chain(), "snip", 0.99)

@@ -153,7 +153,7 @@ def gradient_source(tmp_path, height, width, **arguments):
     path.write_bytes(tf.io.encode_png(image).numpy())
     one = tf.data.Dataset.from_tensors((str(path), 0))
     return streaming.StreamedImages(
-        "gradient", (one, one), 2, read=tf.io.read_file, window=1, **arguments
+        "gradient", (one, one), 2, image=streaming.decode_file, window=1, **arguments
     )
 
 
@@ -290,3 +290,15 @@ def test_streams_do_not_tune_themselves(imagenet):
     data = load(imagenet, 8)
     for dataset in (data.train(4), data.test(4)):
         assert dataset.options().autotune.enabled is False
+
+
+@pytest.mark.parametrize("size", [None, 16])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_image_that_is_cut_off_is_named(tmp_path, part, size):
+    for name in ("train/a/0", "train/a/1", "train/b/0", "val/a/0", "val/b/0"):
+        write_image(tmp_path / f"{name}.jpg", 20, 20)
+    bad = next((tmp_path / part / "a").glob("0.jpg"))
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"whole.*{bad}"):
+        data = load(f"folder:{tmp_path}", size)
+        list(data.train(3) if part == "train" else data.test(3))

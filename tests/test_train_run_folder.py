@@ -1,5 +1,6 @@
 """The folder of a run."""
 
+import os
 import re
 
 import pytest
@@ -32,3 +33,21 @@ def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert run_folder.read_json(path) == 1
+
+
+def test_a_second_process_is_refused_and_told_who_is_at_work(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with run_folder.locked(folder):
+        message = rf"One process.*workdir={folder}, in which process {os.getpid()} on "
+        with pytest.raises(FileExistsError, match=message), run_folder.locked(folder):
+            pass
+        run_folder.check(folder, {}, resume=False)  # a lock alone is no run
+        (folder / "model.keras").write_text("saved")
+    assert [path.name for path in folder.iterdir()] == ["model.keras"]
+
+
+def test_what_a_killed_process_left_locks_nothing(tmp_path):
+    (tmp_path / run_folder.LOCK).write_text("process 1 on a machine of long ago")
+    with run_folder.locked(tmp_path):
+        run_folder.check(tmp_path, {}, resume=False)
+    assert not tmp_path.exists()  # nothing came of it

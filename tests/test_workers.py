@@ -60,7 +60,7 @@ class Images:
 
     def _read(self, key):
         read = tf.numpy_function(self._encoded, [key], tf.string)
-        return tf.ensure_shape(read, [])
+        return streaming.decode(tf.ensure_shape(read, []))
 
     def _encoded(self, key):
         self.decoded += 1

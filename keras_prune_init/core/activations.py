@@ -11,12 +11,25 @@ from keras_prune_init.core.graph import Node
 
 L = keras.layers
 
+# Layers of images that pass them on in inference: they are random in training only.
+RANDOM = (
+    *(L.RandomBrightness, L.RandomColorDegeneration, L.RandomColorJitter),
+    *(L.RandomContrast, L.RandomElasticTransform, L.RandomErasing, L.RandomFlip),
+    *(L.RandomGaussianBlur, L.RandomGrayscale, L.RandomHue, L.RandomInvert),
+    *(L.RandomPerspective, L.RandomPosterization, L.RandomRotation),
+    *(L.RandomSaturation, L.RandomSharpness, L.RandomShear, L.RandomTranslation),
+    *(L.RandomZoom, L.AugMix, L.CutMix, L.MixUp, L.RandAugment),
+)
+# And those that are linear in it.
+AUGMENTATIONS = (*RANDOM, L.RandomCrop, L.CenterCrop, L.Resizing)
+
 # What may lie between two layers without bending the signal.
 PASSING = (
+    *AUGMENTATIONS,
     *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
     *(L.RMSNormalization, L.UnitNormalization, L.Normalization, L.Rescaling),
     *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
-    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise),
+    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise, L.ActivityRegularization),
     *(L.Flatten, L.Reshape, L.Permute, L.Identity, L.RepeatVector),
     *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
     *(L.Cropping1D, L.Cropping2D, L.Cropping3D),

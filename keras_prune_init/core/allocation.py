@@ -30,9 +30,9 @@ def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[flo
         Evci et al., "Rigging the Lottery", arXiv 1911.11134; Mocanu et al. 2018.
     """
     sizes = np.array([np.prod(s) for s in shapes], float)
-    raw = np.array([sum(s) for s in shapes], float) / sizes
+    raw = np.array([sum(s) for s in shapes], float) / np.maximum(sizes, 1)
     budget = density * sizes.sum()
-    whole = np.zeros(len(sizes), bool)
+    whole, epsilon = sizes == 0, 0.0
     while not whole.all():
         left = max(budget - sizes[whole].sum(), 0.0)
         epsilon = left / (raw * sizes)[~whole].sum()
@@ -68,7 +68,8 @@ def select(
         `{kernel path: bool array}`, `True` where a weight is kept.
 
     Raises:
-        ValueError: If scores are not finite, or an argument is out of range.
+        ValueError: If scores are not finite, one is a single number in place of an
+            array, or an argument is out of range.
 
     Example:
 
@@ -76,6 +77,7 @@ def select(
     {'a': array([ True, False,  True]), 'b': array([False])}
     """
     check_arguments(sparsity, allocation, min_per_layer)
+    _check_axes(scores)
     masks_lib.check_finite(scores)
     return choose(scores, sparsity, allocation, min_per_layer)
 
@@ -100,7 +102,8 @@ def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
     if allocation == "global":
         counts = _global_counts(values, keep, floors, pools)
     else:
-        densities = ALLOCATIONS[allocation]([v.shape for v in values], keep / total)
+        shapes = [v.shape for v in values]
+        densities = ALLOCATIONS[allocation](shapes, keep / max(total, 1))
         exact = [d * v.size for d, v in zip(densities, values, strict=True)]
         counts = _round(exact, keep, floors, sizes)
     masks = [
@@ -119,7 +122,7 @@ def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) ->
             f"0 <= sparsity < 1. Received: sparsity={sparsity!r}. "
             "For 90 %, pass 0.9."
         )
-    if allocation not in ALLOCATIONS:
+    if not isinstance(allocation, str) or allocation not in ALLOCATIONS:
         raise ValueError(
             f"`allocation` must be one of {list(ALLOCATIONS)}. "
             f"Received: allocation={allocation!r}."
@@ -128,6 +131,15 @@ def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) ->
         raise ValueError(
             "`min_per_layer` must be a whole number, 0 or more. "
             f"Received: min_per_layer={min_per_layer!r}."
+        )
+
+
+def _check_axes(scores):
+    scalars = [path for path, values in scores.items() if np.ndim(values) == 0]
+    if scalars:
+        raise ValueError(
+            "The scores of a kernel are an array of its shape. Received: a single "
+            f"number for {', '.join(map(str, scalars))}. Leave out what is no kernel."
         )
 
 
@@ -178,6 +190,12 @@ def critical_sparsity(scores: Scores) -> CriticalSparsity:
         Hayou et al., "Robust Pruning at Initialization", arXiv 2002.08797, sec. 3.
     """
     masks_lib.check_finite(scores)
+    scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
+    if not scores:
+        raise ValueError(
+            "A tensor is needed that can become empty. Received: no scores at all. "
+            "Pass what `score` returned."
+        )
     # A tensor is empty once its best weight goes; of equal bests its first goes last.
     best = {path: np.max(v) for path, v in scores.items()}
     lowest = min(best.values())

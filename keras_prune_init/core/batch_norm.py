@@ -1,7 +1,8 @@
-"""Batch normalization by batch statistics, with its second derivative in closed form.
+"""Batch and group normalization, with their second derivatives in closed form.
 
 With z = (x - mean) r, r = 1 / sqrt(variance + epsilon) and means over all axes but that
-of the channels, the derivative of y = gamma z + beta is the self-adjoint linear map
+of the channels (or, in each sample, of groups of channels), the derivative of
+y = gamma z + beta is the self-adjoint linear map
 
     G(u) = gamma r (u - mean(u) - z mean(u z)).
 
@@ -60,6 +61,25 @@ def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
         return y, lambda u: gradient(x, u)
 
     return normalize(x)
+
+
+def group_norm(x, gamma, beta, epsilon, groups, axis, twice=False):
+    """Normalize each sample's groups of channels: a batch normalization of those.
+
+    Args:
+        x, gamma, beta, epsilon, axis, twice: As in `batch_norm`.
+        groups: How many there are.
+    """
+    axis %= x.shape.rank
+    order = [0, axis, *(i for i in range(1, x.shape.rank) if i != axis)]
+    first = tf.transpose(x, order)
+    rows = tf.reshape(first, (tf.shape(x)[0] * groups, -1))
+    one = tf.ones(tf.shape(rows)[0], x.dtype)
+    rows = batch_norm(rows, one, tf.zeros_like(one), epsilon, 0, twice)
+    inverse = [order.index(i) for i in range(len(order))]
+    z = tf.transpose(tf.reshape(rows, tf.shape(first)), inverse)
+    shape = [-1 if i == axis else 1 for i in range(len(order))]
+    return tf.reshape(gamma, shape) * z + tf.reshape(beta, shape)
 
 
 def _composed(x, gamma, beta, epsilon, axes):

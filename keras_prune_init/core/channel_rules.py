@@ -56,12 +56,13 @@ class Kernel(NamedTuple):
     even: bool
 
 
-def kernel(operation, layer, inputs):
+def kernel(node, inputs, first):
     """What `Kernel` says of a node; `None` if it is none."""
-    dense = type(layer) is L.Dense
+    operation, layer = node.operation, node.layer
+    dense = type(layer) is L.Dense and (not first or len(node.given[0]) == 2)
     depthwise = type(layer) is L.DepthwiseConv2D
     plain = type(layer) in CONVOLUTIONS and layer.groups == 1
-    if not (dense or plain or depthwise) or not channels_last(layer):
+    if not (dense or plain or depthwise) or not as_model(layer, first):
         return None
     masked = operation if isinstance(operation, MaskedLayer) else None
     if masked:
@@ -83,26 +84,45 @@ def is_depthwise(layer):
     return isinstance(layer, L.DepthwiseConv2D)
 
 
-def channels_last(layer):
-    return getattr(layer, "data_format", "channels_last") in ("channels_last", None)
+def is_first(nodes):
+    """Whether images in this model have their channels first."""
+    return any(
+        getattr(node.layer, "data_format", None) == "channels_first"
+        and len(next(iter(node.made), ())) > 2
+        for node in nodes
+    )
 
 
-def rank(operation):
-    outputs = keras.tree.flatten(operation.output)
-    return len(outputs[0].shape)
+def as_model(layer, first):
+    """Whether a layer takes that axis of images for channels that the model does."""
+    if first and isinstance(layer, (L.Cropping1D, L.UpSampling1D)):
+        return False  # they know one order only
+    found = getattr(layer, "data_format", None)
+    return found is None or (found == "channels_first") == first
 
 
-def width(node):
-    if node.operation is None:
-        return node.owner.inputs[0].shape[-1] or 0
-    shape = keras.tree.flatten(node.operation.output)[0].shape
-    return (shape[-1] or 0) if len(shape) > 1 else 0
+def channel_axis(shape, first):
+    """The axis of channels in a tensor."""
+    return 1 if first and len(shape) > 2 else len(shape) - 1
 
 
-def is_vector(operation):
+def is_channel_axis(axis, node, first):
+    """Whether an `axis` argument names the axis of channels."""
+    shape = node.made[0]
+    return axis % len(shape) == channel_axis(shape, first)
+
+
+def width(node, first):
+    """Number of channels of a node's output, 0 if it has none or none is known."""
+    shape = node.made[0] if node.made else ()
+    return (shape[channel_axis(shape, first)] or 0) if len(shape) > 1 else 0
+
+
+def is_vector(node):
     """Whether a Reshape turns vectors into images of one pixel, or back."""
-    shapes = operation.input.shape, operation.output.shape
-    return all(math.prod(s[1:-1]) == 1 for s in shapes)
+    return all(
+        math.prod(n or 0 for n in s[1:-1]) == 1 for s in (node.given[0], node.made[0])
+    )
 
 
 def by_number(layer):
@@ -135,9 +155,9 @@ def normalized(layer, constant):
     return (constant - mean) / np.sqrt(variance + layer.epsilon) * scale + offset
 
 
-def flattened(layer, groups, constant):
-    shape = layer.input.shape[1:]
-    if None in shape or not channels_last(layer):
+def flattened(node, groups, constant, first):
+    shape = node.given[0][1:]
+    if None in shape or not as_model(node.operation, first):
         return None
-    times = math.prod(shape[:-1])
+    times = math.prod(shape) // len(groups)
     return np.tile(groups, times), np.tile(constant, times)

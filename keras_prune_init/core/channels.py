@@ -1,6 +1,7 @@
 """Which channels of a network are of use, and which must come and go together.
 
-Every tensor of the graph has one channel for each entry of its last axis. Channels that
+Every tensor of the graph has one channel for each entry of its last axis; of images
+with channels first, of the second one. Channels that
 pass through the same layer without weights, or are added to each other, form a group: a
 residual stream has one group for each of its channels, however many blocks add to it.
 
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
         kept: Of each group whether it stays.
         fixed: Of each group whether it must stay, whatever the weights are.
         reasons: `{reason: groups that stay only for it}`.
+        first: Whether the channels of images come first.
     """
 
     nodes: list[Node]
@@ -53,6 +55,11 @@ class Plan(NamedTuple):
     kept: np.ndarray
     fixed: np.ndarray
     reasons: dict[str, set[int]]
+    first: bool
+
+    def axis(self, shape) -> int:
+        """The axis of channels in a tensor of this model."""
+        return rules.channel_axis(shape, self.first)
 
     def keeps(self, node: int) -> np.ndarray:
         """Which channels of a node's output stay."""
@@ -72,6 +79,7 @@ class _Analysis:
     def __init__(self, model):
         self.model = model
         self.nodes, self.outputs = graph_with_outputs(model)
+        self.first = rules.is_first(self.nodes)
         self.parent = []  # of groups that became one
         self.groups, self.constants, self.kernels = [], [], {}
         self.pinned, self.reasons = set(), {}
@@ -105,7 +113,8 @@ class _Analysis:
         channels = [
             Channels(*made) for made in zip(groups, self.constants, strict=True)
         ]
-        return Plan(self.nodes, self.kernels, channels, kept, fixed, self.reasons)
+        found = self.nodes, self.kernels, channels, kept, fixed, self.reasons
+        return Plan(*found, self.first)
 
     # --- groups -----------------------------------------------------------------------
 
@@ -135,7 +144,7 @@ class _Analysis:
             for groups, _ in parents:
                 name = getattr(node.operation, "name", "an input")
                 self._pin(groups, f"`{name}` reads them in a way that is not known")
-            groups = self._new(rules.width(node))
+            groups = self._new(rules.width(node, self.first))
             self._pin(groups)
             made = groups, np.full(len(groups), np.nan)
         self.groups.append(made[0])
@@ -148,33 +157,38 @@ class _Analysis:
         )
 
     def _made(self, node, parents):
-        operation, layer = node.operation, node.layer
+        operation, first = node.operation, self.first
         kind = type(operation).__name__
         if len(parents) > 1:
-            last = -1, rules.rank(operation) - 1
-            if kind == "Concatenate" and operation.axis in last:
+            axis = getattr(operation, "axis", None)
+            if kind == "Concatenate" and rules.is_channel_axis(axis, node, first):
                 groups, constants = zip(*parents, strict=True)
                 return np.concatenate(groups), np.concatenate(constants)
+            if first and len({len(shape) for shape in node.given}) > 1:
+                return None  # channels meet an axis of pixels
             return self._merged(rules.MERGES.get(kind), parents)
-        if not parents:
+        if not parents or not node.made:
             return None
         [(groups, constant)] = parents
-        if kernel := rules.kernel(operation, layer, len(groups)):
+        if kernel := rules.kernel(node, len(groups), first):
             self.kernels[len(self.groups)] = kernel
             return self._through_kernel(kernel, groups, constant)
         if isinstance(operation, L.BatchNormalization):
-            last = operation.axis in (-1, rules.rank(operation) - 1)
-            return (groups, rules.normalized(operation, constant)) if last else None
+            if not rules.is_channel_axis(operation.axis, node, first):
+                return None
+            return groups, rules.normalized(operation, constant)
         if isinstance(operation, L.Flatten):
-            return rules.flattened(operation, groups, constant)
-        if isinstance(operation, rules.PADDINGS):
-            return groups, np.where(constant == 0, 0, np.nan)
+            return rules.flattened(node, groups, constant, first)
         if isinstance(operation, rules.ACTIVATIONS) and rules.by_number(operation):
             return groups, rules.applied(operation, constant)
-        same = rules.width(node) == len(groups)
-        if kind == "Reshape" and same and rules.is_vector(operation):
+        same = rules.width(node, first) == len(groups)
+        if kind == "Reshape" and same and not first and rules.is_vector(node):
             return groups, constant
-        if isinstance(operation, rules.THROUGH) and rules.channels_last(operation):
+        if not rules.as_model(operation, first):
+            return None
+        if isinstance(operation, rules.PADDINGS):
+            return groups, np.where(constant == 0, 0, np.nan)
+        if isinstance(operation, rules.THROUGH):
             return groups, constant
         return None
 

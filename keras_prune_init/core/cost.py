@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_prune_init.core import copying, probe, selection, table
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.patching import patched
 
 L = keras.layers
@@ -129,7 +130,7 @@ def cost(model: keras.Model) -> CostReport:
 
     Multiply-adds are those of kernels for one sample; activations, normalization and
     the products of attention are not counted. Dimensions that the model leaves open
-    (the length of a sequence) are taken as 32.
+    (the length of a sequence) are taken as 32, or less where the model takes no more.
 
     Args:
         model: A built Keras model.
@@ -141,6 +142,7 @@ def cost(model: keras.Model) -> CostReport:
 
     >>> print(cost(pruned))
     """
+    check_model(model)
     inside = 0
     costs = by_layer(model)
     for layer, inner, name in _kernels(model):
@@ -199,7 +201,8 @@ def _uses(model):
     except Exception as e:  # users' own layers may do anything
         logging.warning("The multiply-adds are not known: %s", e)
         return {}
-    return uses
+    batch = keras.tree.flatten(inputs)[0].shape[0]  # 1, unless the model fixes it
+    return {key: count // batch for key, count in uses.items()}
 
 
 def _loop(inner, name):

@@ -1,19 +1,14 @@
-"""How the layers of a Sequential or Functional model are connected.
-
-Read from the model's config, which is public, so nothing here depends on how Keras
-keeps its nodes.
-"""
+"""How the layers of a Sequential or Functional model are connected."""
 
 from __future__ import annotations
 
-import graphlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 
-from keras_prune_init.core import selection, surgery
+from keras_prune_init.core import selection
 from keras_prune_init.core.layers import MaskedLayer
+from keras_prune_init.core.nodes import Shape, calls_of
 
 
 class Node(NamedTuple):
@@ -21,14 +16,18 @@ class Node(NamedTuple):
 
     Attributes:
         operation: The layer; of nested models the layers inside are listed. `None` for
-            the input of a Sequential model.
+            the input of a Sequential model without known shapes.
         parents: Positions, in the list of nodes, of those that made its arguments.
         owner: The (nested) model in which it is called.
+        given: Shapes of its arguments, in the order of `parents`.
+        made: Shapes of what it returned; none if they are not known.
     """
 
     operation: Any
     parents: tuple[int, ...]
     owner: keras.Model
+    given: tuple[Shape, ...] = ()
+    made: tuple[Shape, ...] = ()
 
     @property
     def layer(self):
@@ -51,7 +50,7 @@ def flat_graph(model: keras.Model) -> list[Node]:
 
 
 def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
-    """The same, and the positions of the nodes that make the model's outputs.
+    """The nodes of `flat_graph`, and the positions of those that make the outputs.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.
@@ -72,75 +71,39 @@ def _expand(model, sources, nodes):
 
     `sources` make its inputs, if it is called inside another model.
     """
-    if isinstance(model, keras.Sequential):
-        if sources is None:
-            nodes.append(Node(None, (), model))
-            sources = [0]
-        for layer in model.layers:
-            sources = _call(layer, sources, nodes, model)
-        return sources
-    config = model.get_config()
-    if "layers" not in config:  # a Functional model with a constructor of its own
-        config = surgery.copy_model(model).get_config()
-    operations = {operation.name: operation for operation in model.operations}
-    inputs = [name for name, *_ in _references(config["input_layers"])]
-    arguments = {
-        (layer["name"], i): list(_tensors(node))
-        for layer in config["layers"]
-        for i, node in enumerate(layer["inbound_nodes"] or [{}])
-    }
-    before = {key: {t[:2] for t in tensors} for key, tensors in arguments.items()}
-    made: dict[tuple, list[int]] = {}
-    for name, i in graphlib.TopologicalSorter(before).static_order():
-        if name in inputs and sources is not None:
-            made[name, i] = [sources[inputs.index(name)]]
+    found = calls_of(model)
+    if found is None:
+        return _expand_chain(model, sources, nodes)
+    made: list[list[int]] = []
+    for i, call in enumerate(found.calls):
+        if sources is not None and i in found.inputs:
+            made.append([sources[found.inputs.index(i)]])
             continue
-        given = [_output(made[t[:2]], t[2]) for t in arguments[name, i]]
-        made[name, i] = _call(operations[name], given, nodes, model)
-    outputs = []
-    for name, i, t in _references(config["output_layers"]):
-        # Here, though not above, Keras counts the calls of nested models from 1.
-        nested = selection.is_graph(operations[name])
-        i -= nested and not isinstance(operations[name], keras.Sequential)
-        outputs.append(_output(made[name, i], t))
-    return outputs
+        given = tuple(_output(made[k], t) for k, t in call.sources)
+        if selection.is_graph(call.operation):
+            made.append(_expand(call.operation, given, nodes))
+        else:
+            nodes.append(Node(call.operation, given, model, call.given, call.made))
+            made.append([len(nodes) - 1])
+    return [_output(made[k], t) for k, t in found.outputs]
 
 
-def _call(operation, given, nodes, owner):
-    if selection.is_graph(operation):
-        return _expand(operation, given, nodes)
-    nodes.append(Node(operation, tuple(given), owner))
-    return [len(nodes) - 1]
+def _expand_chain(model, sources, nodes):
+    if sources is None:
+        nodes.append(Node(None, (), model))
+        sources = [len(nodes) - 1]
+    for layer in model.layers:
+        if selection.is_graph(layer):
+            sources = _expand(layer, sources, nodes)
+        else:
+            nodes.append(Node(layer, tuple(sources), model))
+            sources = [len(nodes) - 1]
+    return sources
 
 
 def _output(positions, index):
     # A layer makes all its outputs in one node, a nested model in one each.
     return positions[index] if len(positions) > 1 else positions[0]
-
-
-def _tensors(value) -> Iterator[tuple[str, int, int]]:
-    """(layer name, number of the call, number of the output) of tensor arguments."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__":
-            yield tuple(value["config"]["keras_history"])
-        else:
-            for key in sorted(value):
-                yield from _tensors(value[key])
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _references(value) -> Iterator[tuple[str, int, int]]:
-    """The same of a model's inputs or outputs, in the order of `model.inputs`."""
-    if isinstance(value, dict):
-        for key in sorted(value):
-            yield from _references(value[key])
-    elif value and isinstance(value[0], str):
-        yield tuple(value)
-    else:
-        for item in value:
-            yield from _references(item)
 
 
 class Addition(NamedTuple):

@@ -17,7 +17,7 @@ import inspect
 import random
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -26,6 +26,8 @@ import tensorflow as tf
 from keras.src.ops.node import Node
 from keras.src.utils.tracking import Tracker
 from tensorflow.python.trackable.base import TrackableReference
+
+from keras_prune_init.core import nodes
 
 Layer = keras.layers.Layer
 
@@ -230,7 +232,7 @@ class Copier:
 
     def _graph(self, model):
         """What a Functional model has of its graph, with the copied layers."""
-        for node in nodes_of(model):
+        for node in nodes.in_order(model):
             if any(id(tensor) not in self._memo for tensor in node.outputs):
                 self._connect(model, node)
         pairs = (model._inputs_struct, model._outputs_struct)
@@ -452,12 +454,6 @@ def _tracked(value):
 def _stored_ids(tracker):
     stores = tracker.config.items()
     return {name: {id(v) for v in store} for name, (_, store) in stores}
-
-
-def nodes_of(model: keras.Function) -> Iterator[Node]:
-    """The calls of a Functional model, each after those whose results it takes."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from model._nodes_by_depth[depth]
 
 
 # The first that fits.

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_prune_init.core.batch_norm import batch_norm
+from keras_prune_init.core.batch_norm import batch_norm, group_norm
 from keras_prune_init.core.selection import flatten, output_layers
 
 
@@ -65,29 +65,16 @@ def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
     Batch normalization uses statistics of the batch (mode `"train"`) or running ones
     (`"eval"`), and updates nothing.
     """
-    batch_norm = keras.layers.BatchNormalization
     changes = []
     for layer in flatten(model):
-        if isinstance(layer, batch_norm) and type(layer).call is batch_norm.call:
+        call = type(layer).call
+        if call is keras.layers.BatchNormalization.call:
             changes.append((layer, "call", _batch_norm(layer, mode, twice)))
-        elif isinstance(layer, keras.layers.GroupNormalization):
-            changes.append((layer, "call", _with_exact_moments(layer.call)))
+        elif call is keras.layers.GroupNormalization.call:
+            changes.append((layer, "call", _group_norm(layer, twice)))
         elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
             changes.append((layer, "call", subsampled(layer)))
     return patched(changes)
-
-
-def _with_exact_moments(plain):
-    def moments(x, axes, keepdims=False):
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
-        return mean if keepdims else tf.squeeze(mean, axes), variance
-
-    def call(*args, **kwargs):
-        with patched([(tf.nn, "moments", moments)]):
-            return plain(*args, **kwargs)
-
-    return call
 
 
 def unbounded(model: keras.Model):
@@ -117,26 +104,41 @@ def _batch_norm(layer, mode, twice):
     def call(inputs, training=None, mask=None):
         if mask is not None:
             return plain(inputs, training=mode == "train", mask=mask)
-        channels = inputs.shape[layer.axis]
-
-        def value(variable):
-            return tf.cast(tf.convert_to_tensor(variable.value), inputs.dtype)
-
-        def affine():
-            one = tf.ones(channels, inputs.dtype)
-            gamma = value(layer.gamma) if layer.scale else one
-            return gamma, value(layer.beta) if layer.center else 0 * one
-
         if mode == "train":
-            return batch_norm(inputs, *affine(), layer.epsilon, layer.axis, twice)
+            factors = _affine(layer, inputs)
+            return batch_norm(inputs, *factors, layer.epsilon, layer.axis, twice)
         with tf.init_scope():  # once, not in every run of a traced function
-            gamma, beta = affine()
-            variance = value(layer.moving_variance)
+            gamma, beta = _affine(layer, inputs)
+            variance = _value(layer.moving_variance, inputs)
             factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
-            offset = beta - value(layer.moving_mean) * factor
+            offset = beta - _value(layer.moving_mean, inputs) * factor
             shape = [1] * len(inputs.shape)
-            shape[layer.axis] = channels
+            shape[layer.axis] = inputs.shape[layer.axis]
             factor, offset = (tf.reshape(v, shape) for v in (factor, offset))
         return inputs * factor + offset
 
     return call
+
+
+def _group_norm(layer, twice):
+    """The layer's forward pass, with its exact second derivative."""
+
+    def call(inputs):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = tf.cast(inputs, dtype)
+        options = layer.epsilon, layer.groups, layer.axis, twice
+        outputs = group_norm(x, *_affine(layer, x), *options)
+        return tf.cast(outputs, layer.compute_dtype)
+
+    return call
+
+
+def _affine(layer, inputs):
+    """Factor and offset of a normalization, a vector each."""
+    one = tf.ones(inputs.shape[layer.axis], inputs.dtype)
+    gamma = _value(layer.gamma, inputs) if layer.scale else one
+    return gamma, _value(layer.beta, inputs) if layer.center else 0 * one
+
+
+def _value(variable, inputs):
+    return tf.cast(tf.convert_to_tensor(variable.value), inputs.dtype)

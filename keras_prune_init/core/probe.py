@@ -43,24 +43,44 @@ POOLINGS = {
     L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
     L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
 }
+# What open sizes are tried with: 32, then less, then what deep image networks need.
+OPEN_SIZES = (32, 16, 8, 4, 2, 1, 64, 128, 256)
 # Their nonlinearities gate one input by another and must stay.
 RECURRENT = (L.RNN, L.Bidirectional)
 
 
 def ones_input(model: keras.Model):
-    """One sample of ones, as the model takes it; unknown sizes become 32.
+    """One sample of ones, as the model takes it.
+
+    Unknown sizes become the first of `OPEN_SIZES` that the model runs with: tables of
+    positions may be short, and images may have to be large.
 
     Raises:
-        ValueError: If the shape of the model's input is not known.
+        ValueError: If the shape of the model's input is not known, or no size runs.
     """
+    specs = _input_specs(model)
+    known = [n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:]]
+    if all(known):
+        return _ones(specs, 0)
+    first = None
+    for size in OPEN_SIZES:
+        inputs = _ones(specs, size)
+        try:
+            with keras.StatelessScope():
+                model(inputs, training=False)
+            return inputs
+        except Exception as e:  # of the user's own layers, or of TensorFlow
+            first = first or e
+    raise ValueError(
+        "Sizes that a model leaves open are tried out with an input of ones. "
+        f"Received: {model.name}, which runs with none of {OPEN_SIZES}. Give its "
+        f"`keras.Input` a whole shape. Keras says: {first}"
+    ) from first
 
-    def ones(shape, dtype):
-        return tf.ones([1, *(n or 32 for n in shape[1:])], dtype)
 
+def _input_specs(model):
     if selection.is_graph(model):
-        sequential = isinstance(model, keras.Sequential)
-        inputs = model.inputs[0] if sequential else model.input
-        return keras.tree.map_structure(lambda v: ones(v.shape, v.dtype), inputs)
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     config = model.get_build_config() or {}
     if "input_shape" not in config:
         raise ValueError(
@@ -69,8 +89,22 @@ def ones_input(model: keras.Model):
             "Use a Functional model, or a method that takes data."
         )
     return keras.tree.map_shape_structure(
-        lambda shape: ones(shape, model.compute_dtype), config["input_shape"]
+        lambda shape: keras.KerasTensor(shape, model.compute_dtype),
+        config["input_shape"],
     )
+
+
+def _ones(specs, size):
+    def ones(spec):
+        shape = [
+            spec.shape[0] or 1,
+            *(size if n is None else n for n in spec.shape[1:]),
+        ]
+        if spec.dtype == "string":
+            return tf.fill(shape, "1")
+        return tf.ones(shape, spec.dtype)
+
+    return keras.tree.map_structure(ones, specs)
 
 
 def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:

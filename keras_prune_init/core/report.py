@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
+import operator
 import os
 from typing import NamedTuple
 
@@ -15,7 +17,11 @@ from absl import logging
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
 from keras_prune_init.core.cost import CostReport, cost
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.shrinking import shrink_report
+
+# The attribute of a model that says how its channels were chosen.
+NOTE = "pruning_note"
 
 
 class TensorReport(NamedTuple):
@@ -188,7 +194,9 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
 
     >>> print(report(pruned))
     """
+    check_model(model)
     if dense is not None:
+        check_model(dense)
         return _report_of_channels(model, dense)
     masked = surgery.masked_layers(model)
     if not masked:
@@ -223,21 +231,49 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
 
 
 def _report_of_channels(model, dense):
-    left = {k.path: tuple(k.variable.shape) for k in selection.find_kernels(model)[0]}
+    left = _by_name(selection.find_kernels(model)[0])
     kernels, skipped = selection.find_kernels(dense)
-    if set(left) != {k.path for k in kernels}:
+    whole = _by_name(kernels)
+    if left.keys() != whole.keys() or not all(
+        _fits_into(left[key].variable.shape, whole[key].variable.shape) for key in left
+    ):
         raise ValueError(
             "`dense` must be the model that channels were removed from. "
             f"Received: dense={dense.name}, which has other layers than {model.name}."
         )
-    tensors = []
-    for kernel in kernels:
-        shape, kept = tuple(kernel.variable.shape), math.prod(left[kernel.path])
-        total = math.prod(shape)
+    tensors, shapes = [], []
+    for key, kernel in whole.items():
+        shape = tuple(kernel.variable.shape)
+        shapes.append(tuple(left[key].variable.shape))
+        total, kept = math.prod(shape), math.prod(shapes[-1])
         tensors.append(TensorReport(kernel.path, shape, total, kept, kept))
-    digest = masks_lib.digest(np.ones(shape) for shape in left.values())
-    notes = str(shrink_report(dense, model)).splitlines()
+    digest = masks_lib.digest(np.ones(shape) for shape in shapes)
+    note = getattr(model, NOTE, "")
+    notes = [*([note] if note else []), *str(shrink_report(dense, model)).splitlines()]
     return PruningReport(tensors, skipped, digest, notes, cost(model))
+
+
+def _by_name(kernels):
+    """Kernels by what copies keep: names, and numbers where nested models share one.
+
+    Paths change with the models around a layer, positions with layers between.
+    """
+    found: dict[tuple, selection.Kernel] = {}
+    counts = collections.Counter()
+    for kernel in kernels:
+        name = kernel.layer.name, kernel.name
+        found[*name, counts[name]] = kernel
+        counts[name] += 1
+    return found
+
+
+def _fits_into(shape, other):
+    return len(shape) == len(other) and all(map(operator.le, shape, other))
+
+
+def keep_note(model: keras.Model, note: str) -> None:
+    """Have `report` say of a model without `MaskedLayer`s how it came about."""
+    setattr(model, NOTE, note)
 
 
 def _skipped(model):

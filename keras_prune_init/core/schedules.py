@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 Schedule = str | Callable[[float, float], float]
 
 
@@ -34,3 +36,26 @@ def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
             f"Received: schedule={schedule!r}. Use one of {sorted(SCHEDULES)}."
         )
     return SCHEDULES[schedule]
+
+
+def check_schedule(
+    schedule: Callable[[float, float], float], iterations: int, sparsity: float
+) -> None:
+    """See that sparsity rises from iteration to iteration, up to `sparsity`.
+
+    Raises:
+        ValueError: If a value is no number from 0 to 1, or smaller than the last one.
+    """
+    before = 0.0
+    for i in range(1, iterations):
+        value = schedule(i / iterations, sparsity)
+        number = isinstance(value, (int, float, np.number))
+        if not number or not before - 1e-9 <= value <= sparsity + 1e-9:
+            raise ValueError(
+                "`schedule` must give sparsities that rise from 0 to the final one. "
+                f"Received: {value!r} for progress {i / iterations:.4g}, after "
+                f"{before:.4g} and with sparsity={sparsity}. Use 'exponential' or "
+                "'linear', or a function such as `lambda progress, sparsity: sparsity "
+                "* progress`."
+            )
+        before = float(value)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_prune_init.core import channels, copying, surgery
 from keras_prune_init.core.cost import cost
+from keras_prune_init.core.given import check_model
 
 L = keras.layers
 
@@ -40,6 +41,7 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> small = shrink(pruned)
     >>> print(shrink_report(pruned, small, x))
     """
+    check_model(model)
     return cut(model, channels.analyse(model))
 
 
@@ -138,21 +140,31 @@ def _changes(plan):
             kernel = plan.kernels[i]
             given = plan.channels[parent].constant
             keeps = plan.keeps(parent), plan.keeps(i)
-            make = functools.partial(_smaller_kernel, kernel, given, *keeps)
+            shape = _smaller_input(plan, i)
+            make = functools.partial(_smaller_kernel, kernel, given, *keeps, shape)
             yield id(node.operation), make
         elif isinstance(node.operation, L.BatchNormalization):
             keep = plan.keeps(i)
             if len(keep) == node.operation.moving_mean.shape[0]:
-                make = functools.partial(_smaller_vectors, node.operation, keep)
+                shape = _smaller_input(plan, i)
+                make = functools.partial(_smaller_vectors, node.operation, keep, shape)
                 yield id(node.operation), make
         elif isinstance(node.operation, L.Reshape) and not plan.keeps(i).all():
             make = functools.partial(_smaller_shape, node.operation, plan.keeps(i))
             yield id(node.operation), make
 
 
-def _smaller_vectors(layer, keep, copier):
+def _smaller_input(plan, i):
+    """The shape of what a layer reads, without the channels that are cut out."""
+    node = plan.nodes[i]
+    shape = list(node.given[0])
+    shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())
+    return tuple(shape)
+
+
+def _smaller_vectors(layer, keep, shape, copier):
     new = copier.unbuilt(layer)
-    new.build((*[None] * (len(layer.input.shape) - 1), int(keep.sum())))
+    new.build(shape)
     for old, variable in zip(layer.variables, new.variables, strict=True):
         variable.assign(old.numpy()[keep])
     return new
@@ -164,7 +176,7 @@ def _smaller_shape(layer, keep, copier):
     return new
 
 
-def _smaller_kernel(kernel, given, keep_in, keep_out, copier):
+def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
     layer, masked = kernel.layer, kernel.masked
     depthwise = isinstance(layer, L.DepthwiseConv2D)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
@@ -178,8 +190,7 @@ def _smaller_kernel(kernel, given, keep_in, keep_out, copier):
     if not depthwise:
         size = "units" if isinstance(layer, L.Dense) else "filters"
         setattr(new, size, int(keep_out.sum()))
-    rank = len(layer.input.shape) if masked is None else len(masked.input.shape)
-    new.build((*[None] * (rank - 1), int(keep_in.sum())))
+    new.build(shape)
     if new.use_bias:
         new.bias.assign(bias)
 

@@ -34,6 +34,7 @@ class Channels:
     Args:
         model: The model to prune.
         kernels: Those whose output channels may go.
+        sparsity: That of the last iteration.
         allocation: `"global"` or `"uniform"`: the same part of each set of channels
             that the same layers make.
         min_per_layer: Channels that each layer keeps at least.
@@ -44,13 +45,16 @@ class Channels:
         ValueError: As `ChannelGroups`, or if `allocation` does not fit.
     """
 
-    def __init__(self, model, kernels, allocation, min_per_layer, budget, multiple_of):
+    def __init__(
+        self, model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
+    ):
         if allocation not in ALLOCATIONS:
             raise ValueError(
                 f"The `allocation` of channels must be one of {ALLOCATIONS}. "
                 f"Received: allocation={allocation!r}."
             )
         self.groups = ChannelGroups(model, kernels, budget)
+        self.sparsity = sparsity
         self.uniform = allocation == "uniform"
         self.least, self.multiple = min_per_layer, multiple_of
 
@@ -74,8 +78,20 @@ class Channels:
         most = _first(len(chunks), lambda n: groups.emptied(left(n))) - 1
         if count > most:
             possible = 1 - groups.cost_of(left(most)) / groups.cost
-            _refuse(sparsity, possible, groups.emptied(left(most + 1)))
+            self._refuse(sparsity, possible, groups.emptied(left(most + 1)))
         return groups.masks(left(count))
+
+    def _refuse(self, sparsity, possible, layer):
+        why = f"`{layer}` would keep no channel" if layer else "all others must stay"
+        if sparsity != self.sparsity:  # in one of several iterations
+            why = f"on the way, at {sparsity:.4g}, {why}"
+        works = math.floor(possible * 1e4) / 1e4
+        raise ValueError(
+            "Every layer must keep a channel. "
+            f"Received: sparsity={self.sparsity:.4g}, with which {why}. The largest "
+            f"sparsity that works is {works:.4f}; pass it, or another allocation, "
+            "`min_per_layer` or method."
+        )
 
     def cut(self, model: keras.Model, masks) -> keras.Model:
         """A copy of the model without the channels that masks remove."""
@@ -120,18 +136,6 @@ def _first(count, holds):
         else:
             low = middle + 1
     return low
-
-
-def _refuse(sparsity, possible, layer):
-    why = f"`{layer}` would keep no channel" if layer else "all others must stay"
-    works = math.floor(possible * 1e4) / 1e4
-    # Of several iterations this may be one before the last.
-    raise ValueError(
-        "Every layer must keep a channel. "
-        f"Received: sparsity={sparsity:.4g}, with which {why}. The largest sparsity "
-        f"that works is {works:.4f}; pass it, or another allocation, `min_per_layer` "
-        "or method."
-    )
 
 
 def check_arguments(granularity: str, budget: str, multiple_of: int) -> None:

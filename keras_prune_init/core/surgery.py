@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_prune_init.core import composites, copying, selection
 from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.objects import Copier
 from keras_prune_init.core.selection import Kernel
 from keras_prune_init.distribute import replicas, workers
@@ -108,6 +109,7 @@ def strip(model: keras.Model) -> keras.Model:
     >>> plain = strip(pruned)
     >>> plain.save("model.keras")
     """
+    check_model(model)
     if not masked_layers(model):
         raise ValueError(
             "`strip` takes a pruned model: one that `prune_at_init` returned. "
@@ -145,6 +147,8 @@ def enable_workers(model: keras.Model) -> keras.Model:
     ...     model = enable_workers(keras.models.load_model("pruned.keras"))
     >>> model.fit(dataset)
     """
+
+    check_model(model, built=False)
 
     def fixed():
         return [v for layer in masked_layers(model) for v in layer.fixed]

@@ -12,10 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import selection, surgery
+from keras_prune_init.core.activations import RANDOM
 from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.core.given import check_model
+from keras_prune_init.core.patching import patched
 from keras_prune_init.export import flatbuffer
 
+L = keras.layers
+
 PRECISIONS = ("float32", "float16", "int8")
+# Layers that pass their inputs on in inference.
+INERT = (
+    *RANDOM,
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise),
+    *(L.ActivityRegularization, L.Identity),
+)
 
 
 def plain(model: keras.Model, example: Any = None) -> keras.Model:
@@ -28,11 +40,7 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     Raises:
         ValueError: If it is not built, or is neither of these without an example.
     """
-    if not model.built:
-        raise ValueError(
-            "A model must be built before it is exported. Received: "
-            f"{model.name}. Give it an Input, or call it once."
-        )
+    check_model(model)
     if masked_layers(model):
         model = surgery.strip(model)
     dtypes = {layer.compute_dtype for layer in selection.flatten(model)}
@@ -65,7 +73,22 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
         batch_size: The only one the file will accept; `None`: that of the model's
             inputs, any if they have none.
     """
-    model.export(folder, verbose=False, input_signature=_signature(model, batch_size))
+    inert = [v for v in selection.flatten(model) if type(v) in INERT]
+    # Some would leave operations in the file that phones do not have.
+    with patched((layer, "call", _passing(layer)) for layer in inert):
+        signature = _signature(model, batch_size)
+        model.export(folder, verbose=False, input_signature=signature)
+
+
+def _passing(layer):
+    plain = layer.call
+
+    def call(inputs, *args, **kwargs):
+        if not tf.is_tensor(inputs):  # images beside their labels or boxes
+            return plain(inputs, *args, **kwargs)
+        return tf.cast(inputs, layer.compute_dtype)
+
+    return call
 
 
 def convert(

@@ -23,14 +23,27 @@ def read(content: bytes) -> schema.ModelT:
     """The objects of a file.
 
     Raises:
-        ValueError: If `content` is no .tflite file.
+        ValueError: If `content` is no .tflite file, or a broken one.
     """
     if content[4:8] != b"TFL3":
         raise ValueError(
             "A .tflite file has `TFL3` as its bytes 4 to 8. Received: "
             f"{bytes(content[4:8])!r}. Pass a file that `export_tflite` wrote."
         )
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    except Exception as e:  # whatever numbers at wrong places lead to
+        raise _broken(content) from e
+    if not model.subgraphs:
+        raise _broken(content)
+    return model
+
+
+def _broken(content):
+    return ValueError(
+        "A .tflite file must be whole. Received: one of "
+        f"{len(content):,} bytes, without a readable graph. Export or copy it again."
+    )
 
 
 def write(model: schema.ModelT) -> bytes:

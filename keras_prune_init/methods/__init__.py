@@ -86,7 +86,7 @@ def get_method(name: str | Method, **options) -> Method:
                 f"Received: {sorted(options)} beside a {type(name).__name__} object."
             )
         return name
-    if name not in _METHODS:
+    if not isinstance(name, str) or name not in _METHODS:
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(

@@ -25,7 +25,12 @@ class Random(Method):
 
     def __init__(self, *, seed: int = 0, **options):
         super().__init__(**options)
-        self.seed = seed
+        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        if not whole or seed < 0:
+            raise ValueError(
+                f"`seed` must be a whole number, 0 or more. Received: seed={seed!r}."
+            )
+        self.seed = int(seed)
 
     def scores(self, network, weights):
         return [

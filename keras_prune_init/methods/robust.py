@@ -43,27 +43,49 @@ class Robust(SNIP):
             return Recipe(model, f"Robust: SBP alone, as {why}.")
         nodes = flat_graph(model)
         if residual_additions(nodes):
-            recipe = SBPSR().recipe(model)
-            note = f"Robust: SBP-SR, as the network is residual. {recipe.note}"
-            return recipe._replace(note=note)
+            return _stable(model)
         if reason := rescaling.obstacle(nodes):
             return Recipe(model, f"Robust: SBP alone; the network is one {reason}.")
+        return _plain(model)
+
+
+def _stable(model):
+    try:
+        recipe = SBPSR().recipe(model)
+    except Exception as e:  # users' own layers may refuse to be called once more
+        return Recipe(model, f"Robust: SBP alone, as SBP-SR does not fit: {_why(e)}")
+    note = f"Robust: SBP-SR, as the network is residual. {recipe.note}"
+    return recipe._replace(note=note)
+
+
+def _plain(model):
+    try:
         finding = phase_of(model)
-        if finding.off:
-            logging.warning("%s: %s", model.name, finding)
-        note = f"Robust: SBP and rescaling, as the network is plain. {finding}"
-        return Recipe(model, note, _rescale_if_it_helps)
+    except ValueError as e:
+        return Recipe(model, f"Robust: SBP alone, as rescaling does not fit: {_why(e)}")
+    if finding.off:
+        logging.warning("%s: %s", model.name, finding)
+    note = f"Robust: SBP and rescaling, as the network is plain. {finding}"
+    return Recipe(model, note, _rescale_if_it_helps)
 
 
 def _rescale_if_it_helps(pruned, network):
-    before = _gradient_ratio(pruned, network)
-    rescaling.rescale(pruned)
-    after = _gradient_ratio(pruned, network)
+    try:
+        before = _gradient_ratio(pruned, network)
+        rescaling.rescale(pruned)
+        after = _gradient_ratio(pruned, network)
+    except Exception as e:  # users' own layers may do anything
+        rescaling.undo(pruned)
+        return f"Rescaling was left out, as it does not fit: {_why(e)}"
     change = f"gradients of first over last hidden layer: {before:.2g}, rescaled "
     if _unevenness(after) <= _unevenness(before):
         return f"Rescaling helps: {change}{after:.2g}."
     rescaling.undo(pruned)
     return f"Rescaling was taken back: {change}{after:.2g}."
+
+
+def _why(error):
+    return f"{str(error).split('. ')[0].rstrip('.')}."
 
 
 def _gradient_ratio(pruned, network):

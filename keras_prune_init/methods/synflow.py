@@ -8,21 +8,24 @@ Deviations from the authors' code: a final softmax or sigmoid and the maximum of
 are left out, as the flow through them has no gradient (theirs have neither). A weight
 that an earlier iteration removed stays removed, also if a kept one scores 0.
 
-R grows exponentially with depth and soon leaves float32. Where it does, input and sum
-are multiplied by powers of two, which changes all scores by one known factor, if the
-network is homogeneous (ReLUs, no offsets); else scoring goes on in float64.
+R grows exponentially with depth and soon leaves float32. Where it does, the sum is
+multiplied by a power of two, which changes all scores by this factor. In networks of
+ReLUs, inputs and offsets (biases, means) are, too: R is homogeneous in both together.
+What still does not fit goes on in float64.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import selection
-from keras_prune_init.core.patching import scoring_layers, unbounded
+from keras_prune_init.core.activations import AUGMENTATIONS
+from keras_prune_init.core.graph import graph_with_outputs
+from keras_prune_init.core.patching import patched, scoring_layers, unbounded
 from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
@@ -32,42 +35,40 @@ L = keras.layers
 
 # R between 2^-SAFE and 2^SAFE leaves room in float32 for all that goes into it.
 SAFE = 80
-# Half of the powers of two go to the input, which must not underflow.
-WIDEST = {"float32": 200, "float64": 1600}
-# Layers f with f(a x) = a f(x) for a > 0, if their offsets are 0.
+# Powers of two that inputs, and the gradient of the sum, do not underflow with.
+WIDEST = {"float32": 100, "float64": 800}
+# Layers f with f(a x) = a f(x) for a > 0, if their offsets are scaled, too.
 HOMOGENEOUS = (
-    *(cls for cls, _ in selection.KERNELS[:13]),
-    L.BatchNormalization,
-    L.ReLU,
-    L.LeakyReLU,
-    L.Activation,
-    L.Add,
-    L.Average,
-    L.Maximum,
-    L.Concatenate,
-    L.Flatten,
-    L.Reshape,
-    L.Rescaling,
-    L.Permute,
-    L.Dropout,
-    L.InputLayer,
-    L.ZeroPadding1D,
-    L.ZeroPadding2D,
-    L.AveragePooling1D,
-    L.AveragePooling2D,
-    L.MaxPooling1D,
-    L.MaxPooling2D,
-    L.GlobalAveragePooling1D,
-    L.GlobalAveragePooling2D,
-    L.GlobalMaxPooling1D,
-    L.GlobalMaxPooling2D,
-    L.UpSampling2D,
+    *(L.SeparableConv1D, L.SeparableConv2D, L.Dense, L.EinsumDense),
+    *(L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv1D, L.DepthwiseConv2D),
+    *(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose),
+    *(L.BatchNormalization, L.Rescaling, L.Normalization),
+    *(L.Activation, L.ReLU, L.LeakyReLU, L.PReLU),
+    *(L.Add, L.Average, L.Maximum, L.Minimum, L.Subtract, L.Concatenate),
+    *(L.Flatten, L.Reshape, L.Permute, L.RepeatVector, L.Identity),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.GaussianNoise),
+    *(L.ZeroPadding1D, L.ZeroPadding2D, L.Cropping1D, L.Cropping2D),
+    *(L.AveragePooling1D, L.AveragePooling2D, L.MaxPooling1D, L.MaxPooling2D),
+    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D),
+    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D),
+    *(L.UpSampling1D, L.UpSampling2D),
+    *AUGMENTATIONS,
 )
+# Operations of tensors that are, by the number of their tensor arguments.
+OPERATIONS = {
+    1: ("Relu", "GetItem", "Reshape", "Transpose", "Squeeze", "ExpandDims", "Mean"),
+    2: ("Add", "Subtract", "Maximum", "Minimum", "Concatenate"),
+}
 LINEAR = (
     keras.activations.linear,
     keras.activations.relu,
+    keras.activations.relu6,  # `unbounded` takes its maximum away
     keras.activations.leaky_relu,
 )
+# What `unbounded` takes away from outputs.
+SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
+# Where layers keep what they add to their input.
+OFFSETS = ("bias", "beta", "moving_mean", "offset", "mean")
 
 
 class SynFlow(Method):
@@ -97,82 +98,159 @@ class SynFlow(Method):
         return network.once("flow", lambda: _Flow(network)).scores(weights)
 
 
+class _Scaled(NamedTuple):
+    """What is multiplied by the same factor, so that R and scores are, too.
+
+    Attributes:
+        inputs: Positions of inputs; not of tokens, which only name rows of a table.
+        variables: Ids of offsets and of the tables of embeddings.
+        numbers: `(layer, attribute)` of offsets that are no variables.
+    """
+
+    inputs: set[int]
+    variables: set[int]
+    numbers: list[tuple[keras.layers.Layer, str]]
+
+
 class _Flow:
     """R and its gradient, in whatever range R lies; made once for a network."""
 
     def __init__(self, network):
         self.network = network
-        self.homogeneous = _is_homogeneous(network.model)
-        self.exponent = 0
-        self._prepare()
+        self.inputs = ones_input(network.model)
+        self._prepare(0)
 
-    def _prepare(self):
-        self.inputs = ones_input(self.network.model)
-        self.others = self.network.map_others(tf.abs)
-        self.step = self.network.graph_if_it_pays(self._gradient)
+    def _prepare(self, exponent):
+        """Have all multiplied so that scores are divided by 2^exponent."""
+        network = self.network
+        scaled = _scaled(network.model)
+        self.homogeneous = scaled is not None
+        self.scaled = scaled or _Scaled(set(), set(), [])
+        half = exponent // 2 if self.homogeneous else 0
+        self.before, self.after = 2.0**-half, 2.0 ** (half - exponent)
+        self.others = [
+            (v, self._multiplied(v, value)) for v, value in network.map_others(tf.abs)
+        ]
+        self.step = network.graph_if_it_pays(self._gradient)
 
     def scores(self, weights):
         """Scores of weights >= 0; divided by 2^exponent where they would not fit."""
-        total, scores = self._run(weights, self.exponent)
+        total, plain = self._run(weights, self.step)
         if self._fits(total):
-            return scores
-        if self.homogeneous:
-            widest = WIDEST[self.network.dtype]
-            for exponent in sorted(range(-widest, widest + 1, SAFE), key=abs):
-                total, _ = self._run(weights, exponent)
-                if self._fits(total):
-                    # Near 1, so that it will not have to change again.
-                    self.exponent = exponent + round(math.log2(total))
-                    return self._run(weights, self.exponent)[1]
-        self.exponent = 0
-        if self.network.dtype != "float64":
+            return plain
+        # Where inputs are multiplied, too, each of the two takes half.
+        widest = WIDEST[self.network.dtype] * (1 + self.homogeneous)
+        for exponent in sorted(range(-widest, widest + 1, SAFE), key=abs):
+            self._prepare(exponent)
+            total, _ = self._run(weights, self._gradient)
+            if 2.0**-SAFE < total < 2.0**SAFE:
+                # Near 1, so that it will not have to change again.
+                exponent += round(math.log2(total))
+                self._prepare(min(max(exponent, -widest), widest))
+                return self._run(weights, self.step)[1]
+        self._prepare(0)
+        if self.network.dtype == "float64":
+            return self._run(weights, self.step)[1]
+        try:
             self.network.recast("float64")
-            self._prepare()
+            self._prepare(0)
             return self.scores(weights)
-        return self._run(weights, 0)[1]
+        except Exception as e:  # users' own layers may do anything in another dtype
+            raise ValueError(
+                "SynFlow needs float64 where its flow leaves the range of float32. "
+                f"Received: {self.network.model.name}, which does not run in float64. "
+                "Scale its weights, or have its layers compute in `self.compute_dtype`."
+                f" Keras says: {e}"
+            ) from e
 
-    def _run(self, weights, exponent):
-        """R as a number, and scores, both times 2^-exponent."""
+    def _run(self, weights, step):
+        """R as a number, NaN if scores are not finite, and scores."""
         dtype = self.network.dtype
-        half = exponent // 2
-        powers = [2.0**-half, 2.0 ** (half - exponent)]
-        factors = [tf.constant(v, dtype) for v in powers]
-        total, scores = self.step([tf.cast(w, dtype) for w in weights], factors)
-        return abs(float(total)), scores
+        total, finite, scores = step([tf.cast(w, dtype) for w in weights])
+        return abs(float(total)) if finite else math.nan, scores
 
     def _fits(self, total):
-        if not self.homogeneous and self.network.dtype == "float64":
-            return math.isfinite(total)
-        return 2.0**-SAFE < total < 2.0**SAFE
+        if self.homogeneous:
+            return 2.0**-SAFE < total < 2.0**SAFE
+        return 0 < total < math.inf
 
-    def _gradient(self, weights, factors):
-        before, after = factors
-        inputs = keras.tree.map_structure(
-            lambda v: v * tf.cast(before, v.dtype), self.inputs
-        )
-        model = self.network.model
+    def _multiplied(self, variable, value):
+        if id(variable) not in self.scaled.variables:
+            return value
+        return value * tf.cast(self.before, value.dtype)
+
+    def _gradient(self, weights):
+        model, kernels = self.network.model, self.network.kernels
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
-            with scoring_layers(model, "eval"), unbounded(model):
-                outputs = self.network.forward(inputs, weights, self.others)
-            sums = [tf.reduce_sum(v * after) for v in tf.nest.flatten(outputs)]
-            total = tf.add_n(sums)
+            values = [
+                self._multiplied(k.variable, w)
+                for k, w in zip(kernels, weights, strict=True)
+            ]
+            numbers = [
+                (layer, name, getattr(layer, name) * self.before)
+                for layer, name in self.scaled.numbers
+            ]
+            with scoring_layers(model, "eval"), unbounded(model), patched(numbers):
+                outputs = self.network.forward(self._input(), values, self.others)
+            dtype = self.network.dtype  # layers may compute in their own
+            outputs = [tf.cast(v, dtype) for v in tf.nest.flatten(outputs)]
+            total = tf.add_n([tf.reduce_sum(v * self.after) for v in outputs])
         gradients = zeros_for_none(gradient_tape.gradient(total, weights), weights)
-        return total, [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
+        scores = [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
+        finite = tf.stack([tf.reduce_all(tf.math.is_finite(s)) for s in scores])
+        return total, tf.reduce_all(finite), scores
+
+    def _input(self):
+        values = [
+            v * tf.cast(self.before, v.dtype) if i in self.scaled.inputs else v
+            for i, v in enumerate(keras.tree.flatten(self.inputs))
+        ]
+        return keras.tree.pack_sequence_as(self.inputs, values)
 
 
-def _is_homogeneous(model):
-    """Whether R of a times the input is a times R, as far as the layers tell."""
+def _scaled(model: keras.Model) -> _Scaled | None:
+    """What R is homogeneous in; `None` if the graph does not tell that it is."""
     if not selection.is_graph(model):
+        return None
+    nodes, ends = graph_with_outputs(model)
+    tokens = {p for n in nodes if isinstance(n.layer, L.Embedding) for p in n.parents}
+    sources, variables, numbers = set(), set(), []
+    for i, node in enumerate(nodes):
+        layer = node.layer
+        if not node.parents:
+            if i not in tokens:
+                sources.add(id(getattr(layer, "output", None)))
+        elif isinstance(layer, L.Embedding):
+            if any(nodes[p].parents for p in node.parents):
+                return None  # what it reads was computed
+            variables.add(id(layer.embeddings))
+        elif tokens & set(node.parents) or not _is_homogeneous(node, i in ends):
+            return None
+        for name in OFFSETS:
+            offset = getattr(layer, name, None)
+            if isinstance(offset, keras.Variable):
+                variables.add(id(offset))
+            elif (
+                isinstance(layer, (L.Rescaling, L.Normalization)) and offset is not None
+            ):
+                numbers.append((layer, name))
+            elif isinstance(layer, L.Layer) and offset is not None:
+                return None  # a number of the user's own
+    inputs = {i for i, v in enumerate(model.inputs) if id(v) in sources}
+    if not all(selection.is_float(model.inputs[i]) for i in inputs):
+        return None
+    return _Scaled(inputs, variables, numbers)
+
+
+def _is_homogeneous(node, is_end):
+    """Whether a call multiplies by what its inputs and offsets are multiplied by."""
+    layer = node.layer
+    if not isinstance(layer, L.Layer):
+        return type(layer).__name__ in OPERATIONS.get(len(node.parents), ())
+    if isinstance(layer, L.Softmax):
+        return is_end
+    if not isinstance(layer, HOMOGENEOUS) or getattr(layer, "threshold", 0):
         return False
-    for _, layer in selection.walk(model):
-        activation = getattr(layer, "activation", None) or keras.activations.linear
-        offsets = [getattr(layer, n, None) for n in ("bias", "beta", "moving_mean")]
-        offset = any(v is not None and np.any(v.numpy()) for v in offsets)
-        offset = offset or np.any(getattr(layer, "offset", 0))  # of a Rescaling
-        output = layer in selection.output_layers(model)
-        if not isinstance(layer, HOMOGENEOUS) or offset:
-            return False
-        if activation not in LINEAR and not output:
-            return False
-    return True
+    activation = getattr(layer, "activation", None) or keras.activations.linear
+    return activation in LINEAR or (is_end and activation in SQUASHING)

@@ -118,7 +118,12 @@ def _density(masks):
 
 
 def record(
-    model: keras.Model, places: list[Site], batch: tuple, loss: Loss, batch_norm: str
+    model: keras.Model,
+    places: list[Site],
+    batch: tuple,
+    loss: Loss,
+    batch_norm: str,
+    gain: float = 1.0,
 ) -> list[LayerSignal]:
     """Run a batch forward and backward.
 
@@ -129,6 +134,7 @@ def record(
         loss: What is differentiated.
         batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
             with the running ones.
+        gain: What gradients are multiplied by on their way, to fit into float32.
 
     Returns:
         One `LayerSignal` for each call of a layer, in the order of the calls.
@@ -146,15 +152,16 @@ def record(
             keras.StatelessScope(),
         ):
             outputs = model(x, training=False)
-        value = loss(y, outputs, sample_weight)
+        value = loss(y, outputs, sample_weight) * gain
     sources = [*kernels.values(), *(signal for _, signal in heard)]
     gradients = zeros_for_none(tape.gradient(value, sources), sources)
+    gradients = [_wide(g) / gain for g in gradients]
     slopes = dict(zip(kernels, gradients, strict=False))
     m = {site.layer: _sensitivity(site, slopes) for site in places}
     calls, rows = dict.fromkeys(m, 0), []
     for (site, signal), slope in zip(heard, gradients[len(kernels) :], strict=True):
         calls[site.layer] += 1
-        q, correlation, gradient, dead = _statistics(site, _wide(signal), _wide(slope))
+        q, correlation, gradient, dead = _statistics(site, _wide(signal), slope)
         row = (q, correlation, gradient, m[site.layer], dead, site.density)
         rows.append(LayerSignal(site.path, calls[site.layer], *row))
     return rows
@@ -187,7 +194,7 @@ def _wide(tensor) -> np.ndarray:
 
 def _sensitivity(site, slopes):
     # Of effective weights: a factor (mask, scale) goes from dL/dw to w.
-    parts = [(_wide(k.value) * _wide(slopes[id(k)])).ravel() for k in site.kernels]
+    parts = [(_wide(k.value) * slopes[id(k)]).ravel() for k in site.kernels]
     return _rms(np.concatenate(parts)) ** 2
 
 

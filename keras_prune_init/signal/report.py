@@ -25,6 +25,8 @@ ALIKE, FAR = 10.0, 100.0
 EQUAL = 1e-4
 # Below this, numbers of float32 may be lost: TensorFlow takes those below 1e-38 for 0.
 SAFE = 1e-30
+# What gradients are multiplied by where they are smaller.
+GAIN = 2.0**80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +191,9 @@ def signal_report(
 
     Returns:
         A `SignalReport`. Signals are computed in float32. Where gradients get too small
-        or signals too large for it, all is computed again in float64, and a 0 then
-        is a 0, or below 1e-308.
+        for it, the loss is multiplied first; if that is not enough, or signals get too
+        large, all is computed again in float64, where the model runs in it, and a 0
+        then is a 0, or below 1e-308.
 
     Raises:
         TypeError: If `model` is no Keras model, or `batch` none of the above.
@@ -225,7 +228,7 @@ def signal_report(
         )
     places = recording.sites(model)
 
-    def rows(dtype):
+    def rows(dtype, gain=1.0):
         if all(site.layer.compute_dtype == dtype for site in places):
             used, its_places = model, places
         else:
@@ -236,19 +239,26 @@ def signal_report(
                 for site, place in zip(recording.sites(used), places, strict=True)
             ]
         resolved = losses.resolve(used, loss, batch[1], shapes, dtype)
-        return recording.record(used, its_places, batch, resolved, batch_norm)
+        return recording.record(used, its_places, batch, resolved, batch_norm, gain)
 
     dtype = selection.scoring_dtype(places)
     found = rows(dtype)
     if dtype == "float32" and not all(_fits_float32(row) for row in found):
-        try:
-            found, dtype = rows("float64"), "float64"
-        except ValueError as e:  # a user's own layer, without `get_config`
-            logging.warning("Numbers may be lost in float32: %s", e)
+        # A larger loss has larger gradients, which are divided again.
+        larger = rows(dtype, GAIN)
+        if all(_fits_float32(row, GAIN) and row.q > SAFE**2 for row in larger):
+            found = larger
+        else:
+            try:
+                found, dtype = rows("float64"), "float64"
+            except Exception as e:  # users' own layers may compute in float32 only
+                logging.warning("Numbers may be lost in float32: %s", e)
     seen = {row.layer for row in found}
     missing = [site.path for site in places if site.path not in seen]
     return SignalReport(found, missing, samples, dtype)
 
 
-def _fits_float32(row):
-    return row.gradient > SAFE and np.isfinite([row.q, row.gradient, row.m]).all()
+def _fits_float32(row, gain=1.0):
+    return (
+        row.gradient * gain > SAFE and np.isfinite([row.q, row.gradient, row.m]).all()
+    )

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_prune_init.core import selection
 from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.graph import Node, flat_graph, residual_additions
 from keras_prune_init.signal.matrices import LAYERS, MatrixKernel, matrix_kernels
 from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
@@ -97,6 +98,7 @@ def targets(
     force: bool = False,
 ) -> Targets:
     """Each masked kernel, and the sigma_w to aim for; arguments as in `rescale`."""
+    check_model(model)
     if not masked_layers(model):
         raise ValueError(
             "`rescale` takes a pruned model: one that `prune_at_init` returned. "

@@ -12,6 +12,7 @@ import math
 import keras
 
 from keras_prune_init.core import surgery
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.graph import Addition, Node, flat_graph, residual_additions
 
 VARIANTS = {
@@ -52,6 +53,7 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
         raise ValueError(
             f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}."
         )
+    check_model(model)
     nodes = flat_graph(model)
     additions = residual_additions(nodes)
     if not additions:

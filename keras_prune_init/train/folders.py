@@ -84,7 +84,7 @@ def stream(folder: str, size: int) -> streaming.StreamedImages:
         tuple(tf.data.Dataset.from_tensor_slices(tuple(f)) for f in (train, test)),
         classes,
         size,
-        read=tf.io.read_file,
+        image=streaming.decode_file,
         window=len(train.paths),  # keys are only paths, so all of them are shuffled
     )
 
@@ -132,8 +132,7 @@ def _numbered(folder, pairs, numbers):
 
 def _pixels(paths):
     dataset = tf.data.Dataset.from_tensor_slices(paths).map(
-        lambda path: streaming.decode(tf.io.read_file(path)),
-        num_parallel_calls=streaming.THREADS,
+        streaming.decode_file, num_parallel_calls=streaming.THREADS
     )
     images = []
     for path, image in zip(paths, dataset.as_numpy_iterator(), strict=True):

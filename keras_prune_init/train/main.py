@@ -1,5 +1,6 @@
 """The whole run, from images to a pruned and trained model in a folder."""
 
+import contextlib
 import json
 import pathlib
 import platform
@@ -49,7 +50,8 @@ def run(
         they measured on the test images.
 
     Raises:
-        FileExistsError: If `workdir` is in use and `resume` is false.
+        FileExistsError: If `workdir` is in use and `resume` is false, or if another
+            process is at work in it.
         ValueError: If a value of the configuration is impossible, or differs from the
             run to resume.
         PermissionError: If `workdir` cannot be written to.
@@ -63,6 +65,13 @@ def run(
     augment.check(config)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
+    with run_folder.locked(folder) if chief else contextlib.nullcontext():
+        return _run(config, folder, strategy, resume, deterministic)
+
+
+def _run(config, folder, strategy, resume, deterministic):
+    chief = strategies.is_chief(strategy)
+    replicas = strategy.num_replicas_in_sync
     settings = json.loads(config.to_json())
     if chief:  # it may have made the folder before another worker looks
         run_folder.check(folder, settings, resume)

@@ -1,10 +1,15 @@
 """The folder of a run: never overwritten, never half-written, ready to resume."""
 
+import contextlib
 import csv
 import datetime
+import fcntl
 import json
+import os
 import pathlib
+import socket
 import tempfile
+from collections.abc import Iterator
 
 from keras_prune_init.core.files import TEMPORARY, atomic
 
@@ -17,6 +22,7 @@ EVENTS = "tensorboard"
 MODEL = "model.keras"
 STRIPPED = "stripped.keras"
 RESULT = "result.json"
+LOCK = "lock"  # who is at work, as long as it is
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
 
@@ -95,7 +101,8 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
         PermissionError: If the folder cannot be written to.
     """
     used = folder.exists() and any(
-        not path.name.startswith(TEMPORARY) for path in folder.iterdir()
+        not path.name.startswith(TEMPORARY) and path.name != LOCK
+        for path in folder.iterdir()
     )
     if used and not resume:
         raise FileExistsError(
@@ -119,6 +126,44 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
     _check_writable(folder)
 
 
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keep a folder to this process; the system gives it back if that is killed.
+
+    Raises:
+        FileExistsError: If another process has it.
+        PermissionError: If the folder cannot be written to.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as e:
+        raise _not_writable(folder, folder, e) from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            file.seek(0)
+            raise FileExistsError(
+                "One process at a time works on a run. Received: "
+                f"workdir={folder}, in which {file.read() or 'another process'} is at "
+                "work. Wait until it has ended, or choose another --workdir."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing came of it
+
+
 def _check_writable(folder):
     """Also that nothing is left of files that a killed process was writing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -128,11 +173,14 @@ def _check_writable(folder):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink()
     except OSError as e:
-        raise PermissionError(
-            "A run writes into its folder. Received: "
-            f"workdir={folder}, but {there} cannot be written to ({e}). Choose another "
-            "--workdir."
-        ) from e
+        raise _not_writable(folder, there, e) from e
+
+
+def _not_writable(folder, there, error):
+    return PermissionError(
+        f"A run writes into its folder. Received: workdir={folder}, but {there} cannot "
+        f"be written to ({error}). Choose another --workdir."
+    )
 
 
 def _flat(config, prefix=""):

@@ -12,9 +12,8 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_prune_init.train.streaming import StreamedImages
+from keras_prune_init.train.streaming import StreamedImages, decode
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 KERAS_DATASETS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
@@ -125,7 +124,7 @@ def stream_tfds(name, size):
         examples,
         classes,
         size,
-        read=tf.identity,
+        image=decode,
         window=4096,  # about 450 MB of ImageNet's files, whose order is random already
     )
 

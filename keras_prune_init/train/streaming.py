@@ -32,7 +32,7 @@ class StreamedImages:
             length, always in the same order.
         classes: Number of classes.
         size: Height and width in pixels that every image is resized to.
-        read: From a key to the bytes of an image file (JPEG, PNG, BMP or GIF).
+        image: From a key to the image, such as `decode` or `decode_file`.
         window: Training examples are shuffled among so many neighbours, all of which
             are in memory; keys may be as large as images.
     """
@@ -41,7 +41,7 @@ class StreamedImages:
     examples: tuple[tf.data.Dataset, tf.data.Dataset]
     classes: int
     size: int
-    read: Callable[[tf.Tensor], tf.Tensor]
+    image: Callable[[tf.Tensor], tf.Tensor]
     window: int
 
     @property
@@ -121,7 +121,7 @@ class StreamedImages:
 
     def _prepare(self, key, label, augment="", seed=None):
         """One normalised image and its label."""
-        image = decode(self.read(key))
+        image = self.image(key)
         crop = (
             _random_part(image, seed) if "resized_crop" in augment else _middle(image)
         )
@@ -134,8 +134,26 @@ class StreamedImages:
 
 
 def decode(encoded):
-    """An image file as a uint8 array of three channels."""
+    """The content of a JPEG, PNG, BMP or GIF file as uint8, with three channels."""
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def decode_file(path):
+    """`decode` of a file; an error names it, as that of TensorFlow does not."""
+
+    def refuse(path):
+        told = (
+            "Every image file must be whole. Received, and could not decode:",
+            path,
+            "Remove or replace it.",
+        )
+        with tf.control_dependencies([tf.debugging.Assert(False, told)]):
+            return tf.zeros((1, 1, 3), tf.uint8)
+
+    # The second is only asked for where the first one fails.
+    one = tf.data.Dataset.from_tensors(path)
+    images = one.map(lambda path: decode(tf.io.read_file(path))).ignore_errors()
+    return images.concatenate(one.map(refuse)).take(1).get_single_element()
 
 
 def _shuffle(examples, window, seed):

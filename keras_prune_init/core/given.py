@@ -1,0 +1,27 @@
+"""What functions that take a model ask of it first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def check_model(model: Any, built: bool = True) -> None:
+    """Refuse what is no Keras model, or one without weights yet.
+
+    Raises:
+        TypeError: If `model` is no `keras.Model`.
+        ValueError: If it must be `built`, and is not.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a keras.Model (of Keras 3). Received: "
+            f"{type(model).__module__}.{type(model).__name__}. Pass a model."
+        )
+    if built and not model.built:
+        raise ValueError(
+            "The model must be built, so that it has weights. "
+            f"Received: {model.name}, which is not built. Give it an `Input` layer, "
+            "call `model.build(input_shape)`, or call it once on data."
+        )

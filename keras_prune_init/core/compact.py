@@ -66,7 +66,7 @@ class CompactLayer(MaskedLayer):
                 with without_storage(variable_names(self.kernels)):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
-                _make_absent(selection.owner(self.layer, name), name)
+                _make_absent(self.layer, name)
                 self._add_scale(name)
         for name, count in self.counts.items():
             self._create(name, count)
@@ -92,6 +92,9 @@ class CompactLayer(MaskedLayer):
         if not self.kept[name].built:
             self._create(name, count)
         self.kept[name].assign(mask, values)
+
+    def set_kernel(self, name: str, values) -> None:
+        self.kept[name].values.assign(self.kept[name].gather(values))
 
     def masked_kernel(self, name: str):
         kept = self.kept[name]
@@ -162,12 +165,9 @@ def _within(path):
     return keras.name_scope(name, override_parent=parent)
 
 
-def _make_absent(holder, name):
+def _make_absent(layer, name):
     """Leave of a layer's kernel what says its shape."""
-    name = name.rpartition(".")[2]
-    kernel = getattr(holder, name)
-    # Behind a property.
-    attribute = next(k for k, v in vars(holder).items() if v is kernel)
+    kernel = selection.get_kernel(layer, name)
     with without_storage([kernel.name]), _within(kernel.path.rpartition("/")[0]):
         absent = keras.Variable(
             "zeros",
@@ -177,6 +177,9 @@ def _make_absent(holder, name):
             name=kernel.name,
         )
     absent.regularizer, absent.constraint = kernel.regularizer, kernel.constraint
-    delattr(holder, attribute)
-    # Past Keras, which would follow it.
-    object.__setattr__(holder, attribute, absent)
+    # Behind a property, and wrappers hold it too.
+    for holder in selection.flatten(layer):
+        for attribute in [k for k, v in vars(holder).items() if v is kernel]:
+            delattr(holder, attribute)
+            # Past Keras, which would follow it.
+            object.__setattr__(holder, attribute, absent)

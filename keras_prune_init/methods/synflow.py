@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.patching import scoring_layers, unbounded
 from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
@@ -36,7 +36,7 @@ SAFE = 80
 WIDEST = {"float32": 200, "float64": 1600}
 # Layers f with f(a x) = a f(x) for a > 0, if their offsets are 0.
 HOMOGENEOUS = (
-    *(cls for cls, _ in selection.KERNELS[:13]),
+    *kinds.LINEAR,
     L.BatchNormalization,
     L.ReLU,
     L.LeakyReLU,

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_prune_init.core import garbage, selection
 from keras_prune_init.core.kept_weights import KeptWeights, gaps
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, part_name
+from keras_prune_init.core.walk import held
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -96,8 +97,19 @@ class CompactLayer(MaskedLayer):
     def set_kernel(self, name: str, values) -> None:
         self.kept[name].values.assign(self.kept[name].gather(values))
 
+    def compute_output_spec(self, *args, **kwargs):
+        names = ("compute_output_spec", "compute_output_shape")
+        plain = keras.layers.Layer
+        if any(getattr(type(self.layer), n) is not getattr(plain, n) for n in names):
+            return super().compute_output_spec(*args, **kwargs)
+        # By running it, which needs the kernels.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def masked_kernel(self, name: str):
         kept = self.kept[name]
+        if not kept.built:  # while Keras connects layers, before `install`
+            kernel = selection.get_kernel(self.layer, name)
+            return tf.zeros(kernel.shape, kernel.dtype)
         inputs = selection.input_axes(self.layer, name)
         return kept.dense(kept.values.value * kept.spread(self.scales[name], inputs))
 
@@ -177,9 +189,24 @@ def _make_absent(layer, name):
             name=kernel.name,
         )
     absent.regularizer, absent.constraint = kernel.regularizer, kernel.constraint
-    # Behind a property, and wrappers hold it too.
-    for holder in selection.flatten(layer):
-        for attribute in [k for k, v in vars(holder).items() if v is kernel]:
-            delattr(holder, attribute)
-            # Past Keras, which would follow it.
-            object.__setattr__(holder, attribute, absent)
+    for holder in selection.flatten(layer):  # wrappers hold it too
+        for (attribute, *rest), value in list(held(holder, keras.Variable)):
+            if value is kernel:
+                within = _with_item(vars(holder)[attribute], rest, absent)
+                if rest:  # Keras lets go of what is an attribute
+                    object.__setattr__(holder, attribute, kernel)
+                delattr(holder, attribute)
+                # Past Keras, which would follow it.
+                object.__setattr__(holder, attribute, within)
+
+
+def _with_item(value, key, new):
+    """A copy of nested lists, tuples and dicts with another item."""
+    if not key:
+        return new
+    if isinstance(value, dict):
+        changed = {k: v for k, v in value.items() if str(k) == key[0]}
+        return {**value, **{k: _with_item(v, key[1:], new) for k, v in changed.items()}}
+    items = list(value)
+    items[int(key[0])] = _with_item(items[int(key[0])], key[1:], new)
+    return tuple(items) if isinstance(value, tuple) else items

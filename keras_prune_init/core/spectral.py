@@ -27,8 +27,8 @@ def normalized(masked, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         The arguments of a call that computes outputs only.
     """
     layer = masked.layer
-    call = inspect.signature(layer.call).bind(*args, **kwargs)
-    if not call.arguments.get("training"):
+    given = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+    if not given.get("training"):
         return args, kwargs
     [name] = masked.kernels
     kernel = masked.masked_kernel(name)
@@ -41,5 +41,4 @@ def normalized(masked, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         )
     layer.vector_u.assign(vector)
     masked.set_kernel(name, quotient / masked.scales[name].value)
-    call.arguments["training"] = False
-    return call.args, call.kwargs
+    return (given["inputs"],), {"training": False}

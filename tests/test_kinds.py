@@ -251,3 +251,18 @@ def test_a_cell_in_an_attribute_of_its_own_is_pruned_once():
 def test_two_channels_first_pixels_count_as_pixels():
     layer = L.ConvLSTM2D(3, 2, data_format="channels_first", return_sequences=True)
     assert kinds.CELL.uses(layer, (2, 2, 5, 12), (1, 5, 6, 7), (1, 3, 5, 6)) == 30
+
+
+def test_attributes_may_be_named_as_those_of_tensorflow_begin():
+    class Encoder(L.Layer):
+        def build(self, shape):
+            self._self_attention_layer = L.MultiHeadAttention(2, 3)
+            self._layers_of_it = [L.Dense(4)]
+            self._self_attention_layer.build(shape, shape)
+            self._layers_of_it[0].build(shape)
+
+        def call(self, x):
+            return self._layers_of_it[0](self._self_attention_layer(x, x))
+
+    model = keras.Sequential([keras.Input((3, 4)), Encoder()])
+    assert len(selection.find_kernels(model)[0]) == 5

@@ -176,7 +176,9 @@ def _own_matrices(layer) -> tuple[str, ...]:
     inside = {id(v) for _, child in children(layer) for v in child.weights}
     attributes = {id(v): ".".join(key) for key, v in held(layer, keras.Variable)}
     own = [v for v in layer.weights if id(v) not in inside and is_float(v)]
-    return tuple(attributes.get(id(v), "") for v in own if len(v.shape) > 1)
+    # A token of shape (1, 1, n) is a vector.
+    matrices = [v for v in own if sum(n > 1 for n in v.shape) > 1]
+    return tuple(attributes.get(id(v), "") for v in matrices)
 
 
 def _how_to_register(layer) -> str | None:

@@ -12,8 +12,13 @@ from keras_prune_init.core import kinds
 L = keras.layers
 
 # Where Keras and TensorFlow note what other attributes already name.
-BOOKKEEPING = ("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes", "_self_")
-VARIABLES = ("_trainable_variables", "_non_trainable_variables")
+BOOKKEEPING = {
+    *("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes"),
+    *("_trainable_variables", "_non_trainable_variables"),
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_deferred_dependencies",
+    "_self_unconditional_dependency_names",
+}
 
 Address = tuple[str, ...]
 
@@ -55,7 +60,7 @@ def children(layer: keras.layers.Layer) -> list[tuple[tuple[str, ...], Any]]:
 def held(layer: keras.layers.Layer, kind: type) -> Iterator[tuple[Address, Any]]:
     """Pairs of attribute path and object of a type that a layer's attributes hold."""
     for name, value in vars(layer).items():
-        if not name.startswith(BOOKKEEPING) and name not in VARIABLES:
+        if name not in BOOKKEEPING:
             yield from _within(value, (name,), kind)
 
 

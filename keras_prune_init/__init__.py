@@ -9,6 +9,7 @@ from keras_prune_init.api import prune_at_init, score  # noqa: E402
 from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
 from keras_prune_init.core.compact import CompactLayer  # noqa: E402
 from keras_prune_init.core.cost import CostReport, cost  # noqa: E402
+from keras_prune_init.core.kinds import register_layer  # noqa: E402
 from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
 from keras_prune_init.core.layouts import to_layout  # noqa: E402
 from keras_prune_init.core.report import PruningReport, report  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "mobile_check",
     "models",
     "prune_at_init",
+    "register_layer",
     "register_method",
     "report",
     "rescale",

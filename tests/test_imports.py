@@ -90,6 +90,21 @@ def test_keras_keeps_the_nodes_that_graphs_are_read_from():
     assert chain._functional.inputs[0] is chain.inputs[0]
 
 
+def test_keras_keeps_the_names_that_the_table_of_layers_has():
+    import keras
+
+    layer = keras.layers.GroupQueryAttention(2, 4, 2, use_gate=True)
+    layer.build((None, 3, 4), (None, 3, 4))
+    names = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
+    for name in (*names, "_gate_dense"):
+        assert isinstance(getattr(layer, name), keras.layers.EinsumDense)
+    layer = keras.layers.SpectralNormalization(keras.layers.Dense(3))
+    layer.build((None, 2))
+    assert layer.kernel is layer.layer.kernel
+    assert {id(v) for v in layer.variables} >= {id(layer.vector_u)}
+    assert [tuple(v.shape) for v in layer.normalized_weights()] == [(1, 3), (2, 3)]
+
+
 @pytest.mark.parametrize(
     "setup, message",
     [

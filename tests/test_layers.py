@@ -31,6 +31,15 @@ LAYERS = {
     "GRU": (lambda: L.GRU(3), (4, 5)),
     "Bidirectional": (lambda: L.Bidirectional(L.LSTM(3)), (4, 5)),
     "TimeDistributed": (lambda: L.TimeDistributed(L.Dense(3)), (4, 5)),
+    "ConvLSTM1D": (lambda: L.ConvLSTM1D(3, 2), (2, 5, 2)),
+    "ConvLSTM2D": (lambda: L.ConvLSTM2D(3, 2, return_sequences=True), (2, 4, 4, 2)),
+    "ConvLSTM3D": (lambda: L.ConvLSTM3D(2, 2), (2, 3, 3, 3, 2)),
+    "RNN": (lambda: L.RNN(L.LSTMCell(3)), (4, 5)),
+    "StackedRNNCells": (
+        lambda: L.RNN(L.StackedRNNCells([L.GRUCell(3), L.SimpleRNNCell(2)])),
+        (4, 5),
+    ),
+    "SpectralNormalization": (lambda: L.SpectralNormalization(L.Dense(3)), (5,)),
 }
 
 
@@ -77,8 +86,15 @@ def test_embedding_and_its_mask():
     np.testing.assert_array_equal(y._keras_mask, [[True, True, False]])
 
 
-def test_attention_takes_all_its_arguments():
-    layer = MaskedLayer(L.MultiHeadAttention(2, 3))
+@pytest.mark.parametrize(
+    "make, prefix",
+    [
+        (lambda: L.MultiHeadAttention(2, 3), ""),
+        (lambda: L.GroupQueryAttention(3, 4, 2), "_"),
+    ],
+)
+def test_attention_takes_all_its_arguments(make, prefix):
+    layer = MaskedLayer(make())
     q, v = RNG.normal(size=(2, 4, 5)), RNG.normal(size=(2, 6, 5))
     allowed = np.tril(np.ones((2, 4, 6), bool))
     arguments = {"value": v, "attention_mask": allowed, "return_attention_scores": True}
@@ -87,7 +103,7 @@ def test_attention_takes_all_its_arguments():
     for a, b in zip(layer(q, **arguments), folded(layer)(q, **arguments), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert set(layer.masks) == {
-        f"{p}_dense.kernel" for p in ("query", "key", "value", "output")
+        f"{prefix}{p}_dense.kernel" for p in ("query", "key", "value", "output")
     }
 
 

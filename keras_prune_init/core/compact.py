@@ -67,9 +67,8 @@ class CompactLayer(MaskedLayer):
                 with without_storage(variable_names(self.kernels)):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
-                holder = selection.owner(self.layer, name)
                 kernel = selection.get_kernel(self.layer, name)
-                self.places[name] = objects.take_out(holder, kernel)
+                self.places[name] = objects.take_out(self.layer, kernel)
                 self._add_scale(name)
         for name, count in self.counts.items():
             self._create(name, count)
@@ -96,8 +95,22 @@ class CompactLayer(MaskedLayer):
             self._create(name, count)
         self.kept[name].assign(mask, values)
 
+    def set_kernel(self, name: str, values) -> None:
+        self.kept[name].values.assign(self.kept[name].gather(values))
+
+    def compute_output_spec(self, *args, **kwargs):
+        names = ("compute_output_spec", "compute_output_shape")
+        plain = keras.layers.Layer
+        if any(getattr(type(self.layer), n) is not getattr(plain, n) for n in names):
+            return super().compute_output_spec(*args, **kwargs)
+        # By running it, which needs the kernels.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def masked_kernel(self, name: str):
         kept = self.kept[name]
+        if not kept.built:  # while Keras connects layers, before `install`
+            kernel = selection.get_kernel(self.layer, name)
+            return tf.zeros(kernel.shape, kernel.dtype)
         inputs = selection.input_axes(self.layer, name)
         return kept.dense(kept.values.value * kept.spread(self.scales[name], inputs))
 
@@ -105,7 +118,7 @@ class CompactLayer(MaskedLayer):
         super().release(layer)
         for name in reversed(self.kernels):
             kernel = selection.get_kernel(layer, name)
-            objects.put_in(selection.owner(layer, name), kernel, *self.places[name])
+            objects.put_in(layer, kernel, self.places[name])
 
     def _fixed(self, name):
         return self.kept[name].index, self.scales[name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import operator
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,11 +12,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_prune_init.core import copying, probe, selection, table
+from keras_prune_init.core import copying, kinds, probe, selection, table
 from keras_prune_init.core.given import check_model
 from keras_prune_init.core.patching import patched
-
-L = keras.layers
 
 # What an optimizer keeps for each trainable number.
 SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -182,14 +179,7 @@ def _uses(model):
     uses = collections.Counter()
     listeners = collections.defaultdict(list)
     for _, inner, name in _kernels(model):
-        loop, holder = _loop(inner, name), selection.owner(inner, name)
-        key = id(inner), name
-        if loop is None:
-            listeners[holder].append((key, name, None))
-        elif isinstance(loop, L.TimeDistributed):
-            listeners[loop].append((key, name, holder))
-        else:
-            listeners[loop].append((key, name, "steps"))
+        listeners[selection.runner(inner, name)].append((inner, name))
     patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
     try:
         inputs = keras.tree.map_structure(
@@ -205,50 +195,25 @@ def _uses(model):
     return {key: count // batch for key, count in uses.items()}
 
 
-def _loop(inner, name):
-    """The layer that runs the one with the kernel once a step, if there is one."""
-    if isinstance(inner, L.TimeDistributed):
-        return inner
-    parts = name.split(".")
-    if "cell" not in parts:
-        return None
-    path = ".".join(parts[: parts.index("cell")])
-    return operator.attrgetter(path)(inner) if path else inner
-
-
 def _noting(layer, kernels, uses):
     plain = layer.call
 
     def call(*args, **kwargs):
         outputs = plain(*args, **kwargs)
         x, y = (keras.tree.flatten(v)[0].shape for v in ((args, kwargs), outputs))
-        for key, name, holder in kernels:
-            if holder == "steps":
-                uses[key] += x[1]
-            elif holder is None:
-                uses[key] += _places(layer, name, x, y)
-            else:  # of TimeDistributed, whose outputs are those of all steps
-                uses[key] += _places(holder, name.removeprefix("layer."), x, y)
+        times = 1
+        if isinstance(layer, kinds.LOOPS):  # over the axis of time
+            times, x = x[1], (x[0], *x[2:])
+            y = (y[0], *y[2:]) if layer.return_sequences else y
+        for inner, name in kernels:
+            holder, role = selection.owner(inner, name), selection.role(inner, name)
+            shape = tuple(selection.get_kernel(inner, name).shape)
+            # A cell's output is not seen, but has as many pixels as the loop's.
+            one = kinds.CELL.uses if isinstance(layer, kinds.LOOPS) else role.uses
+            uses[id(inner), name] += times * one(holder, shape, tuple(x), tuple(y))
         return outputs
 
     return call
-
-
-def _places(layer, name, x, y):
-    """How often one call uses a kernel, from the shapes of its input and output."""
-    kernel = getattr(layer, name.rpartition(".")[2]).shape
-    if isinstance(layer, L.Embedding):
-        return 0  # which looks up, and multiplies nothing
-    if isinstance(layer, L.EinsumDense):
-        summed = math.prod(kernel[i] for i in selection.input_axes(layer, "kernel"))
-        return math.prod(y) * summed // math.prod(kernel)
-    if isinstance(layer, selection.TRANSPOSED):
-        return math.prod(x) // kernel[-1]
-    if isinstance(layer, selection.DEPTHWISE):
-        return math.prod(y) // (kernel[-1] * kernel[-2])
-    if name.endswith("depthwise_kernel"):
-        kernel = layer.pointwise_kernel.shape
-    return math.prod(y) // kernel[-1]
 
 
 def _sum(values):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection, spectral
 
 PACKAGE = "keras_prune_init"
 
@@ -65,8 +65,8 @@ class MaskedLayer(keras.layers.Wrapper):
     pruned weight gets a gradient of exactly 0.
 
     Args:
-        layer: The layer to mask, built or not. The types in
-            `core.selection.KERNELS` are supported.
+        layer: The layer to mask, built or not. The classes in `core.kinds.KINDS` are
+            supported, and layers with these inside.
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
             `["cell.kernel"]`. Default: every kernel of the layer.
         note: How the masks were chosen, for `report`.
@@ -107,7 +107,8 @@ class MaskedLayer(keras.layers.Wrapper):
             raise ValueError(
                 "A MaskedLayer needs a layer with a kernel. "
                 f"Received: layer={layer}. "
-                f"Supported: {[c.__name__ for c, _ in selection.KERNELS]}."
+                f"Supported: {[c.__name__ for c in kinds.KINDS]}, and what "
+                "`register_layer` adds."
             )
         # Keras reads from the signatures which arguments (masks, training, initial
         # states...) and shapes to pass, and these are the wrapped layer's.
@@ -210,6 +211,10 @@ class MaskedLayer(keras.layers.Wrapper):
         decay and regularizers then see what the forward pass uses.
         """
         self.masks[name].assign(mask)
+        self.set_kernel(name, values)
+
+    def set_kernel(self, name: str, values) -> None:
+        """Set the kept weights to those of kernel-shaped `values`, also in a call."""
         kernel = selection.get_kernel(self.layer, name)
         kernel.assign(values * self.masks[name].value)
 
@@ -249,6 +254,8 @@ class MaskedLayer(keras.layers.Wrapper):
     # --- running it -------------------------------------------------------------------
 
     def _masked_call(self, *args, **kwargs):
+        if isinstance(self.layer, keras.layers.SpectralNormalization):
+            args, kwargs = spectral.normalized(self, args, kwargs)
         # All variables are mapped, as a scope does not see the ones around it.
         kernels = [selection.get_kernel(self.layer, name) for name in self.kernels]
         mapping = [

@@ -402,30 +402,41 @@ def signature_of(function) -> dict:
     return {k: found[k] for k in ("__signature__",) if k in found}
 
 
-def take_out(layer: Layer, variable: keras.Variable) -> tuple[str, int]:
+# Position of a layer in another, and the name of Keras's list of its variables, and the
+# place in that.
+Place = tuple[int, str, int]
+
+
+def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
     """Leave of a layer's variable its shape only, and have Keras no longer see it.
 
     Returns:
-        What `put_in` needs: the name of Keras's list of such variables, and the place.
+        What `put_in` needs to undo that; wrappers may hold the variable, too.
     """
-    for store in ("trainable_variables", "non_trainable_variables"):
-        if layer._tracker.is_in_store(store, variable):
-            variables = layer._tracker.config[store][1]
-            place = [v is variable for v in variables].index(True)
-            break
-    layer._tracker.untrack(variable)
-    layer._delete_tracking(_attribute(layer, variable))
+    places = []
+    for i, holder in enumerate(layer._flatten_layers()):
+        for store, (_, variables) in holder._tracker.config.items():
+            if holder._tracker.is_in_store(store, variable):
+                place = [v is variable for v in variables].index(True)
+                places.append((i, store, place))
+        holder._tracker.untrack(variable)
+        for name in _attributes(holder, variable):
+            holder._delete_tracking(name)
     variable.trainable = False
     variable._initialize(tf.zeros([0], variable.dtype))
-    return store, place
+    return places
 
 
-def put_in(layer: Layer, variable: keras.Variable, store: str, place: int) -> None:
+def put_in(layer: Layer, variable: keras.Variable, places: Iterable[Place]) -> None:
     """The opposite of `take_out`, but for the value."""
-    layer._tracker.config[store][1].insert(place, variable)
-    layer._tracker.stored_ids[store].add(id(variable))
-    layer._track_trackable(variable, _attribute(layer, variable), overwrite=True)
-    variable.trainable = layer.trainable and store == "trainable_variables"
+    layers = list(layer._flatten_layers())
+    for i, store, place in places:
+        tracker = layers[i]._tracker
+        tracker.config[store][1].insert(place, variable)
+        tracker.stored_ids[store].add(id(variable))
+        for name in _attributes(layers[i], variable):
+            layers[i]._track_trackable(variable, name, overwrite=True)
+        variable.trainable = layers[i].trainable and store == "trainable_variables"
 
 
 def initialize(variable: keras.Variable, value) -> None:
@@ -433,8 +444,8 @@ def initialize(variable: keras.Variable, value) -> None:
     variable._initialize(tf.cast(value, variable.dtype))
 
 
-def _attribute(layer, variable):
-    return next(k for k, v in vars(layer).items() if v is variable)
+def _attributes(layer, variable):
+    return [k for k, v in vars(layer).items() if v is variable]
 
 
 def track_items(layer: Layer, items: dict[str, Any]) -> None:

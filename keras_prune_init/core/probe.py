@@ -9,11 +9,13 @@ gradients are set back to 0 or 1 after each kernel, so no depth makes them vanis
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.patching import is_strided_pointwise, patched, subsampled
 
@@ -45,8 +47,8 @@ POOLINGS = {
 }
 # What open sizes are tried with: 32, then less, then what deep image networks need.
 OPEN_SIZES = (32, 16, 8, 4, 2, 1, 64, 128, 256)
-# Their nonlinearities gate one input by another and must stay.
-RECURRENT = (L.RNN, L.Bidirectional)
+# In these kernels work together: what they multiply is not the output of a layer.
+WHOLE = (*kinds.LOOPS, *kinds.ATTENTION)
 
 
 def ones_input(model: keras.Model):
@@ -149,11 +151,26 @@ def _ramp(x):
 
 def _patches(layer, probes):
     inner = layer.layer if isinstance(layer, MaskedLayer) else layer
-    if selection.kernel_names(inner):
-        yield layer, "call", _kernel_call(layer, inner, probes)
-        if getattr(inner, "activation", None) and not isinstance(inner, RECURRENT):
-            yield inner, "activation", keras.activations.linear
-    elif isinstance(layer, IDENTITIES):
+    units: dict[keras.layers.Layer, list[str]] = {}
+    for name in selection.kernel_names(inner):
+        units.setdefault(selection.runner(inner, name, WHOLE), []).append(name)
+    if inner is not layer:  # without masks, which are in the probes
+        yield layer, "call", lambda *args, **kwargs: inner.call(*args, **kwargs)
+    for unit, names in units.items():
+        kernels = [
+            (selection.get_kernel(inner, n), probes.get((layer, n))) for n in names
+        ]
+        yield unit, "call", _kernel_call(unit, kernels)
+        if callable(getattr(unit, "activation", None)) and not _is_whole(unit):
+            yield unit, "activation", keras.activations.linear
+    whole = {id(v) for u in units if _is_whole(u) for v in selection.flatten(u)}
+    for part in selection.flatten(inner):
+        if part not in units and id(part) not in whole:
+            yield from _passing(part)
+
+
+def _passing(layer):
+    if isinstance(layer, IDENTITIES):
         yield layer, "call", lambda inputs, *args, **kwargs: inputs
     elif isinstance(layer, SUMS):
         yield layer, "call", lambda inputs: sum(inputs[1:], inputs[0])
@@ -162,28 +179,37 @@ def _patches(layer, probes):
         yield layer, "call", POOLINGS[type(layer)](**config).call
 
 
-def _kernel_call(layer, inner, probes):
+def _is_whole(layer):
+    return isinstance(layer, WHOLE)
+
+
+def _kernel_call(layer, kernels):
     """The layer with 0/1 kernels (averaged, so that no gate saturates), no biases."""
-    mapping = [
-        (v, tf.zeros_like(v.value)) for v in inner.weights if selection.is_float(v)
-    ]
-    for name in selection.kernel_names(inner):
-        kernel = selection.get_kernel(inner, name)
-        probe = probes.get((layer, name))
+    mapping = [(v, tf.zeros_like(v.value)) for v in _offsets(layer)]
+    for kernel, probe in kernels:
         if probe is None:
-            probe = tf.ones(kernel.shape, inner.compute_dtype)
-        mapping.append((kernel, probe / kernel.shape[-2]))
+            probe = tf.ones(kernel.shape, layer.compute_dtype)
+        mapping.append((kernel, probe * kernel.shape[-1] / math.prod(kernel.shape)))
 
     def call(*args, **kwargs):
         with keras.StatelessScope(mapping):
-            outputs = _run(inner, *args, **kwargs)
+            outputs = _run(layer, *args, **kwargs)
         return keras.tree.map_structure(_binary, outputs)
 
     return call
 
 
+def _offsets(layer):
+    """What would hide that nothing comes in: biases, whatever users call them."""
+    kind = kinds.kind_of(layer)
+    weights = [v for v in layer.weights if selection.is_float(v)]
+    if not (kind and kind.registered):
+        return weights
+    return [v for v in weights if "bias" in v.name or v.name == "b"]
+
+
 def _run(layer, *args, **kwargs):
-    if isinstance(layer, L.Embedding):
+    if isinstance(layer, L.Embedding) and not kwargs.get("reverse"):
         # Any row may be looked up, not only that of token 1.
         tokens = tf.shape(args[0])
         row = tf.reduce_mean(tf.convert_to_tensor(layer.embeddings.value), 0)
@@ -191,15 +217,18 @@ def _run(layer, *args, **kwargs):
     if is_strided_pointwise(layer):
         return subsampled(layer)(*args, **kwargs)
     plain = type(layer).call
-    if not isinstance(layer, L.MultiHeadAttention):
+    if not isinstance(layer, kinds.ATTENTION):
         return plain(layer, *args, **kwargs)
     # Queries and keys only weigh the values, and equal values hide that.
     names = ("query", "value", "key")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     outputs = plain(layer, *args, **kwargs)
-    query = layer.query_dense(given["query"])
+    query_dense, key_dense = (
+        selection.owner(layer, name) for name in selection.kernel_names(layer)[:2]
+    )
+    query = query_dense(given["query"])
     key = given.get("key")
-    key = layer.key_dense(given["value"] if key is None else key)
+    key = key_dense(given["value"] if key is None else key)
     link = 1 + tf.reduce_mean(query) * tf.reduce_mean(key)
     return keras.tree.map_structure(lambda v: v * link, outputs)
 

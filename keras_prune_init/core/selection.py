@@ -6,54 +6,51 @@ What is not prunable is absent from scores and masks, and listed with a reason.
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import keras
 
-L = keras.layers
-
-# Layer class -> attributes that hold its kernels. The first match counts, so a
-# subclass of one of these is pruned like its parent.
-KERNELS: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (L.SeparableConv1D, ("depthwise_kernel", "pointwise_kernel")),
-    (L.SeparableConv2D, ("depthwise_kernel", "pointwise_kernel")),
-    (L.Dense, ("kernel",)),
-    (L.EinsumDense, ("kernel",)),
-    (L.Conv1D, ("kernel",)),
-    (L.Conv2D, ("kernel",)),
-    (L.Conv3D, ("kernel",)),
-    (L.Conv1DTranspose, ("kernel",)),
-    (L.Conv2DTranspose, ("kernel",)),
-    (L.Conv3DTranspose, ("kernel",)),
-    (L.DepthwiseConv1D, ("kernel",)),
-    (L.DepthwiseConv2D, ("kernel",)),
-    (L.Embedding, ("embeddings",)),
-    (
-        L.MultiHeadAttention,
-        tuple(f"{p}_dense.kernel" for p in ("query", "key", "value", "output")),
-    ),
-    (L.LSTM, ("cell.kernel", "cell.recurrent_kernel")),
-    (L.GRU, ("cell.kernel", "cell.recurrent_kernel")),
-    (L.SimpleRNN, ("cell.kernel", "cell.recurrent_kernel")),
+from keras_prune_init.core import filters as filters_lib
+from keras_prune_init.core import kinds
+from keras_prune_init.core.filters import Filters
+from keras_prune_init.core.walk import (
+    Address,
+    children,
+    flatten,
+    held,
+    is_builtin,
+    is_composite,
+    is_graph,
+    output_layers,
+    walk,
 )
 
-TRANSPOSED = (L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
-DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
+__all__ = [  # with what others find here of `walk`
+    "Address",
+    "Filters",
+    "Kernel",
+    "children",
+    "find_kernels",
+    "flatten",
+    "get_kernel",
+    "input_axes",
+    "is_composite",
+    "is_float",
+    "is_graph",
+    "kernel_names",
+    "output_layers",
+    "owner",
+    "role",
+    "runner",
+    "scoring_dtype",
+    "walk",
+]
 
-# Reasons, as `PruningReport.skipped` gives them.
+# Reasons, as `PruningReport.skipped` gives them, beside `_how_to_register`.
 NO_KERNEL = "has only vectors (biases, normalization), which are never pruned"
-NOT_SUPPORTED = "this layer type is not supported"
 FILTERED = "left out by `filters` or `granularity`"
 NOT_PLAIN = "its kernel is quantized or has LoRA weights"
-
-# Where Keras and TensorFlow note layers that other attributes already name.
-BOOKKEEPING = ("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes", "_self_")
-
-Address = tuple[str, ...]
-Filters = str | list[str] | Callable[[keras.layers.Layer], bool] | None
 
 
 class Kernel(NamedTuple):
@@ -67,14 +64,28 @@ class Kernel(NamedTuple):
 
 
 def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
-    """Attribute paths of a layer's kernels; empty if it cannot be pruned."""
-    if isinstance(layer, L.Bidirectional):
-        parts = ("forward_layer", "backward_layer")
-    elif isinstance(layer, L.TimeDistributed):
-        parts = ("layer",)
-    else:
-        return next((n for cls, n in KERNELS if isinstance(layer, cls)), ())
-    return tuple(f"{p}.{n}" for p in parts for n in kernel_names(getattr(layer, p)))
+    """Attribute paths of a layer's kernels, also of those of layers inside.
+
+    Empty if it has none that is known, and for models and composites, whose layers are
+    pruned one by one.
+    """
+    if is_graph(layer) or is_composite(layer):
+        return ()
+    return tuple(_names(layer, set()))
+
+
+def _names(layer, seen):
+    seen.add(id(layer))
+    kind = kinds.kind_of(layer)
+    for name in kind.kernels if kind else ():
+        *parts, kernel = steps(layer, name)
+        if kernel is not None or not layer.built:
+            seen.update(map(id, parts))
+            yield name
+    for key, child in children(layer):
+        if id(child) not in seen:
+            for name in _names(child, seen):
+                yield ".".join((*key, name))
 
 
 def scoring_dtype(kernels: Iterable[Kernel]) -> str:
@@ -83,144 +94,119 @@ def scoring_dtype(kernels: Iterable[Kernel]) -> str:
     return "float64" if wide else "float32"
 
 
+def steps(layer: keras.layers.Layer, name: str) -> list:
+    """What an attribute path leads through, from the layer to what is there, or None.
+
+    A part of the path is an attribute, a key of a dict, or a position in a list or
+    among the layers of a model.
+    """
+    found = [layer]
+    for key in name.split("."):
+        value = found[-1]
+        if isinstance(value, dict):
+            value = next((v for k, v in value.items() if str(k) == key), None)
+        elif key.isdigit():
+            value = value.layers if is_graph(value) else value or ()
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = getattr(value, key, None)
+        found.append(value)
+    return found
+
+
 def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
     """The layer that holds kernel `name`: `layer` itself or one inside it."""
-    path = name.rpartition(".")[0]
-    return operator.attrgetter(path)(layer) if path else layer
+    within = steps(layer, name)[:-1]
+    return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
+
+
+def runner(layer, name, classes=kinds.LOOPS) -> keras.layers.Layer:
+    """The layer whose call uses kernel `name`: a loop that it is in, or its owner."""
+    within = steps(layer, name)[:-1]
+    return next((v for v in within if isinstance(v, classes)), owner(layer, name))
 
 
 def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
-    return operator.attrgetter(name)(layer)
+    return steps(layer, name)[-1]
+
+
+def role(layer: keras.layers.Layer, name: str) -> kinds.Role:
+    """What kernel `name` does, from the table of layer classes.
+
+    Raises:
+        ValueError: If the class is not known.
+    """
+    keys = name.split(".")
+    for i, part in enumerate(steps(layer, name)[:-1]):
+        kind = kinds.kind_of(part) if isinstance(part, keras.layers.Layer) else None
+        found = kind and kind.kernels.get(".".join(keys[i:]))
+        if found:
+            return found
+    cls = type(owner(layer, name)).__name__
+    raise ValueError(
+        "The class of a pruned layer must be known. "
+        f"Received: {layer.name} with kernel {name!r} of a {cls}. Call "
+        f"`keras_prune_init.register_layer({cls}, ...)` before the model is loaded, as "
+        "when it was pruned."
+    )
 
 
 def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
     """Axes of a kernel that are summed over to make one output unit.
 
-    Spatial axes of a convolution are not among them, and a depthwise kernel has
-    none: each of its channels reads one input channel only.
+    Raises:
+        ValueError: If the kernel has no such axis.
     """
-    rank = len(get_kernel(layer, name).shape)
-    holder = owner(layer, name)
-    if isinstance(holder, L.EinsumDense):
-        kernel, output = re.split(",|->", holder.equation.replace(" ", ""))[1:]
-        return tuple(i for i, axis in enumerate(kernel) if axis not in output)
-    if isinstance(holder, DEPTHWISE) or name.endswith("depthwise_kernel"):
-        return ()
-    return (rank - 1,) if isinstance(holder, TRANSPOSED) else (rank - 2,)
-
-
-def is_graph(layer: keras.layers.Layer) -> bool:
-    """Whether the layer is a Sequential or Functional model, which Keras can clone."""
-    if isinstance(layer, keras.Sequential):
-        return True
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
-
-
-def is_composite(layer: keras.layers.Layer) -> bool:
-    """Whether the layer is user code whose attributes hold other layers.
-
-    Wrappers and layers of Keras itself are leaves: they may use a sublayer's kernel
-    directly, so a sublayer cannot be exchanged behind their back.
-    """
-    builtin = type(layer).__module__.split(".")[0] == "keras"
-    leaf = builtin or is_graph(layer) or isinstance(layer, L.Wrapper)
-    return not leaf and bool(children(layer))
-
-
-def children(layer: keras.layers.Layer) -> list[tuple[tuple[str, ...], Any]]:
-    """Pairs of key and sublayer; a key is the position or the attribute path."""
-    if is_graph(layer):
-        return [((str(i),), child) for i, child in enumerate(layer.layers)]
-    found = []
-    for name, value in vars(layer).items():
-        if not name.startswith(BOOKKEEPING):
-            found.extend(_layers_within(value, (name,)))
+    shape = tuple(get_kernel(layer, name).shape)
+    axes = role(layer, name).inputs
+    if callable(axes):
+        return axes(owner(layer, name))
+    found = tuple(i + len(shape) if i < 0 else i for i in axes)
+    if len(set(found)) < len(axes) or not set(found) <= set(range(len(shape))):
+        raise ValueError(
+            "`input_axes` must be different axes of the kernel. "
+            f"Received: input_axes={axes} for {name!r} of {layer.name}, of shape "
+            f"{shape}. Register {type(owner(layer, name)).__name__} with others."
+        )
     return found
 
 
-def _layers_within(value, key):
-    if isinstance(value, keras.layers.Layer):
-        yield key, value
-    elif isinstance(value, dict):
-        for k, v in value.items():
-            yield from _layers_within(v, (*key, str(k)))
-    elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            yield from _layers_within(v, (*key, str(i)))
+def _own_matrices(layer) -> tuple[str, ...]:
+    """Where a layer holds float matrices itself; `""` for those in no attribute."""
+    inside = {id(v) for _, child in children(layer) for v in child.weights}
+    attributes = {id(v): ".".join(key) for key, v in held(layer, keras.Variable)}
+    own = [v for v in layer.weights if id(v) not in inside and is_float(v)]
+    # A token of shape (1, 1, n) is a vector.
+    matrices = [v for v in own if sum(n > 1 for n in v.shape) > 1]
+    return tuple(attributes.get(id(v), "") for v in matrices)
 
 
-def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """A layer and everything inside it, each once."""
-    queue, seen = [layer], set()
-    while queue:
-        layer = queue.pop()
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-            queue.extend(child for _, child in children(layer))
-
-
-def output_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that make a graph model's outputs; of others, they themselves."""
-    if not is_graph(layer):
-        return [layer]
-    if isinstance(layer, keras.Sequential):
-        return output_layers(layer.layers[-1])
-    by_name = {v.name: v for v in layer.layers}
-    # An output may come from an operation, which is no layer.
-    made = [by_name[name] for name in layer.output_names if name in by_name]
-    return [leaf for v in made for leaf in output_layers(v)]
-
-
-def walk(layer: keras.layers.Layer) -> Iterator[tuple[Address, keras.layers.Layer]]:
-    """Every leaf layer of a model once, with its address, in definition order."""
-    seen = set()
-
-    def visit(layer, address):
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        if is_graph(layer) or is_composite(layer):
-            for key, child in children(layer):
-                yield from visit(child, (*address, *key))
-        else:
-            yield address, layer
-
-    yield from visit(layer, ())
-
-
-def is_pointwise(layer: keras.layers.Layer) -> bool:
-    """Whether it is a 1x1 convolution of images, not of vectors as classifiers are."""
-    if not isinstance(layer, L.Conv2D) or any(n != 1 for n in layer.kernel_size):
-        return False
-    made = getattr(layer, "output", None)  # not known of layers in subclassed models
-    first = layer.data_format == "channels_first"
-    pixels = None if made is None else made.shape[2:] if first else made.shape[1:3]
-    return pixels is None or any(n != 1 for n in pixels)
-
-
-def _matches(layer, filters: Filters) -> bool:
-    if filters is None:
-        return True
-    if filters == "pointwise":
-        return is_pointwise(layer)
-    if callable(filters):
-        return bool(filters(layer))
-    patterns = [filters] if isinstance(filters, str) else filters
-    names = (layer.name, layer.path or layer.name)
-    return any(re.search(p, name) for p in patterns for name in names)
+def _how_to_register(layer) -> str | None:
+    """The lines that make the class of a layer known; `None` if it has no matrices."""
+    unknown = not (is_builtin(layer) or is_graph(layer) or kinds.kind_of(layer))
+    names = _own_matrices(layer) if unknown else ()
+    cls = type(layer).__name__
+    if isinstance(layer, keras.Model) and names:
+        return f"`{cls}` is a model; weights of its own are pruned if a layer has them"
+    if "" in names:
+        return f"`{cls}` has a matrix in no attribute; name it by `self.w = add_weight`"
+    listed = "".join(f'"{name}", ' for name in names)
+    listed = listed.rstrip() if len(names) == 1 else listed.rstrip(", ")
+    line = f"`{cls}` is not known; keras_prune_init.register_layer({cls}, kernels="
+    return f"{line}({listed}))" if names else None
 
 
 def _reason(layer, names, filters) -> str | None:
     """Why a leaf cannot be pruned; `None` if it can."""
     if not names:
-        matrices = any(len(v.shape) > 1 for v in layer.weights)
-        return NOT_SUPPORTED if matrices else NO_KERNEL
-    if not _matches(layer, filters):
+        return NO_KERNEL
+    if not filters_lib.matches(layer, filters):
         return FILTERED
     kernels = [get_kernel(layer, name) for name in names]
     if not all(isinstance(k, keras.Variable) and is_float(k) for k in kernels):
         return NOT_PLAIN
+    if filters == "trainable" and not any(k.trainable for k in kernels):
+        return FILTERED
     return None
 
 
@@ -238,24 +224,68 @@ def find_kernels(
         filters: Which layers may be pruned: a regular expression searched in the
             layer's name and path, a list of them (any may match), or a function from
             layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
+            `"trainable"`: those whose kernels are trained.
 
     Returns:
         A list of `Kernel`, in definition order, with unique paths, and a list of
         `(layer path, reason)` for every layer with weights that is not pruned.
+
+    Raises:
+        TypeError, ValueError: If `filters` is none of these, or a layer does not have
+            the kernels that it was registered with.
     """
+    filters_lib.check(filters)
+    _check_registered(model)
     kernels, skipped, taken = [], [], {}
-    for address, layer in walk(model):
-        if not layer.weights:
+    # A cell may be in an attribute of its own beside that of the layer that runs it.
+    leaves = [leaf for _, leaf in walk(model)]
+    inside = {id(v) for leaf in leaves for v in flatten(leaf) if v is not leaf}
+    for address, layer in walk(model, composites=True):
+        if not layer.weights or id(layer) in inside:
             continue
+        holds = is_graph(layer) or is_composite(layer)
+        parts = [layer] if holds else flatten(layer)
+        unknown = [(v.path or v.name, _how_to_register(v)) for v in parts]
+        unknown = [(path, line) for path, line in unknown if line]
+        skipped += unknown
         names = kernel_names(layer)
-        reason = _reason(layer, names, filters)
-        if reason:
+        reason = None if holds else _reason(layer, names, filters)
+        if reason and not (unknown and reason == NO_KERNEL):
             skipped.append((layer.path or layer.name, reason))
-            continue
-        for name in names:
+        for name in () if reason else names:
             variable = get_kernel(layer, name)
+            if filters == "trainable" and not variable.trainable:
+                continue
             # Nested models may hold equal paths; a key must name one tensor.
             count = taken[variable.path] = taken.get(variable.path, 0) + 1
             path = variable.path if count == 1 else f"{variable.path}_{count}"
             kernels.append(Kernel(path, address, layer, name, variable))
     return kernels, skipped
+
+
+def _check_registered(model):
+    """See that layers have what their classes were registered with."""
+    found: dict[tuple[str, str], bool] = {}
+    for layer in flatten(model):
+        kind = kinds.kind_of(layer)
+        if not (kind and kind.registered and layer.built):
+            continue
+        cls = type(layer).__name__
+        for name in kind.kernels:
+            value = get_kernel(layer, name)
+            if not (value is None or isinstance(value, keras.Variable)):
+                raise ValueError(
+                    "A kernel must be a variable that `add_weight` made. "
+                    f"Received: {name!r} of {layer.name} (a {cls}), which is a "
+                    f"{type(value).__name__}. Register the attribute with the variable."
+                )
+            if value is not None:
+                input_axes(layer, name)
+            found[cls, name] = found.get((cls, name), False) or value is not None
+    missing = [f"{n!r} of {cls}" for (cls, n), there in found.items() if not there]
+    if missing:
+        raise ValueError(
+            "A registered layer must have the kernels that it was registered with. "
+            f"Received: a model whose layers do not have {', '.join(missing)}. Name "
+            "the attributes that hold them when the layer is built."
+        )

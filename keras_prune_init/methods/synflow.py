@@ -22,7 +22,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.activations import AUGMENTATIONS
 from keras_prune_init.core.graph import graph_with_outputs
 from keras_prune_init.core.patching import patched, scoring_layers, unbounded
@@ -39,9 +39,7 @@ SAFE = 80
 WIDEST = {"float32": 100, "float64": 800}
 # Layers f with f(a x) = a f(x) for a > 0, if their offsets are scaled, too.
 HOMOGENEOUS = (
-    *(L.SeparableConv1D, L.SeparableConv2D, L.Dense, L.EinsumDense),
-    *(L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv1D, L.DepthwiseConv2D),
-    *(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose),
+    *kinds.LINEAR,
     *(L.BatchNormalization, L.Rescaling, L.Normalization),
     *(L.Activation, L.ReLU, L.LeakyReLU, L.PReLU),
     *(L.Add, L.Average, L.Maximum, L.Minimum, L.Subtract, L.Concatenate),

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.layers import MaskedLayer
 
 L = keras.layers
 
 # Recurrent layers use a kernel many times, embeddings look its rows up.
-LAYERS = (
-    *(L.Dense, L.EinsumDense, L.Conv1D, L.Conv2D, L.Conv3D),
-    *(L.SeparableConv1D, L.SeparableConv2D),
-    *(*selection.TRANSPOSED, *selection.DEPTHWISE),
-)
+LAYERS = kinds.LINEAR
 
 
 class MatrixKernel(NamedTuple):
@@ -97,11 +92,12 @@ class MatrixKernel(NamedTuple):
         """A shape of the kernel; its axes of groups, positions, inputs and outputs."""
         shape, last = tuple(self.variable.shape), len(self.variable.shape) - 1
         positions = list(range(last - 1))
-        if isinstance(self.owner, L.EinsumDense):
+        role = selection.role(self.layer, self.name)
+        if role is kinds.EINSUM:
             return shape, _einsum_axes(self.owner.equation)
-        if isinstance(self.owner, selection.TRANSPOSED):
+        if role is kinds.TRANSPOSED:
             return shape, ([], positions, [last], [last - 1])
-        if not selection.input_axes(self.layer, self.name):  # depthwise
+        if role is kinds.DEPTHWISE:
             return shape, ([last - 1], positions, [], [last])
         groups = getattr(self.owner, "groups", 1)
         view = (*shape[:last], groups, shape[last] // groups)
@@ -109,11 +105,11 @@ class MatrixKernel(NamedTuple):
 
 
 def _einsum_axes(equation):
-    given, kernel, made = re.split(",|->", equation.replace(" ", ""))
-    kinds = [(axis in given, axis in made) for axis in kernel]
+    given, kernel, made = kinds.einsum_parts(equation)
+    places = [(axis in given, axis in made) for axis in kernel]
 
-    def axes(*kind):
-        return [i for i, k in enumerate(kinds) if k == kind]
+    def axes(*place):
+        return [i for i, p in enumerate(places) if p == place]
 
     return axes(True, True), [], axes(True, False), axes(False, True)
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import selection
+from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.patching import patched, scoring_layers
 from keras_prune_init.losses import Loss
@@ -23,7 +23,7 @@ from keras_prune_init.tape import zeros_for_none
 L = keras.layers
 
 # These apply kernels inside a loop over time: what they put out is recorded instead.
-LOOPS = (L.RNN, L.Bidirectional, L.TimeDistributed)
+LOOPS = (*kinds.LOOPS, L.TimeDistributed)
 
 
 class LayerSignal(NamedTuple):
@@ -86,9 +86,7 @@ def _sites(layer) -> Iterator[Site]:
     inner = layer.layer if masked else layer
     names: dict[keras.layers.Layer, list[str]] = {}
     for name in selection.kernel_names(inner):
-        loop = isinstance(inner, LOOPS)
-        holder = inner if loop else selection.owner(inner, name)
-        names.setdefault(holder, []).append(name)
+        names.setdefault(selection.runner(inner, name, LOOPS), []).append(name)
     for holder, own in names.items():
         kernels = [selection.get_kernel(inner, name) for name in own]
         plain = (
@@ -109,7 +107,8 @@ def _sites(layer) -> Iterator[Site]:
 
 
 def _has_no_activation(layer):
-    return isinstance(layer, LOOPS) or getattr(layer, "activation", None) is None
+    loop = isinstance(layer, LOOPS)
+    return loop or not callable(getattr(layer, "activation", None))
 
 
 def _density(masks):

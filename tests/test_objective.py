@@ -31,6 +31,13 @@ def dense(units, activation=None, loss="mse", **options):
     return model
 
 
+def named(name, loss):
+    x = keras.Input((4,))
+    model = keras.Model(x, L.Dense(1, name=name)(L.Dense(6, "tanh")(x)))
+    model.compile("sgd", loss)
+    return model
+
+
 def two_heads(loss, outputs="list", **options):
     x = keras.Input((4,))
     h = L.Dense(6, "tanh")(x)
@@ -189,7 +196,8 @@ CASES = {
         (X, Y1, W),
     ),
     "a list with one loss": lambda: (dense(1, None, ["mse"]), (X, YN1)),
-    "a dict with one loss": lambda: (dense(1, None, {"activation": "mse"}), (X, YN1)),
+    "a dict with one loss": lambda: (named("out", {"out": "mse"}), (X, YN1)),
+    "a list with one label": lambda: (named("out", {"out": "mse"}), (X, [YN1])),
     "loss weight": lambda: (dense(1, None, "mse", loss_weights=0.3), (X, YN1)),
     "list": lambda: (two_heads([SPARSE, "mse"]), (X, [C, YN1])),
     "tuple of labels": lambda: (two_heads([SPARSE, "mse"]), (X, (C, Y1))),
@@ -227,7 +235,7 @@ CASES = {
     "void left out by a function": lambda: (segmenter(without_void), (CROP, VOID)),
     "weights of pixels": lambda: (segmenter(SPARSE), (CROP, PIXELS, draw(N, 4, 6))),
     "masked sequences": lambda: (tagger(SPARSE), (TOKENS, TAGS)),
-    "masked and weighted": lambda: (tagger(SPARSE), (TOKENS, TAGS, W)),
+    "masked and weighted": lambda: (tagger(SPARSE), (TOKENS, TAGS, draw(N, 5))),
     "own compute_loss": lambda: (own(ReadsInputs), (X, draw(N, 3))),
     "own names": lambda: (subclass(), (X, C)),
     "add_loss": lambda: (autoencoder(True), (X,)),
@@ -243,7 +251,11 @@ CASES = {
 
 def of_plain_keras(model, x, y=None, sample_weight=None):
     """|w dL/dw| of each kernel, L being what `compute_loss` returns."""
-    kernels = [v for v in model.trainable_variables if len(v.shape) > 1]
+    kernels = [
+        v
+        for v in model.trainable_variables
+        if len(v.shape) > 1 and not v.path.endswith("bias")
+    ]
 
     def tensors(value):
         value = np.asarray(value)
@@ -675,4 +687,4 @@ def test_signal_report_takes_the_same_data():
         model, data = CASES[name]()
         assert kpi.signal_report(model, data).rows[0].gradient > 0
     model = mlp()
-    assert kpi.signal_report(model, batch(model), "mse").rows[0].gradient > 0
+    assert kpi.signal_report(model, batch(model), SPARSE).rows[0].gradient > 0

@@ -122,8 +122,14 @@ def _loss(kind, y, shape):
     )
 
 
+def runs_its_graph(model: keras.Model) -> bool:
+    """Whether a model puts out what its graph says, as it has no other `call`."""
+    module = getattr(model.call, "__module__", "")
+    return selection.is_graph(model) and module.split(".")[0] == "keras"
+
+
 def _symbolic(model, count):
-    if not selection.is_graph(model):
+    if not runs_its_graph(model):
         return [None] * count
     return keras.tree.flatten(model.outputs)
 
@@ -133,7 +139,9 @@ def _kind_in_graph(tensor) -> str | None:
     shape = None if tensor is None else tensor.shape
     while tensor is not None:
         operation, _, index = tensor._keras_history
-        if selection.is_graph(operation):
+        if isinstance(operation, keras.Model):
+            if not runs_its_graph(operation):
+                return None
             tensor = keras.tree.flatten(operation.outputs)[index]
         elif isinstance(operation, PASSING):
             tensor = _only_input(operation)

@@ -70,6 +70,9 @@ class Objective:
         """
         model, batch, outputs = self.example
         flat = keras.tree.flatten(outputs)
+        own = has_own(model, "compute_loss")
+        if self._losses is None and not own:  # there is only what layers add
+            return [None] * len(flat)
         size = max(int(tf.size(v)) for v in flat)
         if size > ENOUGH:
             rows = max(1, ENOUGH * flat[0].shape[0] // size)
@@ -82,6 +85,8 @@ class Objective:
                 varied = [*flat[:i], output, *flat[i + 1 :]]
                 varied = keras.tree.pack_sequence_as(outputs, varied)
                 with keras.StatelessScope(collect_losses=True):
+                    if own:  # which may read what a forward pass has left
+                        model(x, training=False)
                     return self(model, x, y, varied, sample_weight)
 
             return temperatures.kind_of(loss, flat[i])
@@ -145,7 +150,7 @@ class _Losses(CompileLoss):
         self._metrics[:] = [None] * len(self._flat_losses)
 
 
-def of(model: keras.Model, loss: Any = None) -> Objective | None:
+def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
     """The objective given, compiled, or in the model's `compute_loss`, if any."""
     names = getattr(model, "output_names", None)
     if loss is not None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from keras_prune_init import batches as batches_lib
-from keras_prune_init import checks
+from keras_prune_init import checks, first_batch
 from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
@@ -131,9 +131,9 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
 
     def inspect(batch):
         nonlocal objective
-        objective = checks.objective(model, loss, batch)
+        objective = first_batch.objective_of(model, loss, batch)
         if samples_per_class:
-            return checks.classes(objective.example[-1], batch[1])
+            return first_batch.classes(objective.example[-1], batch[1])
 
     data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype)
     return data, objective

@@ -21,6 +21,7 @@ ORDER = (
     "inference",
     "batches",
     "checks",
+    "first_batch",
     "tape",
     "signal",
     "methods",

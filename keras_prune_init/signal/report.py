@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init import batches, checks
+from keras_prune_init import batches, checks, first_batch
 from keras_prune_init.core import layouts, selection, surgery, table
 from keras_prune_init.signal import panels, recording
 from keras_prune_init.signal.recording import LayerSignal
@@ -218,7 +218,7 @@ def signal_report(
     places = recording.sites(model)
     dtype = selection.scoring_dtype(places)
     [batch] = batches.take(batch, lambda first: None, dtype=dtype)
-    objective = checks.objective(model, loss, batch)
+    objective = first_batch.objective_of(model, loss, batch)
     samples = len(keras.tree.flatten(batch[0])[0])
     if samples < 2:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,32 +24,40 @@ def take(
     inspect: Callable[[Batch], int | None],
     batches: int | None = 1,
     samples_per_class: int | None = None,
+    dtype: str = "float32",
 ) -> list[Batch]:
     """The scoring batches of a dataset.
 
     Args:
-        dataset: A batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, a
-            tuple of such arrays, or a `keras.utils.PyDataset`.
+        dataset: A batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y,
+            sample_weight)`, a tuple of such arrays, or a `keras.utils.PyDataset`.
         inspect: Called with the first batch; raises if it does not fit the model, and
             returns the number of classes, which `samples_per_class` needs.
         batches: How many batches, from the start; `None`: all.
         samples_per_class: Instead, the first so many samples of each class, in
             batches of the dataset's size.
+        dtype: What arrays of floats are cast to, as `fit` does.
 
     Returns:
-        A list of `(x, y, sample_weight or None)`, numpy or tensors.
+        A list of `(x, y or None, sample_weight or None)`, of tensors.
 
     Raises:
-        ValueError: If the dataset is empty, unbatched or too small.
+        ValueError: If the dataset is empty, unbatched, too small or endless.
         TypeError: If it is none of these kinds.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
             raise ValueError(
                 f"`{name}` must be a whole number, 1 or more, or None. "
                 f"Received: {name}={value!r}."
             )
-    source = _iterate(dataset)
+    if batches is None and not samples_per_class and _is_endless(dataset):
+        raise ValueError(
+            "An endless dataset has no last batch. Received: batches=None, and a "
+            f"{type(dataset).__name__} that repeats forever. Say how many `batches`."
+        )
+    source = map(_tensors, _iterate(dataset, dtype))
     first = next(source, None)
     if first is None:
         raise ValueError(
@@ -58,7 +67,7 @@ def take(
     classes = inspect(first)
     source = itertools.chain([first], source)
     if samples_per_class:
-        return _balanced(source, samples_per_class, classes)
+        return _balanced(source, int(samples_per_class), classes)
     taken = list(itertools.islice(source, batches))
     if batches is not None and len(taken) < batches:
         raise ValueError(
@@ -69,13 +78,21 @@ def take(
     return taken
 
 
-def _iterate(dataset) -> Iterator[Batch]:
+def _is_endless(dataset):
+    if isinstance(dataset, tf.data.Dataset):
+        return int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+    return isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None
+
+
+def _iterate(dataset, dtype) -> Iterator[Batch]:
     if isinstance(dataset, tf.data.Dataset):
         source = iter(dataset)
     elif isinstance(dataset, keras.utils.PyDataset):
-        source = (dataset[i] for i in range(len(dataset)))
-    elif isinstance(dataset, tuple) and len(dataset) in (2, 3):
-        source = _array_batches(dataset)
+        endless = dataset.num_batches is None
+        places = itertools.count() if endless else range(dataset.num_batches)
+        source = (dataset[i] for i in places)
+    elif isinstance(dataset, tuple) and len(dataset) in (1, 2, 3):
+        source = _array_batches(dataset, dtype)
     else:
         raise TypeError(
             "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
@@ -83,17 +100,24 @@ def _iterate(dataset) -> Iterator[Batch]:
             f"Received: {type(dataset).__name__}."
         )
     for element in source:
-        if not (isinstance(element, (tuple, list)) and len(element) in (2, 3)):
+        parts = element if isinstance(element, (tuple, list)) else (element,)
+        if len(parts) > 3:
             raise ValueError(
                 "The dataset must give (x, y) or (x, y, sample_weight). "
-                f"Received: an element of type {type(element).__name__}. "
-                "Labels are needed to differentiate the loss."
+                f"Received: an element of {len(parts)} parts. Put inputs into one "
+                "tuple or dict, and labels into another."
             )
-        yield (*element, None)[:3]
+        yield (*parts, None, None)[:3]
 
 
-def _array_batches(arrays):
-    flat = keras.tree.flatten(arrays)
+def _array_batches(arrays, dtype):
+    arrays = keras.tree.map_structure(lambda a: _array(a, dtype), arrays)
+    flat = [a for a in keras.tree.flatten(arrays) if a is not None]
+    if any(a.ndim == 0 for a in flat):
+        raise ValueError(
+            "The first axis of arrays must count samples. Received: a single number. "
+            "Pass arrays, or lists of arrays for several inputs or outputs."
+        )
     lengths = sorted({len(a) for a in flat})
     if len(lengths) != 1:
         raise ValueError(
@@ -102,7 +126,27 @@ def _array_batches(arrays):
         )
     for start in range(0, lengths[0], ARRAY_BATCH):
         part = slice(start, start + ARRAY_BATCH)
-        yield keras.tree.map_structure(lambda a, part=part: a[part], arrays)
+        yield _map(lambda a, part=part: a[part], arrays)
+
+
+def _array(value, dtype):
+    if value is None:
+        return value
+    if tf.is_tensor(value):
+        return tf.cast(value, dtype) if value.dtype.is_floating else value
+    value = np.asarray(value)
+    return value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
+
+
+def _tensors(batch):
+    return _map(lambda v: v if tf.is_tensor(v) else tf.convert_to_tensor(v), batch)
+
+
+def _map(function, values):
+    """`function` of each array of a structure, in which there may be `None`."""
+    return keras.tree.map_structure(
+        lambda v: None if v is None else function(v), values
+    )
 
 
 def _balanced(source, count, classes):
@@ -110,7 +154,7 @@ def _balanced(source, count, classes):
     left = np.full(classes, count)
     parts, size, idle = [], None, 0
     for batch in source:
-        labels = class_indices(batch[1])
+        labels = class_indices(batch[1], classes)
         size = size or len(labels)
         chosen = _first_of_each(labels, left)
         idle = 0 if chosen.size else idle + 1
@@ -126,28 +170,27 @@ def _balanced(source, count, classes):
             f"Received: samples_per_class={count}; class {poor} has only "
             f"{count - int(left[poor])}."
         )
-    whole = tuple(
-        None if part[0] is None else keras.tree.map_structure(_concatenate, *part)
+    whole = [
+        keras.tree.map_structure(_concatenate, *part)
         for part in zip(*parts, strict=True)
-    )
+    ]
     total = count * classes
     return [
-        _rows(whole, np.arange(i, min(i + size, total))) for i in range(0, total, size)
+        _tensors(_rows(whole, np.arange(i, min(i + size, total))))
+        for i in range(0, total, size)
     ]
 
 
-def class_indices(y) -> np.ndarray:
-    """Labels as a vector of class indices; one-hot rows become theirs."""
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] > 1:
-        y = y.argmax(1)
-    y = y.reshape(len(y), -1)
-    if y.shape[1] != 1:
+def class_indices(y, classes: int) -> np.ndarray:
+    """Labels of one output as a vector of class indices; one-hot rows become theirs."""
+    y = np.asarray(keras.tree.flatten(y)[0])
+    y = y.argmax(1) if y.shape[1:] not in ((), (1,)) else y.reshape(-1)
+    if y.min() < 0 or y.max() >= classes or np.any(y != np.floor(y)):
         raise ValueError(
-            "`samples_per_class` needs one class label a sample. "
-            f"Received: labels of shape {y.shape}. Use `batches` instead."
+            f"`samples_per_class` needs class indices from 0 to {classes - 1} as "
+            f"labels. Received: labels from {y.min()} to {y.max()}. Use `batches`."
         )
-    return y[:, 0].astype(int)
+    return y.astype(int)
 
 
 def _first_of_each(labels, left):
@@ -159,13 +202,8 @@ def _first_of_each(labels, left):
 
 
 def _concatenate(*arrays):
-    return np.concatenate(arrays)
+    return None if arrays[0] is None else np.concatenate(arrays)
 
 
 def _rows(batch, rows):
-    return tuple(
-        None
-        if part is None
-        else keras.tree.map_structure(lambda v: np.asarray(v)[rows], part)
-        for part in batch
-    )
+    return tuple(_map(lambda v: np.asarray(v)[rows], batch))

@@ -1,9 +1,8 @@
-"""Whether a model and its data can be pruned at all, asked before any work."""
+"""Whether a model can be pruned at all, asked before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -47,57 +46,6 @@ def prunable_kernels(
             f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}."
         )
     return fitting
-
-
-def output_shapes(model: keras.Model, x: Any):
-    """Shape of the model's output for inputs `x`, or a structure of shapes.
-
-    Raises:
-        ValueError: If `x` does not look like a batch of the model's inputs.
-    """
-    if not selection.is_graph(model):
-        specs = keras.tree.map_structure(
-            lambda v: keras.KerasTensor(
-                v.shape, keras.backend.standardize_dtype(v.dtype)
-            ),
-            x,
-        )
-        specs = model.compute_output_spec(specs)
-        return keras.tree.map_structure(lambda v: tuple(v.shape), specs)
-    given, wanted = keras.tree.flatten(x), model.inputs
-    if len(given) != len(wanted):
-        raise ValueError(
-            "The dataset must give one array for each input of the model. "
-            f"Received: {len(given)} arrays for {len(wanted)} inputs."
-        )
-    for array, tensor in zip(given, wanted, strict=True):
-        _check_input(np.shape(array), tuple(tensor.shape))
-    return model.output_shape
-
-
-def _check_input(shape, wanted):
-    if len(shape) == len(wanted) - 1:
-        raise ValueError(
-            "The dataset must be batched: the first axis of x counts samples. "
-            f"Received: x of shape {tuple(shape)} for an input of shape {wanted}. "
-            "Call `dataset.batch(128)`."
-        )
-    fits = len(shape) == len(wanted) and all(
-        n is None or m == n for m, n in zip(shape[1:], wanted[1:], strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            "x must have the shape of the model's input. "
-            f"Received: x of shape {tuple(shape)} for an input of shape {wanted}."
-        )
-
-
-def check_batched(y: Any) -> None:
-    if any(np.ndim(v) == 0 for v in keras.tree.flatten(y)):
-        raise ValueError(
-            "The dataset must be batched: the first axis of y counts samples. "
-            "Received: a scalar label. Call `dataset.batch(128)`."
-        )
 
 
 def check_workers(model: keras.Model, data: list) -> None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from keras_prune_init import batches as batches_lib
-from keras_prune_init import checks, losses
+from keras_prune_init import checks, first_batch
 from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
@@ -79,14 +79,15 @@ def make(
         units = structured.Channels(
             model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
         )
-    data, resolved = [], None
+    data, objective = [], None
     if method.needs_data:
         dtype = scoring_dtype(kernels)
-        data, resolved = _data(
+        data, objective = _data(
             model, method, dataset, loss, batches, samples_per_class, dtype
         )
     checks.check_workers(model, data)
-    network = Network(model, kernels, data, resolved, method.iterations)
+    network = Network(model, kernels, data, objective, method.iterations)
+    recipe = recipe._replace(note=f"{recipe.note} {method.remark(network)}".strip())
     return Plan(method, recipe, kernels, network, units, sparsity, verbose)
 
 
@@ -99,6 +100,8 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
         within = masks and list(masks.values())  # what is gone stays gone
         scores = units.scores(method, network, weights, within)
         masks_lib.check_finite(scores)
+        if masks is None:
+            masks_lib.check_nonzero(scores)
         last = i == total
         target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
         masks = units.choose(scores, target, within)
@@ -126,13 +129,13 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
             f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
             "or use 'synflow', 'magnitude' or 'random'."
         )
-    shapes = None
+    objective = None
 
     def inspect(batch):
-        nonlocal shapes
-        checks.check_batched(batch[1])
-        shapes = checks.output_shapes(model, batch[0])
-        return shapes[-1] if isinstance(shapes, tuple) else None
+        nonlocal objective
+        objective = first_batch.objective_of(model, loss, batch)
+        if samples_per_class:
+            return first_batch.classes(objective.example[-1], batch[1])
 
-    data = batches_lib.take(dataset, inspect, batches, samples_per_class)
-    return data, losses.resolve(model, loss, data[0][1], shapes, dtype)
+    data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype)
+    return data, objective

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_prune_init.core import selection, surgery
 from keras_prune_init.core.patching import scoring_layers
 from keras_prune_init.distribute import replicas
-from keras_prune_init.losses import Loss
+from keras_prune_init.objective import Objective
 
 # Tracing a network takes as long as about three eager passes on a batch.
 EAGER_CALLS = 2
@@ -46,7 +46,7 @@ class Network:
         model: keras.Model,
         kernels: Sequence[selection.Kernel],
         batches: Sequence[tuple] = (),
-        loss: Loss | None = None,
+        loss: Objective | None = None,
         iterations: int = 1,
     ):
         self.model = model
@@ -88,15 +88,18 @@ class Network:
 
         `others` are pairs of another variable of the model and its value.
         """
+        with self._scope(weights, others):
+            return self.model(x, training=False)
+
+    def _scope(self, weights, others=()):
         variables = [k.variable for k in self.kernels]
         mapping = [*zip(variables, weights, strict=True), *others]
-        with keras.StatelessScope(mapping):
-            return self.model(x, training=False)
+        return keras.StatelessScope(mapping, collect_losses=True)
 
     def gradients(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
     ) -> Tensors:
-        """Gradient of the mean loss of each batch, summed over the batches.
+        """Gradient of the objective of each batch, summed over the batches.
 
         Args:
             weights: Kernel values, as `Network.weights`.
@@ -154,13 +157,16 @@ class Network:
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with scoring_layers(self.model, batch_norm, twice):
-                outputs = self.forward(x, weights)
-            loss = self.loss(y, outputs, sample_weight, temperature)
+            # The loss, too: it may read weights, and run layers again.
+            with scoring_layers(self.model, batch_norm, twice), self._scope(weights):
+                outputs = self.model(x, training=False)
+                loss = self.loss(self.model, x, y, outputs, sample_weight, temperature)
         return zeros_for_none(tape.gradient(loss, weights), weights)
 
     def _summed(self, key, function, weights, *args) -> Tensors:
         """The sum of `function(weights, batch, *args)` over the batches."""
+        if key[-1] != 1.0:
+            _ = self.loss.kinds  # what a temperature needs, before anything is traced
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
             step = self.once(key, lambda: replicas.summed(strategy, function))

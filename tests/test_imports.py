@@ -16,9 +16,12 @@ ORDER = (
     "compatibility",
     "distribute",
     "core",
-    "losses",
+    "temperature",
+    "objective",
+    "inference",
     "batches",
     "checks",
+    "first_batch",
     "tape",
     "signal",
     "methods",
@@ -66,12 +69,41 @@ def test_private_keras_api_is_used_in_one_place_each():
     # test_workers.py.
     pattern = re.compile(r"keras\.src|tensorflow\.python|\._tracker|\._track_trackable")
     users = {p.name for p in FILES if pattern.search(p.read_text())}
-    assert users == {"objects.py"}
+    assert users == {"objects.py", "objective.py"}
     pattern = re.compile(r"_nodes_by_depth|\._functional|keras_tensors")
     users = {p.name for p in FILES if pattern.search(p.read_text())}
     assert users == {"nodes.py"}
+    users = {p.name for p in FILES if "._keras_history" in p.read_text()}
+    assert users == {"inference.py"}
     users = {p.name for p in FILES if "symbolic_build" in p.read_text()}
     assert users == {"objects.py", "workers.py"}
+
+
+def test_keras_keeps_what_the_objective_uses():
+    import keras
+    from keras.src.backend import get_keras_mask, set_keras_mask
+    from keras.src.losses import loss as keras_loss
+    from keras.src.trainers.compile_utils import CompileLoss
+
+    inputs = keras.Input((2,))
+    layer = keras.layers.Dense(1, kernel_regularizer="l2")
+    model = keras.Model(inputs, layer(inputs))
+    assert model._compile_loss is None
+    model.compile(loss=["mse"], loss_weights=[2.0])
+    held = model._compile_loss
+    assert isinstance(held, CompileLoss)
+    assert (held._user_loss, held._user_loss_weights) == (["mse"], [2.0])
+    held.build(inputs, model.outputs[0])
+    assert held._flat_losses[0].loss._dtype == held._dtype == "float32"
+    assert held._metrics == []  # of one loss
+    assert callable(model._aggregate_additional_loss)
+    assert layer.kernel._regularizer is layer.kernel_regularizer
+    assert "scale_loss_for_distribution" in keras_loss.reduce_values.__code__.co_names
+    tensor = keras.ops.ones((2,))
+    set_keras_mask(tensor, True)
+    assert get_keras_mask(tensor) is True
+    operation, call, output = model.outputs[0]._keras_history
+    assert (operation, call, output) == (layer, 0, 0)
 
 
 def test_keras_keeps_the_nodes_that_graphs_are_read_from():

@@ -165,13 +165,14 @@ def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
 
     import tensorflow as tf
 
-    from keras_prune_init import losses
+    from keras_prune_init import first_batch
     from keras_prune_init.core import selection
     from keras_prune_init.tape import Network
 
     kernels, _ = selection.find_kernels(model)
-    loss = losses.resolve(model, None, data[1], model.output_shape, "float64")
-    network = Network(model, kernels, [(*data, None)], loss)
+    tensors = (tf.constant(data[0], "float64"), tf.constant(data[1]), None)
+    loss = first_batch.objective_of(model, None, tensors)
+    network = Network(model, kernels, [tensors], loss)
     weights = network.weights
     gradients = network.gradients(weights, "train", 3.0)
     step = 1e-4

@@ -9,7 +9,7 @@ from test_rescaling import deep
 import keras_prune_init as kpi
 
 # Inputs and labels for the subclassed model.
-VECTORS = np.ones((4, 5), "float32"), np.arange(4) % 3
+VECTORS = np.eye(4, 5, dtype="float32"), np.arange(4) % 3
 
 
 def small_resnet(**options):

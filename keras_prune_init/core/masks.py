@@ -147,6 +147,18 @@ def check_finite(scores: Mapping[str, np.ndarray]) -> None:
         )
 
 
+def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
+    """Raise a `ValueError` that names the tensors, if all scores are 0."""
+    if not any(np.any(values) for values in scores.values()):
+        names = list(scores)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(
+            "Some score must differ from 0, or masks would say nothing. Received: "
+            f"scores of 0 for all of {', '.join(names[:3])}{more}. Check that the loss "
+            "has a gradient, and that labels, sample weights and weights are not all 0."
+        )
+
+
 def digest(masks: Iterable[np.ndarray]) -> str:
     """SHA-256 over shapes and bits of masks: equal if and only if the masks are."""
     sha = hashlib.sha256()

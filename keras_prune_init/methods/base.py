@@ -58,6 +58,10 @@ class Method(abc.ABC):
         """What to score and prune in place of `model`, which must stay as it is."""
         return Recipe(model)
 
+    def remark(self, network: Network) -> str:
+        """What to add to the recipe's note, once the data is known."""
+        return ""
+
     def start(self, network: Network) -> Tensors:
         """The kernel values to begin with; iterations then set some of them to 0."""
         return network.weights

@@ -5,11 +5,13 @@ with the smallest score hurts the gradient flow g'g least.
 
 Deviations from the authors' code: the last layer is not drawn anew for scoring, scores
 are not divided by |their sum|, and a batch is not split in halves to save memory (with
-batch statistics the halves would give other gradients).
+batch statistics the halves would give other gradients). T applies to outputs that the
+loss takes for logits or probabilities of a cross-entropy; all others stay as they are.
 """
 
 from __future__ import annotations
 
+from keras_prune_init import temperature as temperatures
 from keras_prune_init.methods.base import DataMethod
 
 
@@ -17,7 +19,8 @@ class GraSP(DataMethod):
     """Keep the weights that carry the gradient flow after pruning.
 
     Args:
-        temperature: What logits are divided by before the loss, positive.
+        temperature: What logits are divided by before the loss, positive. Losses that
+            are no cross-entropy have none, and `report` says so.
         **options: See `DataMethod`.
 
     Reference:
@@ -33,6 +36,16 @@ class GraSP(DataMethod):
                 f"Received: temperature={temperature!r}."
             )
         self.temperature = float(temperature)
+
+    def remark(self, network):
+        if self.temperature == 1 or temperatures.OTHER not in network.loss.kinds:
+            return ""
+        kinds = network.loss.kinds
+        every = "" if set(kinds) <= {temperatures.OTHER, None} else " of some outputs"
+        return (
+            f"GraSP: without the temperature of {self.temperature:g}, as the loss"
+            f"{every} is no cross-entropy."
+        )
 
     def scores(self, network, weights):
         products = network.hessian_gradient(weights, self.batch_norm, self.temperature)

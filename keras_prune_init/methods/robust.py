@@ -89,8 +89,7 @@ def _why(error):
 
 
 def _gradient_ratio(pruned, network):
-    batch = tuple(v for v in network.batches[0] if v is not None)
-    return signal_report(pruned, batch, network.loss).gradient_ratio
+    return signal_report(pruned, network.batches[0], network.loss).gradient_ratio
 
 
 def _unevenness(ratio):

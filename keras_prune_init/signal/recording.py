@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.patching import patched, scoring_layers
-from keras_prune_init.losses import Loss
+from keras_prune_init.objective import Objective
 from keras_prune_init.tape import zeros_for_none
 
 L = keras.layers
@@ -120,7 +120,7 @@ def record(
     model: keras.Model,
     places: list[Site],
     batch: tuple,
-    loss: Loss,
+    loss: Objective,
     batch_norm: str,
     gain: float = 1.0,
 ) -> list[LayerSignal]:
@@ -129,7 +129,7 @@ def record(
     Args:
         model: A built model; it is only read.
         places: Its `sites`.
-        batch: `(x, y, sample_weight or None)`.
+        batch: `(x, y or None, sample_weight or None)`.
         loss: What is differentiated.
         batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
             with the running ones.
@@ -148,10 +148,10 @@ def record(
         with (
             scoring_layers(model, batch_norm),
             patched(listening),
-            keras.StatelessScope(),
+            keras.StatelessScope(collect_losses=True),
         ):
             outputs = model(x, training=False)
-        value = loss(y, outputs, sample_weight) * gain
+            value = loss(model, x, y, outputs, sample_weight) * gain
     sources = [*kernels.values(), *(signal for _, signal in heard)]
     gradients = zeros_for_none(tape.gradient(value, sources), sources)
     gradients = [_wide(g) / gain for g in gradients]

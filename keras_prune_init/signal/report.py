@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init import batches, checks, losses
+from keras_prune_init import batches, checks, first_batch
 from keras_prune_init.core import layouts, selection, surgery, table
 from keras_prune_init.signal import panels, recording
 from keras_prune_init.signal.recording import LayerSignal
@@ -218,15 +218,16 @@ def signal_report(
     if not (isinstance(model, keras.Model) and surgery.masked_layers(model)):
         checks.prunable_kernels(model)
     model = layouts.as_masked(model)
-    [batch] = batches.take(batch, lambda first: checks.check_batched(first[1]))
-    shapes = checks.output_shapes(model, batch[0])
+    places = recording.sites(model)
+    dtype = selection.scoring_dtype(places)
+    [batch] = batches.take(batch, lambda first: None, dtype=dtype)
+    objective = first_batch.objective_of(model, loss, batch)
     samples = len(keras.tree.flatten(batch[0])[0])
     if samples < 2:
         raise ValueError(
             "A correlation is one of two samples. "
             f"Received: a batch of {samples}. Pass a larger batch, such as 128."
         )
-    places = recording.sites(model)
 
     def rows(dtype, gain=1.0):
         if all(site.layer.compute_dtype == dtype for site in places):
@@ -238,10 +239,8 @@ def signal_report(
                 site._replace(path=place.path)
                 for site, place in zip(recording.sites(used), places, strict=True)
             ]
-        resolved = losses.resolve(used, loss, batch[1], shapes, dtype)
-        return recording.record(used, its_places, batch, resolved, batch_norm, gain)
+        return recording.record(used, its_places, batch, objective, batch_norm, gain)
 
-    dtype = selection.scoring_dtype(places)
     found = rows(dtype)
     if dtype == "float32" and not all(_fits_float32(row) for row in found):
         # A larger loss has larger gradients, which are divided again.

@@ -1,0 +1,103 @@
+"""Dividing the logits of a cross-entropy by a temperature, where there are any.
+
+The gradient of a cross-entropy with respect to logits z is w (p(z) - y), p being a
+softmax or sigmoid, whatever the labels, smoothing, ignored classes and weights. So its
+gradients at two points differ by w (p(z) - p(z')), with one w >= 0 for each position or
+element. A loss of which this holds at random points is a cross-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# What a loss takes an output for.
+LOGITS, SOFTMAX, SIGMOID, OTHER = "logits", "softmax", "sigmoid", "other"
+
+POINTS = 4
+TOLERANCE = 1e-3
+
+
+def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | None:
+    """What a loss takes an output for.
+
+    Args:
+        loss: From an output to the loss, all else being fixed.
+        output: An output of the right shape and dtype.
+
+    Returns:
+        Logits or probabilities of a cross-entropy, or something else; `None` if the
+        loss does not depend on this output.
+    """
+    draw = np.random.default_rng(0)
+    dtype = output.dtype if output.dtype.size >= 4 else tf.float32
+    points = [
+        tf.convert_to_tensor(draw.normal(size=output.shape), dtype)
+        for _ in range(POINTS)
+    ]
+    slopes = _slopes(loss, points, tf.identity)
+    if slopes is None or not np.any(slopes):
+        return None
+    for p, axis in ((tf.nn.softmax, (0, -1)), (tf.sigmoid, (0,))):
+        if _is_cross_entropy(slopes, points, p, axis):
+            return LOGITS
+    for kind, p, axis in (
+        (SOFTMAX, tf.nn.softmax, (0, -1)),
+        (SIGMOID, tf.sigmoid, (0,)),
+    ):
+        if _is_cross_entropy(_slopes(loss, points, p), points, p, axis):
+            return kind
+    return OTHER
+
+
+def _slopes(loss, points, function):
+    """Gradients of the loss of `function` of each point."""
+    found = []
+    for point in points:
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            value = loss(function(point))
+        found.append(tape.gradient(value, point))
+    if any(slope is None for slope in found):
+        return None
+    return np.stack([np.asarray(slope, "float64") for slope in found])
+
+
+def _is_cross_entropy(slopes, points, p, axis):
+    changes = np.diff(slopes, axis=0)
+    expected = np.diff([np.asarray(p(z), "float64") for z in points], axis=0)
+    size = np.sum(expected**2, axis, keepdims=True)
+    weights = np.sum(changes * expected, axis, keepdims=True)
+    weights = np.divide(weights, size, out=np.zeros_like(weights), where=size != 0)
+    largest = np.abs(changes).max()
+    return (
+        largest > 0
+        and np.abs(changes - weights * expected).max() <= TOLERANCE * largest
+        and weights.min() >= -TOLERANCE * weights.max()
+    )
+
+
+def are_probabilities(output, kind: str) -> bool:
+    """Whether numbers can be what a softmax or a sigmoid puts out."""
+    output = np.asarray(output, "float64")
+    inside = output.min() >= 0 and output.max() <= 1
+    rows = kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2)
+    return bool(inside and rows)
+
+
+def tempered(output, kind: str | None, temperature: float):
+    """Divide logits by a temperature, also those behind probabilities."""
+    if kind not in (LOGITS, SOFTMAX, SIGMOID):
+        return output
+    if kind == LOGITS:
+        return output / temperature
+    # Keras clips probabilities so in its own cross-entropies.
+    epsilon = keras.config.epsilon()
+    output = tf.clip_by_value(output, epsilon, 1 - epsilon)
+    if kind == SOFTMAX:
+        return tf.nn.softmax(tf.math.log(output) / temperature)
+    logits = tf.math.log(output) - tf.math.log(1 - output)
+    return tf.sigmoid(logits / temperature)

@@ -10,7 +10,7 @@ from absl import logging
 
 from keras_prune_init import checks
 from keras_prune_init import plan as plans
-from keras_prune_init.core import copying, garbage, layouts, report, surgery
+from keras_prune_init.core import agreement, copying, garbage, layouts, report, surgery
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters
@@ -127,10 +127,12 @@ def prune_at_init(
     plan = plans.make(**arguments)
     if granularity == "channel":
         return _without_channels(plan, rescale)
-    # First, so that a model that cannot be copied is refused before it is scored.
-    pruned = surgery.wrap(plan.recipe.model, plan.kernels, plan.recipe.note, layout)
+    model, kernels = plan.recipe.model, plan.kernels_of_pruned()
+    pruned = surgery.wrap(model, kernels, plan.recipe.note, layout)
     targets = rescaling.targets(pruned) if rescale else None
-    surgery.set_masks(pruned, plan.kernels, plans.run(plan)[-1])
+    masks = {**plan.before, **plans.run(plan)[-1]}
+    surgery.set_masks(pruned, kernels, masks)
+    agreement.check(model, pruned, plan.few_inputs(), kernels, masks)
     if rescale:
         rescaling.apply(targets)
     elif plan.recipe.finish:

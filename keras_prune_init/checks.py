@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_prune_init.core import selection, surgery
+from keras_prune_init.core import selection
 from keras_prune_init.core.given import check_model
 from keras_prune_init.core.selection import Filters, Kernel
 from keras_prune_init.distribute import workers
@@ -22,15 +22,9 @@ def prunable_kernels(
 
     Raises:
         TypeError: If `model` is no Keras model.
-        ValueError: If it is not built, pruned already, or has nothing to prune.
+        ValueError: If it is not built, or has nothing to prune.
     """
     check_model(model)
-    if surgery.masked_layers(model):
-        raise ValueError(
-            "A model can be pruned once. "
-            f"Received: {model.name}, which has MaskedLayers already. Prune the model "
-            "that it was made from, or `strip` it first."
-        )
     kernels, skipped = selection.find_kernels(model, filters)
     if not kernels:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)

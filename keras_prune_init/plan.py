@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
@@ -12,7 +15,8 @@ from keras_prune_init import checks, first_batch
 from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
-from keras_prune_init.core import structured
+from keras_prune_init.core import selection, structured, surgery
+from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.schedules import check_schedule
 from keras_prune_init.core.selection import Kernel, scoring_dtype
 from keras_prune_init.distribute import workers
@@ -27,6 +31,7 @@ class Plan(NamedTuple):
         method: What scores.
         recipe: What it makes of the model, besides.
         kernels: Those of the recipe's model that may be pruned.
+        before: `{kernel path: mask}` of a model that is pruned already.
         network: The recipe's model with its data.
         units: What is removed as one.
         sparsity, verbose: As in `prune_at_init`.
@@ -35,10 +40,28 @@ class Plan(NamedTuple):
     method: Method
     recipe: Recipe
     kernels: list[Kernel]
+    before: dict[str, np.ndarray]
     network: Network
     units: granularity_lib.Weights | structured.Channels
     sparsity: float
     verbose: int
+
+    def kernels_of_pruned(self) -> list[Kernel]:
+        """Those that will have a mask: these, and others that had one before."""
+        known = {k.path for k in self.kernels}
+        found = selection.find_kernels(self.recipe.model)[0] if self.before else []
+        others = [k for k in found if k.path in self.before and k.path not in known]
+        return [*self.kernels, *others]
+
+    def few_inputs(self):
+        """Two samples of the data, or all of a batch if its size is fixed, or `None`."""
+        if not self.network.batches:
+            return None
+        x = self.network.batches[0][0]
+        sizes = [v.shape[0] for v in getattr(self.recipe.model, "inputs", None) or ()]
+        if any(sizes):
+            return x
+        return keras.tree.map_structure(lambda v: v[:2], x)
 
 
 def make(
@@ -71,6 +94,9 @@ def make(
     if granularity != "channel":
         units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
     fits = units.fits if units else lambda kernel: True
+    given_masks = {}
+    if isinstance(model, keras.Model) and surgery.masked_layers(model):
+        model, given_masks = _stripped(model, granularity)
     checks.prunable_kernels(model, filters, fits)
     recipe = method.recipe(model)
     model = recipe.model
@@ -79,6 +105,7 @@ def make(
         units = structured.Channels(
             model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
         )
+    _check_rises(sparsity, kernels, given_masks)
     data, objective = [], None
     if method.needs_data:
         dtype = scoring_dtype(kernels)
@@ -88,23 +115,28 @@ def make(
     checks.check_workers(model, data)
     network = Network(model, kernels, data, objective, method.iterations)
     recipe = recipe._replace(note=f"{recipe.note} {method.remark(network)}".strip())
-    return Plan(method, recipe, kernels, network, units, sparsity, verbose)
+    return Plan(method, recipe, kernels, given_masks, network, units, sparsity, verbose)
 
 
 def run(plan: Plan) -> tuple[dict, list | None, dict]:
     """The last scores, what they were chosen from (`None`: all), the final masks."""
     method, network, units = plan.method, plan.network, plan.units
     strategy = network.model.distribute_strategy
-    weights, masks, total = method.start(network), None, method.iterations
+    weights, masks, total = (
+        method.start(network),
+        _masks_before(plan),
+        method.iterations,
+    )
+    least = _sparsity(masks) if masks else 0.0
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
         within = masks and list(masks.values())  # what is gone stays gone
         scores = units.scores(method, network, weights, within)
         masks_lib.check_finite(scores)
-        if masks is None:
+        if i == 1:
             masks_lib.check_nonzero(scores)
         last = i == total
         target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
-        masks = units.choose(scores, target, within)
+        masks = units.choose(scores, max(target, least), within)
         masks = workers.from_chief(strategy, masks)
         if not last:
             weights = [
@@ -112,6 +144,52 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
                 for k, w in zip(plan.kernels, weights, strict=True)
             ]
     return scores, within, masks
+
+
+def _stripped(model, granularity):
+    """A pruned model without its wrappers, and its masks by path of the kernel."""
+    if granularity == "channel":
+        raise ValueError(
+            "Channels are removed from a model without masks. "
+            f"Received: granularity='channel' and {model.name}, which is pruned. "
+            "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
+        )
+    layers, plain = dict(selection.walk(model)), surgery.strip(model)
+    masks = {}
+    for kernel in selection.find_kernels(plain)[0]:
+        layer = layers[kernel.address]
+        if isinstance(layer, MaskedLayer) and kernel.name in layer.kernels:
+            masks[kernel.path] = layer.kept_mask(kernel.name)
+    return plain, masks
+
+
+def _masks_before(plan):
+    """The masks to go on from, of the kernels to prune; `None` if there are none."""
+    if not any(k.path in plan.before for k in plan.kernels):
+        return None
+    return {
+        k.path: plan.before.get(k.path, np.ones(k.variable.shape, bool))
+        for k in plan.kernels
+    }
+
+
+def _sparsity(masks):
+    kept = sum(np.count_nonzero(mask) for mask in masks.values())
+    return 1 - kept / sum(mask.size for mask in masks.values())
+
+
+def _check_rises(sparsity, kernels, masks):
+    sizes = {k.path: math.prod(k.variable.shape) for k in kernels}
+    removed = sum(
+        n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
+    )
+    total = sum(sizes.values())
+    if removed > masks_lib.removed_count(sparsity, total):
+        raise ValueError(
+            "Pruning a pruned model goes on from its masks, so `sparsity` rises. "
+            f"Received: sparsity={sparsity} for kernels of sparsity "
+            f"{removed / total:.6g}. Pass more, or `strip` the model to begin anew."
+        )
 
 
 def _method(method, iterations, schedule, batch_norm, seed):

@@ -23,7 +23,7 @@ class Case(NamedTuple):
     Attributes:
         model: Built, and compiled unless `loss` says how.
         data: `model.fit(*data)` trains it.
-        loss: The argument `loss` of pruning, for models that have none to differentiate.
+        loss: The argument `loss` of pruning, for models that have none.
         scoring: Data to score on, where it differs from that to train on.
         methods: Those that apply.
         parts: Attributes that can be pruned of a model that has no `call`.

@@ -1,4 +1,4 @@
-"""Image classifiers whose layers own tables, kernels and latents, and sets of points."""
+"""Classifiers of images, points and videos whose layers own tables and kernels."""
 
 import keras
 import numpy as np
@@ -93,7 +93,7 @@ def squeeze_excite():
 class LayerScale(layers.Layer):
     def __init__(self, init_values, projection_dim, **kwargs):
         super().__init__(**kwargs)
-        self.gamma = keras.Variable(init_values * np.ones((projection_dim,)))
+        self.gamma = keras.Variable(init_values * np.ones((projection_dim,), "float32"))
 
     def call(self, x):
         return x * self.gamma
@@ -126,7 +126,9 @@ class ClassAttentionNetwork(keras.Model):
         self.project = keras.Sequential(
             [layers.Conv2D(dim, 4, 4, padding="VALID"), layers.Reshape((4, dim))]
         )
-        self.cls_token = keras.Variable(np.zeros((1, 1, dim)), name="cls_token")
+        self.cls_token = keras.Variable(
+            np.zeros((1, 1, dim), "float32"), name="cls_token"
+        )
         self.norms = [layers.LayerNormalization() for _ in range(2 * depth)]
         self.attentions = [TalkingHeads(dim, 2) for _ in range(depth)]
         self.mlps = [
@@ -274,7 +276,7 @@ class InstanceAttention(layers.Layer):
             self.u = self.add_weight(shape=(inner, size), name="u", **options)
 
     def call(self, inputs):
-        scores = ops.softmax([self._score(x) for x in inputs], axis=0)
+        scores = ops.softmax(ops.stack([self._score(x) for x in inputs]), axis=0)
         return [scores[i] for i in range(len(inputs))]
 
     def _score(self, x):

@@ -10,6 +10,13 @@ AREAS = (
     "vision_blocks",
     "vision_tasks",
     "similarity",
+    "generative",
+    "text",
+    "sequences",
+    "time_series",
+    "tabular",
+    "graphs",
+    "audio",
 )
 MODELS = {
     f"{area}-{name}": make

@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
     Attributes:
         model: Built, and compiled unless `loss` says how.
-        data: `model.fit(*data)` trains it.
+        data: `x`, `y` and `sample_weight` of `fit`, as many as there are.
         loss: The argument `loss` of pruning, for models that have none.
         scoring: Data to score on, where it differs from that to train on.
         methods: Those that apply.

@@ -22,7 +22,8 @@ def train(model: keras.Model, case: Case, eagerly: bool = False) -> dict:
         model.compile("adam", case.loss)
     if eagerly:  # which spares the trace, most of the time of one step
         model.run_eagerly = True
-    history = model.fit(*case.data, epochs=1, verbose=0).history
+    data = dict(zip(("x", "y", "sample_weight"), case.data, strict=False))
+    history = model.fit(**data, epochs=1, verbose=0).history
     assert history, "fit reports no loss"
     for name, values in history.items():
         assert np.isfinite(values).all(), f"{name} is {values}"

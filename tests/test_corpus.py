@@ -17,6 +17,7 @@ AREAS = (
     "tabular",
     "graphs",
     "audio",
+    "hub",
 )
 MODELS = {
     f"{area}-{name}": make

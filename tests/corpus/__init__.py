@@ -7,6 +7,7 @@ classes are written as users write them: many without `build`, `get_config` or
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -27,6 +28,7 @@ class Case(NamedTuple):
         scoring: Data to score on, where it differs from that to train on.
         methods: Those that apply.
         parts: Attributes that can be pruned of a model that has no `call`.
+        use: What else its users do with it, such as `model.generate(...)`.
     """
 
     model: keras.Model
@@ -35,6 +37,12 @@ class Case(NamedTuple):
     scoring: tuple | None = None
     methods: tuple = METHODS
     parts: tuple = ()
+    use: Callable[[keras.Model], Any] | None = None
+
+    @property
+    def x(self):
+        """What the model is called with."""
+        return (self.scoring or self.data)[0]
 
 
 def images(n=4, size=8, channels=3):

@@ -98,7 +98,7 @@ def check_removing_nothing(case: Case):
     """A copy from which nothing is removed computes what the model does."""
     pruned = prune(case, "magnitude", sparsity=0.0)
     assert_same_class(case.model, pruned)
-    assert_same(case.model, pruned, case.data[0], 1e-6)
+    assert_same(case.model, pruned, case.x, 1e-6)
 
 
 def check_masked(case: Case, method: str, eagerly: bool = False) -> keras.Model:
@@ -114,7 +114,10 @@ def check_masked(case: Case, method: str, eagerly: bool = False) -> keras.Model:
     plain = kpi.strip(pruned)
     assert_same_class(pruned, plain)
     assert not any(isinstance(v, kpi.MaskedLayer) for v in plain._flatten_layers())
-    assert_same(pruned, plain, case.data[0])
+    assert_same(pruned, plain, case.x)
+    if case.use:
+        results = [case.use(m) for m in (pruned, plain)]
+        np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-5)
     return pruned
 
 
@@ -123,10 +126,10 @@ def check_compact(case: Case, method: str, eagerly: bool = False) -> None:
     compact = prune(case, method, layout="compact")
     assert_same_class(case.model, compact)
     before = assert_exact(compact)
-    assert_same(kpi.to_layout(compact, "masked"), compact, case.data[0])
+    assert_same(kpi.to_layout(compact, "masked"), compact, case.x)
     train(compact, case, eagerly)
     assert assert_exact(compact).digest == before.digest
-    assert_same(compact, kpi.strip(compact), case.data[0])
+    assert_same(compact, kpi.strip(compact), case.x)
 
 
 def check_shrink(case: Case, pruned: keras.Model) -> None:
@@ -134,7 +137,7 @@ def check_shrink(case: Case, pruned: keras.Model) -> None:
     if isinstance(pruned, keras.Sequential) or _is_graph(pruned):
         small = kpi.shrink(pruned)
         assert_same_class(pruned, small)
-        assert_same(pruned, small, case.data[0])
+        assert_same(pruned, small, case.x)
         assert small.count_params() <= pruned.count_params()
         train(small, case, eagerly=True)
     else:

@@ -7,7 +7,6 @@ import operator
 
 import keras
 import numpy as np
-import pytest
 
 import keras_prune_init as kpi
 from corpus import Case
@@ -132,23 +131,35 @@ def check_compact(case: Case, method: str, eagerly: bool = False) -> None:
     assert_same(compact, kpi.strip(compact), case.x)
 
 
+def refusal(call) -> str:
+    """What the package says when it refuses to do something."""
+    try:
+        call()
+    except (TypeError, ValueError) as e:
+        assert "Received:" in str(e), f"no error of this package: {e}"
+        return str(e)
+    raise AssertionError("it is not refused")
+
+
 def check_shrink(case: Case, pruned: keras.Model) -> None:
     """What is not connected can be cut out of graphs; other models are refused."""
-    if isinstance(pruned, keras.Sequential) or _is_graph(pruned):
+    if _is_graph(pruned):
         small = kpi.shrink(pruned)
         assert_same_class(pruned, small)
         assert_same(pruned, small, case.x)
         assert small.count_params() <= pruned.count_params()
         train(small, case, eagerly=True)
     else:
-        with pytest.raises(
-            ValueError, match="neither Sequential nor Functional|takes a Seq"
-        ):
-            kpi.shrink(pruned)
+        message = refusal(lambda: kpi.shrink(pruned))
+        assert "Sequential nor Functional" in message or "a Sequential" in message
 
 
 def _is_graph(model):
-    return isinstance(model, keras.Model) and hasattr(model, "_nodes")
+    """Sequential, Functional, or a class that is Functional by its constructor."""
+    try:
+        return bool(model.inputs) and model.get_layer(index=0) is not None
+    except (AttributeError, ValueError):
+        return False
 
 
 def check_cost(case: Case, pruned: keras.Model) -> None:
@@ -162,16 +173,16 @@ def check_cost(case: Case, pruned: keras.Model) -> None:
 def check_signals(case: Case, pruned: keras.Model) -> None:
     """Signals of every kernel that is used, all finite, by the loss of `fit`."""
     found = kpi.signal_report(pruned, case.scoring or case.data, case.loss)
-    assert found.layers
-    for row in found.layers:
+    assert found.rows
+    for row in found.rows:
         assert np.isfinite(row.gradient), f"{row.layer}: {row.gradient}"
     assert found.diagnosis
 
 
 def check_parts(case: Case) -> None:
     """Of a model without `call` the parts are pruned, and it trains with them."""
-    with pytest.raises(ValueError, match=case.parts[0]):
-        prune(case, "magnitude")
+    message = refusal(lambda: prune(case, "magnitude"))
+    assert all(name in message for name in case.parts), message
     for name in case.parts:
         part = getattr(case.model, name)
         x = [keras.ops.ones((2, *v.shape[1:]), v.dtype) for v in part.inputs]

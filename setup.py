@@ -13,11 +13,13 @@ EXTRAS = {
     "cv": ["keras-cv>=0.9,<0.10"],
     "tfmot": ["tensorflow-model-optimization>=0.8,<0.9"],
     "export": ["ai-edge-litert>=2.1,<3"],
+    "models": ["keras-hub>=0.32,<0.33", "keras-rs>=0.4,<0.5", "kimm>=0.2.5,<0.3"],
 }
 EXTRAS["test"] = [
     *EXTRAS["data"],
     *EXTRAS["cv"],
     *EXTRAS["export"],
+    *EXTRAS["models"],
     "hypothesis>=6,<7",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",

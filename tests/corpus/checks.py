@@ -1,0 +1,201 @@
+"""What must hold of every pruned model, whoever wrote it."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import keras
+import numpy as np
+
+import keras_prune_init as kpi
+from corpus import Case
+
+SPARSITY = 0.9
+WITHOUT_DATA = ("random", "magnitude", "synflow")
+
+
+def train(model: keras.Model, case: Case, eagerly: bool = False) -> dict:
+    """Train for one epoch, as Keras does; the history, of which all must be finite."""
+    if not model.compiled:
+        model.compile("adam", case.loss)
+    if eagerly:  # which spares the trace, most of the time of one step
+        model.run_eagerly = True
+    data = dict(zip(("x", "y", "sample_weight"), case.data, strict=False))
+    history = model.fit(**data, epochs=1, verbose=0).history
+    assert history, "fit reports no loss"
+    for name, values in history.items():
+        assert np.isfinite(values).all(), f"{name} is {values}"
+    return history
+
+
+def prune(case: Case, method: str, model=None, sparsity=SPARSITY, **options):
+    data = None if method in WITHOUT_DATA else case.scoring or case.data
+    return kpi.prune_at_init(
+        model or case.model,
+        data,
+        method,
+        sparsity=sparsity,
+        loss=case.loss,
+        verbose=0,
+        **options,
+    )
+
+
+def outputs(model: keras.Model, x) -> list[np.ndarray]:
+    """What a model gives in inference. It stays as it is, also its random seeds."""
+    before = [(v, np.array(v)) for v in model.variables]
+    y = keras.tree.flatten(model(_tensors(x), training=False))
+    for variable, value in before:
+        variable.assign(value)
+    return [keras.ops.convert_to_numpy(v) for v in y]
+
+
+def _tensors(x):
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+
+
+def assert_same(model, other, x, tolerance=1e-4):
+    """Two models compute the same, to a fraction of the largest output."""
+    pairs = zip(outputs(model, x), outputs(other, x), strict=True)
+    for y, z in pairs:
+        assert y.shape == z.shape
+        if y.dtype.kind == "f":
+            size = np.max(np.abs(y), initial=0)
+            assert np.max(np.abs(y - z), initial=0) <= tolerance * size
+        else:
+            np.testing.assert_array_equal(y, z)
+
+
+def assert_same_class(model, pruned):
+    assert isinstance(pruned, type(model))
+    assert type(pruned).__name__ == type(model).__name__
+    # Attributes that are no layers or weights: those that the class's own code reads.
+    assert pruned.name == model.name
+    assert pruned.compiled == model.compiled
+
+
+def assert_exact(pruned, sparsity=SPARSITY):
+    found = kpi.report(pruned)
+    assert found.kept == found.total - math.floor(sparsity * found.total)
+    return found
+
+
+def assert_zeros(pruned):
+    """Weights that were removed are 0 in the kernel itself."""
+    for layer in pruned._flatten_layers():
+        if isinstance(layer, kpi.MaskedLayer) and not isinstance(
+            layer, kpi.CompactLayer
+        ):
+            for name, mask in layer.masks.items():
+                kernel = operator.attrgetter(name)(layer.layer)
+                removed = np.asarray(mask) == 0
+                assert not np.asarray(kernel)[removed].any(), f"{layer.path} {name}"
+
+
+def check_removing_nothing(case: Case):
+    """A copy from which nothing is removed computes what the model does."""
+    pruned = prune(case, "magnitude", sparsity=0.0)
+    assert_same_class(case.model, pruned)
+    assert_same(case.model, pruned, case.x, 1e-6)
+
+
+def check_masked(case: Case, method: str, eagerly: bool = False) -> keras.Model:
+    """Pruned, trained and stripped, with masks; the pruned model."""
+    pruned = prune(case, method)
+    assert_same_class(case.model, pruned)
+    before = assert_exact(pruned)
+    assert_zeros(pruned)
+    train(pruned, case, eagerly)
+    assert_zeros(pruned)
+    after = assert_exact(pruned)
+    assert after.digest == before.digest
+    plain = kpi.strip(pruned)
+    assert_same_class(pruned, plain)
+    assert not any(isinstance(v, kpi.MaskedLayer) for v in plain._flatten_layers())
+    assert_same(pruned, plain, case.x)
+    if case.use:
+        results = [case.use(m) for m in (pruned, plain)]
+        np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-5)
+    return pruned
+
+
+def check_compact(case: Case, method: str, eagerly: bool = False) -> None:
+    """The compact layout is made, computes the same, trains and is stripped."""
+    compact = prune(case, method, layout="compact")
+    assert_same_class(case.model, compact)
+    before = assert_exact(compact)
+    assert_same(kpi.to_layout(compact, "masked"), compact, case.x)
+    train(compact, case, eagerly)
+    assert assert_exact(compact).digest == before.digest
+    assert_same(compact, kpi.strip(compact), case.x)
+
+
+def refusal(call) -> str:
+    """What the package says when it refuses to do something."""
+    try:
+        call()
+    except (TypeError, ValueError) as e:
+        assert "Received:" in str(e), f"no error of this package: {e}"
+        return str(e)
+    raise AssertionError("it is not refused")
+
+
+def check_shrink(case: Case, pruned: keras.Model) -> None:
+    """What is not connected can be cut out of graphs; other models are refused."""
+    if _is_graph(pruned):
+        small = kpi.shrink(pruned)
+        assert_same_class(pruned, small)
+        assert_same(pruned, small, case.x)
+        assert small.count_params() <= pruned.count_params()
+        train(small, case, eagerly=True)
+    else:
+        message = refusal(lambda: kpi.shrink(pruned))
+        assert "Sequential nor Functional" in message or "a Sequential" in message
+
+
+def _is_graph(model):
+    """Sequential, Functional, or a class that is Functional by its constructor."""
+    try:
+        return bool(model.inputs) and model.get_layer(index=0) is not None
+    except (AttributeError, ValueError):
+        return False
+
+
+def check_cost(case: Case, pruned: keras.Model) -> None:
+    dense, sparse = kpi.cost(case.model), kpi.cost(pruned)
+    assert sparse.weights == dense.weights
+    found = kpi.report(pruned)
+    assert sparse.kept == dense.weights - (found.total - found.kept)
+    assert str(sparse) and str(found)
+
+
+def check_signals(case: Case, pruned: keras.Model) -> None:
+    """Signals of every kernel that is used, all finite, by the loss of `fit`."""
+    found = kpi.signal_report(pruned, case.scoring or case.data, case.loss)
+    assert found.rows
+    for row in found.rows:
+        assert np.isfinite(row.gradient), f"{row.layer}: {row.gradient}"
+    assert found.diagnosis
+
+
+def check_parts(case: Case) -> None:
+    """Of a model without `call` the parts are pruned, and it trains with them."""
+    message = refusal(lambda: prune(case, "magnitude"))
+    assert all(name in message for name in case.parts), message
+    for name in case.parts:
+        part = getattr(case.model, name)
+        x = [keras.ops.ones((2, *v.shape[1:]), v.dtype) for v in part.inputs]
+        x = x[0] if len(x) == 1 else x
+        assert_same(part, kpi.prune_at_init(part, None, "magnitude", sparsity=0.0), x)
+        pruned = kpi.prune_at_init(part, None, "magnitude", sparsity=SPARSITY)
+        assert_same_class(part, pruned)
+        assert_exact(pruned)
+        assert_same(pruned, kpi.to_layout(pruned, "compact"), x)
+        setattr(case.model, name, pruned)
+    train(case.model, case, eagerly=True)
+    for name in case.parts:
+        pruned = getattr(case.model, name)
+        assert_exact(pruned)
+        assert_zeros(pruned)
+        kpi.strip(pruned)

@@ -86,15 +86,19 @@ class MaskedComposite:
     """Mixin for user-written layers and models that hold `MaskedLayer`s."""
 
     def get_config(self):
-        original = self.original
+        original, masked = self.original, type(self)
         try:
-            config = original.get_config(self)
+            # As Keras asks of a class whether it has a `get_config` of its own.
+            self.__class__ = original
+            config = self.get_config()
         except Exception as e:
             raise NotImplementedError(
                 f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
                 f"`get_config` fails ({_first_line(e)}); use `save_weights` or "
                 "`tf.train.Checkpoint`, or let the class implement `get_config`."
             ) from e
+        finally:
+            self.__class__ = masked
         plain = {
             "module": original.__module__,
             "class_name": original.__name__,
@@ -102,12 +106,12 @@ class MaskedComposite:
             "config": config,
             "build_config": self.get_build_config(),
         }
-        masked = [
+        masked_layers = [
             [list(address), copying.options_of(layer)]
             for address, layer in selection.walk(self)
             if isinstance(layer, MaskedLayer)
         ]
-        return {"layer": plain, "masked": masked}
+        return {"layer": plain, "masked": masked_layers}
 
     @classmethod
     def from_config(cls, config):

@@ -84,15 +84,21 @@ class Blocks(_InMatrices):
 
     def choose(self, scores, sparsity, within):
         sums = {path: self._units(path, s).sum((1, 3)) for path, s in scores.items()}
+        left = within
         if within is not None:
             pairs = zip(scores, within, strict=True)
-            within = [self._units(path, mask).any((1, 3)) for path, mask in pairs]
-        masks = super().choose(sums, sparsity, within)
+            left = [self._units(path, mask).any((1, 3)) for path, mask in pairs]
+        masks = super().choose(sums, sparsity, left)
         whole = np.ones((1, self.rows, 1, self.columns), bool)
-        return {
+        masks = {
             path: self._kernel(path, m[:, None, :, None] & whole, scores[path].shape)
             for path, m in masks.items()
         }
+        if within is None:
+            return masks
+        # Of a block that is left, single weights may have been removed before.
+        pairs = zip(masks.items(), within, strict=True)
+        return {path: mask & inside for (path, mask), inside in pairs}
 
 
 class NOfM(_InMatrices):
@@ -113,6 +119,7 @@ class NOfM(_InMatrices):
             best = np.argsort(-units, axis=-1, kind="stable")[..., :count]
             mask = np.zeros(units.shape, bool)
             np.put_along_axis(mask, best, True, axis=-1)
+            mask &= units > -np.inf
             masks[path] = self._kernel(path, mask, values.shape)
         return masks
 

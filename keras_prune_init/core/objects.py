@@ -169,6 +169,7 @@ class Copier:
         # Whose own `__new__` may ask for arguments.
         layer = isinstance(value, Layer)
         new = (Layer if layer else object).__new__(type(value))
+        vars(new).pop("_auto_config", None)  # of a constructor without arguments
         self._remember(value, new)
         if isinstance(value, keras.Function):
             vars(new).update(self._graph(value))

@@ -298,36 +298,3 @@ def test_a_pruned_layer_must_be_known_when_it_is_loaded():
         ValueError, match="must be known. .* before the model is loaded"
     ):
         kpi.MaskedLayer(cls(4), kernels=["w"])(np.ones((2, 3), "float32"))
-
-
-def test_filters_of_trainable_kernels():
-    model = model_of(L.Dense(4, name="a"), L.Bidirectional(L.LSTM(2)), shape=(3, 5))
-    model.get_layer("a").trainable = False
-    model.layers[1].backward_layer.trainable = False
-    pruned = kpi.prune_at_init(model, None, "random", filters="trainable")
-    paths = [t.path for t in kpi.report(pruned).tensors]
-    assert paths == [
-        "bidirectional/forward_layer/cell/kernel",
-        "bidirectional/forward_layer/cell/recurrent_kernel",
-        f"{model.layers[-1].name}/kernel",
-    ]
-    assert selection.find_kernels(model, "trainable")[1] == [
-        (model.get_layer("a").path, "left out by `filters` or `granularity`")
-    ]
-    model.trainable = False
-    with pytest.raises(ValueError, match="at least one layer that can be pruned"):
-        kpi.prune_at_init(model, None, "random", filters="trainable")
-
-
-@pytest.mark.parametrize(
-    "filters, error, message",
-    [
-        ("dense(", ValueError, r"regular expression .*Received: 'dense\(', in which"),
-        (["a", "*"], ValueError, r"Received: '\*', in which nothing to repeat"),
-        (3, TypeError, "a regular expression, a list .* Received: filters=3"),
-        ([L.Dense], TypeError, "a function from layer to bool"),
-    ],
-)
-def test_bad_filters_are_refused(filters, error, message):
-    with pytest.raises(error, match=message):
-        kpi.prune_at_init(model_of(), None, "random", filters=filters)

@@ -257,3 +257,30 @@ def test_scores_of_a_pruned_model_are_least_where_it_was_pruned():
     masks = kpi.select(scores, 0.5)
     for layer, mask in zip(first.layers, masks.values(), strict=True):
         np.testing.assert_array_equal(layer.kept_mask("kernel"), mask)
+
+
+def test_weights_of_another_pruning_load_into_a_compact_model(tmp_path):
+    """As searches for hyperparameters do: the model is made anew, its weights load."""
+    models = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        model = mlp()
+        models.append(
+            kpi.prune_at_init(
+                model, batch(model), "snip", sparsity=0.7, layout="compact"
+            )
+        )
+        models[-1].compile("adam", CE)
+    first, second = models
+    counts = [[v.counts for v in m.layers] for m in models]
+    assert counts[0] != counts[1]
+    data = batch(first)
+    first.fit(*data, verbose=0)
+    first.save_weights(tmp_path / "m.weights.h5")
+    second.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(second(data[0]), first(data[0]))
+    assert kpi.report(second).digest == kpi.report(first).digest
+    second.fit(*data, verbose=0)
+    second.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(data[0]), second(data[0]))

@@ -143,9 +143,15 @@ class CompactLayer(MaskedLayer):
                 f"{len(self.variables)}. Load them into a model pruned in the same way."
             )
         index = self._index_variables()
+        kept = [k for k in self.kept.values() if k.built]
+        vectors = {id(v) for k in kept for v in (k.values, k.index)}
         for i, variable in enumerate(self.variables):
-            value = store[f"{i}"]
+            value = np.asarray(store[f"{i}"])
+            if id(variable) in vectors:
+                # Another pruning of the same model keeps another number in each layer.
+                objects.resize(variable, value.shape)
             variable.assign(np.cumsum(value) if id(variable) in index else value)
+        self.counts = {n: k.values.shape[0] for n, k in self.kept.items() if k.built}
 
     def _index_variables(self):
         return {id(kept.index) for kept in self.kept.values() if kept.built}

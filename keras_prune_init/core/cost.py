@@ -14,6 +14,7 @@ from absl import logging
 
 from keras_prune_init.core import copying, kinds, probe, selection, table
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.patching import patched
 
 # What an optimizer keeps for each trainable number.
@@ -122,6 +123,7 @@ class CostReport:
         return f"training state, dense / masked / compact: {'; '.join(parts)}"
 
 
+@one_at_a_time
 def cost(model: keras.Model) -> CostReport:
     """Count the weights and multiply-adds of a model, pruned or not.
 

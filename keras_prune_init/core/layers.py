@@ -259,7 +259,9 @@ class MaskedLayer(keras.layers.Wrapper):
     # --- standing in for the layer ----------------------------------------------------
 
     def __getattr__(self, name):
-        # Reached only by what a wrapper does not have itself.
+        # Reached only by what a wrapper does not have itself, or cannot tell.
+        if hasattr(type(self), name):
+            return object.__getattribute__(self, name)
         kernels = vars(self).get("kernels")
         if kernels is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

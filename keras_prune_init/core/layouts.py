@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_prune_init.core import copying, selection, surgery
+from keras_prune_init.core import agreement, copying, selection, surgery
 from keras_prune_init.core.compact import CompactLayer
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.objects import Copier
 
 
@@ -23,6 +24,7 @@ def check_layout(layout: str) -> None:
         )
 
 
+@one_at_a_time
 def to_layout(model: keras.Model, layout: str) -> keras.Model:
     """Store a pruned model in another way, with the state of its optimizer.
 
@@ -50,6 +52,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer."
         )
     new = surgery.change_layers(model, copying.to_layout(layout))
+    agreement.check(model, new)
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
         with new.distribute_strategy.scope():

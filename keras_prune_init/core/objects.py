@@ -445,6 +445,13 @@ def initialize(variable: keras.Variable, value) -> None:
     variable._initialize(tf.cast(value, variable.dtype))
 
 
+def resize(variable: keras.Variable, shape: tuple[int, ...]) -> None:
+    """Give a variable another shape, and zeros, unless it has that shape."""
+    if tuple(variable.shape) != tuple(shape):
+        variable._shape, variable._ndim = tuple(shape), len(shape)
+        variable._initialize(tf.zeros(shape, variable.dtype))
+
+
 def _attributes(layer, variable):
     return [k for k, v in vars(layer).items() if v is variable]
 

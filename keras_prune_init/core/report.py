@@ -18,6 +18,7 @@ from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
 from keras_prune_init.core.cost import CostReport, cost
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.shrinking import shrink_report
 
 # The attribute of a model that says how its channels were chosen.
@@ -176,6 +177,7 @@ class PruningReport:
         figure.savefig(path, dpi=150)
 
 
+@one_at_a_time
 def report(model: keras.Model, dense: keras.Model | None = None) -> PruningReport:
     """Count what is left of a pruned model.
 

@@ -10,13 +10,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import channels, copying, surgery
+from keras_prune_init.core import agreement, channels, copying, surgery
 from keras_prune_init.core.cost import cost
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.lock import one_at_a_time
 
 L = keras.layers
 
 
+@one_at_a_time
 def shrink(model: keras.Model) -> keras.Model:
     """Cut out units and channels that no path from input to output uses any more.
 
@@ -42,7 +44,9 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> print(shrink_report(pruned, small, x))
     """
     check_model(model)
-    return cut(model, channels.analyse(model))
+    small = cut(model, channels.analyse(model))
+    agreement.check(model, small)
+    return small
 
 
 def cut(model: keras.Model, plan: channels.Plan) -> keras.Model:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 import keras
 import numpy as np
 
-from keras_prune_init.core import composites, copying, selection
+from keras_prune_init.core import agreement, composites, copying, selection
 from keras_prune_init.core.copying import masked_layers
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.objects import Copier
 from keras_prune_init.core.selection import Kernel
 from keras_prune_init.distribute import replicas, workers
@@ -91,6 +92,7 @@ def set_note(pruned: keras.Model, note: str) -> None:
         layer.note = note
 
 
+@one_at_a_time
 def strip(model: keras.Model) -> keras.Model:
     """Turn a pruned model into one of ordinary layers, for inference and export.
 
@@ -116,7 +118,9 @@ def strip(model: keras.Model) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer."
         )
     # It leaves its strategy: one process of several may want it.
-    return _copy_model(model, copying.folded, scope=False)
+    plain = _copy_model(model, copying.folded, scope=False)
+    agreement.check(model, plain)
+    return plain
 
 
 def change_layers(

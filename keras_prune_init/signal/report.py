@@ -14,6 +14,7 @@ from absl import logging
 
 from keras_prune_init import batches, checks, first_batch
 from keras_prune_init.core import layouts, selection, surgery, table
+from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.signal import panels, recording
 from keras_prune_init.signal.recording import LayerSignal
 
@@ -168,6 +169,7 @@ def _some(names):
     return ", ".join(names[:3]) + more
 
 
+@one_at_a_time
 def signal_report(
     model: keras.Model, batch, loss: Any = None, *, batch_norm: str = "train"
 ) -> SignalReport:

@@ -14,6 +14,7 @@ import keras
 from keras_prune_init.core import surgery
 from keras_prune_init.core.given import check_model
 from keras_prune_init.core.graph import Addition, Node, flat_graph, residual_additions
+from keras_prune_init.core.lock import one_at_a_time
 
 VARIANTS = {
     "uniform": lambda k, blocks: 1 / math.sqrt(blocks),
@@ -21,6 +22,7 @@ VARIANTS = {
 }
 
 
+@one_at_a_time
 def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     """Multiply every residual branch by a factor that keeps deep networks trainable.
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_prune_init.core import selection
+from keras_prune_init.core.given import parts
 from keras_prune_init.inference import inferred, runs_its_graph
 from keras_prune_init.objective import Objective, has_own, known_objective
 
@@ -50,18 +51,27 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
         if found is None:
             added = bool(scope.losses) and (y is None or model.compiled)
             found = Objective() if added else _inferred(model, x, y, outputs)
-        try:
-            value = found(model, x, y, outputs, sample_weight)
-        except Exception as e:
-            if y is None:
-                raise _no_labels() from e
-            raise _misfit(y, outputs, e) from e
+        value, outputs = _tried(found, model, x, y, outputs, sample_weight)
     if not np.isfinite(value).all() and _out_of_range(y, outputs):
         raise _misfit(y, outputs, "There is no loss for these labels.")
     if not found.was_used:
         logging.warning("%s: its own `compute_loss` ignores `loss=`.", model.name)
     found.example = model, batch, outputs
     return found
+
+
+def _tried(objective, model, x, y, outputs, sample_weight):
+    """The loss, and the outputs that it is of; those given may have other shapes."""
+    try:
+        return objective(model, x, y, outputs, sample_weight), outputs
+    except Exception:
+        outputs = _run(model, x)
+    try:
+        return objective(model, x, y, outputs, sample_weight), outputs
+    except Exception as e:
+        if y is None:
+            raise _no_labels() from e
+        raise _misfit(y, outputs, e) from e
 
 
 def _inferred(model, x, y, outputs):
@@ -111,12 +121,9 @@ def _run(model, x):
     try:
         return model(x, training=False)
     except NotImplementedError as e:
-        parts = [n for n, v in vars(model).items() if isinstance(v, keras.Model)]
-        name = parts[0] if parts else "part"
         raise ValueError(
             "A model is scored by its `call`. Received: a "
-            f"{type(model).__name__}, which has none. Prune its parts: "
-            f"`model.{name} = prune_at_init(model.{name}, ..., loss=...)`."
+            f"{type(model).__name__}, which has none. Write one.{parts(model)}"
         ) from e
     except Exception as e:
         if selection.is_graph(model):

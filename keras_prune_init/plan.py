@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         return [*self.kernels, *others]
 
     def few_inputs(self):
-        """Two samples of the data, or all of a batch if its size is fixed, or `None`."""
+        """Two samples of the data, or a batch if its size is fixed; `None` without."""
         if not self.network.batches:
             return None
         x = self.network.batches[0][0]

@@ -76,6 +76,7 @@ def task():
 
 
 def no_config():
+    keras.utils.set_random_seed(3)  # or compact layers would keep other numbers
     model = NoConfig(lambda x: tf.maximum(x, 0.1 * x))
     model.compile("adam", CE)
     model(X)

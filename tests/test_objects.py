@@ -343,3 +343,32 @@ def test_quantization_is_refused_before_anything_changes(layout):
     plain = kpi.strip(pruned)
     plain.layers[0].enable_lora(2)
     assert plain.layers[0].lora_enabled
+
+
+def test_users_may_assign_a_kernel_that_is_masked():
+    class MaskedConvolution(L.Layer):
+        """As in autoregressive models: in each call the kernel loses the same part."""
+
+        def __init__(self):
+            super().__init__()
+            self.convolution = L.Conv1D(3, 3, padding="same")
+
+        def build(self, shape):
+            self.convolution.build(shape)
+            self.past = np.ones(self.convolution.kernel.shape, "float32")
+            self.past[2:] = 0
+
+        def call(self, x):
+            self.convolution.kernel.assign(self.convolution.kernel * self.past)
+            return self.convolution(x)
+
+    model = keras.Sequential([keras.Input((5, 6)), MaskedConvolution()])
+    model(SEQUENCE)
+    for layout in ("masked", "compact"):
+        pruned = kpi.prune_at_init(model, None, "random", sparsity=0.5, layout=layout)
+        wrapper = pruned.layers[0].convolution
+        expected = model.layers[0].convolution.kernel * wrapper.kept_mask("kernel")
+        pruned(SEQUENCE)
+        np.testing.assert_array_equal(wrapper.kernel.numpy(), expected)
+        wrapper.kernel.assign(np.ones(wrapper.kernel.shape))
+        assert int(tf.reduce_sum(wrapper.kernel)) == wrapper.kept_mask("kernel").sum()

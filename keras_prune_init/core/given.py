@@ -23,5 +23,14 @@ def check_model(model: Any, built: bool = True) -> None:
         raise ValueError(
             "The model must be built, so that it has weights. "
             f"Received: {model.name}, which is not built. Give it an `Input` layer, "
-            "call `model.build(input_shape)`, or call it once on data."
+            f"call `model.build(input_shape)`, or call it once on data.{parts(model)}"
         )
+
+
+def parts(model: keras.Model) -> str:
+    """How to prune what a model is made of, if it is made of models."""
+    names = [n for n, v in vars(model).items() if isinstance(v, keras.Model)]
+    if not names:
+        return ""
+    lines = [f"`model.{n} = prune_at_init(model.{n}, ..., loss=...)`" for n in names]
+    return f" Or prune its parts: {', '.join(lines)}."

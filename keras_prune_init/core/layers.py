@@ -40,6 +40,30 @@ def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
             vars(guarded)[method] = refuse
 
 
+class _KernelInUse(keras.Variable):
+    """What stands in for a kernel where users' own code reads or assigns it.
+
+    Its value is what the forward pass uses. Assigning sets the kept weights.
+    """
+
+    @classmethod
+    def of(cls, wrapper, name):
+        kernel = object.__new__(cls)
+        vars(kernel).update(vars(selection.get_kernel(wrapper.layer, name)))
+        kernel._wrapper, kernel._attribute = wrapper, name
+        return kernel
+
+    @property
+    def value(self):
+        return self._wrapper.masked_kernel(self._attribute)
+
+    def assign(self, value):
+        scale = self._wrapper.scales[self._attribute].value
+        value = keras.ops.convert_to_tensor(value, self.dtype)
+        self._wrapper.set_kernel(self._attribute, value / scale)
+        return value
+
+
 class _UpdatesNoted(keras.StatelessScope):
     """A scope that knows which variables were assigned in it."""
 
@@ -240,7 +264,7 @@ class MaskedLayer(keras.layers.Wrapper):
         if kernels is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         if name in kernels and self.layer.built:
-            return self.masked_kernel(name)
+            return _KernelInUse.of(self, name)
         return getattr(self.layer, name)
 
     def __setattr__(self, name, value):

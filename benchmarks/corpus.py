@@ -1,6 +1,6 @@
 """Prune models in the idioms of others with every method, and say what became of each.
 
-    python benchmarks/corpus.py [part of a name, such as vision or hub-bert]
+    python benchmarks/corpus.py [part of a name, such as vision or hub-bert] [method]
 
 prints a table in markdown: a row for each model of `tests/corpus`, a column for each
 method and each other thing that can be done with a pruned model, and below it the
@@ -10,6 +10,10 @@ reasons. A cell is one of
 - refused: by an error of this package, which says why before any work starts;
 - failed: by any other error, in someone else's words;
 - wrong: without an error, but not what it should be.
+
+The column keras says whether Keras trains the model before it is pruned. One method,
+magnitude unless another is named, trains in graphs; the others eagerly, as tracing
+takes most of the time of so few steps.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import corpus  # noqa: E402
 import keras  # noqa: E402
 from corpus import checks  # noqa: E402
 
-OTHERS = ("copy", "compact", "shrink", "cost", "signals")
+OTHERS = ("keras", "copy", "compact", "shrink", "cost", "signals")
 KINDS = ("works", "refused", "failed", "wrong")
 COLUMNS = (*corpus.METHODS, *OTHERS)
 
@@ -68,17 +72,17 @@ def _first_line(error):
     return " ".join(str(error).split())[:300]
 
 
-def row(make) -> dict[str, tuple[str, str]]:
+def row(make, traced: str) -> dict[str, tuple[str, str]]:
     """`{column: (what became of it, reason)}` of one model."""
     case = make()
+    cells = {"keras": outcome(lambda: checks.train(make().model, case, eagerly=True))}
     if case.parts:
-        return {"magnitude": outcome(lambda: checks.check_parts(case))}
-    cells = {"copy": outcome(lambda: checks.check_removing_nothing(case))}
+        return {**cells, "magnitude": outcome(lambda: checks.check_parts(case))}
+    cells["copy"] = outcome(lambda: checks.check_removing_nothing(case))
     for method in case.methods:
-        # Tracing takes most of the time, so that one method stands for all.
-        eagerly = method != "magnitude"
+        eagerly = method != traced
         cells[method] = outcome(lambda m=method, e=eagerly: _masked(case, m, e))
-    cells["compact"] = outcome(lambda: checks.check_compact(case, "magnitude"))
+    cells["compact"] = outcome(lambda: checks.check_compact(case, "magnitude", True))
     for name in ("shrink", "cost", "signals"):
         if name != "signals" or case.methods != corpus.WITHOUT_LOSS:
             cells[name] = outcome(lambda n=name: _with_pruned(case, n))
@@ -86,7 +90,7 @@ def row(make) -> dict[str, tuple[str, str]]:
 
 
 def _masked(case, method, eagerly):
-    checks.check_masked(case, method, eagerly)
+    checks.check_layouts(case, checks.check_masked(case, method, eagerly))
 
 
 def _with_pruned(case, name):
@@ -94,7 +98,7 @@ def _with_pruned(case, name):
     getattr(checks, f"check_{name}")(case, pruned)
 
 
-def main(part=""):
+def main(part="", traced="magnitude"):
     print("| model | " + " | ".join(COLUMNS) + " | seconds |")
     print("|---" * (len(COLUMNS) + 2) + "|")
     reasons, counts = collections.defaultdict(list), collections.Counter()
@@ -103,7 +107,7 @@ def main(part=""):
             continue
         keras.utils.set_random_seed(0)
         begin = time.time()
-        cells = row(make)
+        cells = row(make, traced)
         texts = [cells.get(c, ("", ""))[0] for c in COLUMNS]
         seconds = f"{time.time() - begin:.0f}"
         print(f"| {area}-{name} | " + " | ".join(texts) + f" | {seconds} |", flush=True)

@@ -61,7 +61,7 @@ def test_the_same_in_a_graph(name):
         (["mse"], YN1),
         (functools.partial(quantile, q=0.1), Y1),
     ],
-    ids=str,
+    ids=["name", "function", "object", "list", "partial"],
 )
 def test_an_argument_is_what_compile_makes_of_it(loss, labels):
     model = dense(1, None, "log_cosh", loss_weights=0.1)

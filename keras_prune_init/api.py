@@ -47,16 +47,22 @@ def prune_at_init(
 
     Args:
         model: A built Keras model: Sequential, Functional or subclassed. It is not
-            changed. Its weights, pretrained or not, go to the new model.
-        dataset: A batched `tf.data.Dataset` of `(x, y)`, a tuple of arrays, of which
-            batches of 128 are made, or a `keras.utils.PyDataset`. `None` for methods
-            that need no data.
+            changed. Its weights, pretrained or not, go to the new model. Frozen kernels
+            are pruned like others, and stay frozen, unless `filters` leaves them out.
+            A pruned model is pruned further: what its masks removed stays removed, so
+            `sparsity` must not fall; scales are multiplied into the weights.
+        dataset: A batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, a
+            tuple of arrays, of which batches of 128 are made, or a
+            `keras.utils.PyDataset`, in every structure that `fit` takes; of `x` alone
+            if layers add the losses. `None` for methods that need no data.
         method: A name of `method_names()`, or a `Method` object.
         sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
             Exactly floor(sparsity * total) weights or blocks go; of channels so many
             that it is reached.
-        loss: The loss to differentiate. Default: the compiled loss, else inferred
-            from labels and last activation. Regularization is no part of it.
+        loss: The loss to differentiate, as in `compile`. Default: what the model's
+            `compute_loss` returns, which `fit` trains; of a model that was not compiled
+            it is inferred from labels and from what makes the output. Weight
+            regularizers are no part of it, losses that layers add are.
         allocation: `"global"`, `"uniform"` (the same sparsity in each tensor) or
             `"erk"`; see `select`.
         iterations: Pruning steps, with new scores in each. Default: the method's.
@@ -75,7 +81,8 @@ def prune_at_init(
         filters: Which layers may be pruned: a regular expression searched in names and
             paths, a list of these, or a function from layer to bool. `None`: all.
             `"pointwise"`: 1x1 convolutions of images, which phones run sparsely; see
-            `mobile_check`.
+            `mobile_check`. `"trainable"`: kernels that training changes; frozen ones
+            keep all their weights.
         layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
             stores kept weights and their positions only: training takes memory in
             proportion to the density, see `to_layout`.
@@ -95,16 +102,18 @@ def prune_at_init(
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
     Returns:
-        A new `keras.Model` with `MaskedLayer`s in place of the pruned layers, compiled
-        if `model` was, under the same `tf.distribute` strategy, also that of several
-        workers. Train it with plain `fit`; removed weights stay 0. If channels were
-        removed, its layers are smaller and no `MaskedLayer`s: see `shrink_report`.
+        A new model of the same class, a copy with `MaskedLayer`s in place of the pruned
+        layers, compiled if `model` was (its optimizer starts anew), under the same
+        `tf.distribute` strategy, also that of several workers. Train it with
+        plain `fit`; removed weights stay 0. If channels were removed, its layers are
+        smaller and no `MaskedLayer`s: see `shrink_report`.
 
     Raises:
         ValueError: If an argument, the model or the dataset does not fit, before any
-            work starts; if a score is NaN or infinite; if a layer would lose all its
+            work starts; if a score is NaN or infinite, or all are 0; if the copy of the
+            model computes something else than the model; if a layer would lose all its
             channels, with its name and the largest sparsity that works.
-        TypeError: If `dataset` is none of the kinds above.
+        TypeError: If `dataset` or `filters` is none of the kinds above.
         RuntimeError: If `model` belongs to another strategy than the one in scope.
 
     Example:

@@ -88,6 +88,10 @@ class MaskedLayer(keras.layers.Wrapper):
     call, so any optimizer, any training loop, mixed precision and XLA work, and a
     pruned weight gets a gradient of exactly 0.
 
+    It stands in for the layer: `units`, `activation`, `bias` and all other attributes
+    are those of the layer, and `kernel` is what the forward pass uses. `get_weights()`
+    gives mask and scale of each kernel first, then the weights of the layer.
+
     Args:
         layer: The layer to mask, built or not. The classes in `core.kinds.KINDS` are
             supported, and layers with these inside.

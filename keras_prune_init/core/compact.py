@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import garbage, objects, selection
+from keras_prune_init.core import garbage, selection, state
 from keras_prune_init.core.kept_weights import KeptWeights, gaps
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, part_name
 
@@ -68,7 +68,7 @@ class CompactLayer(MaskedLayer):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
                 kernel = selection.get_kernel(self.layer, name)
-                self.places[name] = objects.take_out(self.layer, kernel)
+                self.places[name] = state.take_out(self.layer, kernel)
                 self._add_scale(name)
         for name, count in self.counts.items():
             self._create(name, count)
@@ -118,7 +118,7 @@ class CompactLayer(MaskedLayer):
         super().release(layer)
         for name in reversed(self.kernels):
             kernel = selection.get_kernel(layer, name)
-            objects.put_in(layer, kernel, self.places[name])
+            state.put_in(layer, kernel, self.places[name])
 
     def _fixed(self, name):
         return self.kept[name].index, self.scales[name]
@@ -149,7 +149,7 @@ class CompactLayer(MaskedLayer):
             value = np.asarray(store[f"{i}"])
             if id(variable) in vectors:
                 # Another pruning of the same model keeps another number in each layer.
-                objects.resize(variable, value.shape)
+                state.resize(variable, value.shape)
             variable.assign(np.cumsum(value) if id(variable) in index else value)
         self.counts = {n: k.values.shape[0] for n, k in self.kept.items() if k.built}
 

@@ -11,7 +11,7 @@ import inspect
 
 import keras
 
-from keras_prune_init.core import copying, objects, selection
+from keras_prune_init.core import copying, selection, state
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, refuse_quantization
 from keras_prune_init.core.objects import Copier
 
@@ -31,7 +31,7 @@ def remember_masks(model: Layer) -> None:
         for layer in selection.flatten(composite):
             if selection.is_composite(layer):
                 items = selection.children(layer)
-                objects.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
+                state.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
 
 
 def forget_masks(model: Layer) -> None:
@@ -53,20 +53,16 @@ def _outermost(layer):
 
 
 def _saves_its_layers(layer):
-    """Whether the config of a layer has those of the layers in it."""
-    kind = type(layer)
-    if isinstance(layer, keras.Sequential):
-        parent = keras.Sequential
-    elif selection.is_graph(layer):
-        parent = keras.Model  # to which Keras has added what is Functional
-        own = inspect.getfullargspec(kind.__init__)
-        plain = own.args[1:3] == ["inputs", "outputs"] or (own.varargs and own.varkw)
-        if not plain:
-            return False
-    else:
+    """Whether Keras makes a layer from the configs of the layers in it."""
+    if not selection.is_graph(layer):
         return False
-    same = kind.get_config is parent.get_config or kind.__module__.startswith("keras.")
-    return same or "layers" in layer.get_config()
+    kind = type(layer)
+    arguments = inspect.getfullargspec(kind.__init__)
+    plain = arguments.args[1:3] == ["inputs", "outputs"]
+    plain = plain or bool(arguments.varargs and arguments.varkw)
+    definer = next(c for c in kind.__mro__ if "get_config" in vars(c))
+    by_keras = definer.__module__.startswith("keras.")
+    return by_keras and (plain or isinstance(layer, keras.Sequential))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import keras
 
-from keras_prune_init.core import objects, selection
+from keras_prune_init.core import selection, state
 from keras_prune_init.core.compact import CompactLayer
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.objects import Copier
@@ -76,7 +76,7 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
     inner = copier.without_values(layer.layer, kernels)
     layer.release(inner)
     for name, value in values.items():
-        objects.initialize(selection.get_kernel(inner, name), value)
+        state.initialize(selection.get_kernel(inner, name), value)
     return inner
 
 

@@ -27,7 +27,7 @@ from keras.src.ops.node import Node
 from keras.src.utils.tracking import Tracker
 from tensorflow.python.trackable.base import TrackableReference
 
-from keras_prune_init.core import nodes
+from keras_prune_init.core import nodes, state
 
 Layer = keras.layers.Layer
 
@@ -142,7 +142,7 @@ class Copier:
         for store in (new._trainable_variables, new._non_trainable_variables):
             store.clear()
         new.built, new._tracker.locked = False, False
-        new._tracker.stored_ids = _stored_ids(new._tracker)
+        new._tracker.stored_ids = state.stored_ids(new._tracker)
         return new
 
     def _remember(self, value, new):
@@ -176,7 +176,7 @@ class Copier:
         self._object(value, new)
         if layer:
             # A wrapper shows there how the layer in it is built.
-            vars(new.build).update(signature_of(value.build))
+            vars(new.build).update(_signature_of(value.build))
             if self._call:  # which may have put in layers of its own
                 for inner in vars(new).get("_operations", ()):
                     new._tracker.track(inner)
@@ -186,7 +186,7 @@ class Copier:
 
     def _tracker(self, value):
         new = self._object(value)
-        new.stored_ids = _stored_ids(new)
+        new.stored_ids = state.stored_ids(new)
         return new
 
     def _variable(self, variable):
@@ -224,7 +224,7 @@ class Copier:
         self._remember(optimizer._trainable_variables, _tracked([]))
         self._remember(optimizer._trainable_variables_indices, _tracked({}))
         new = self._object(optimizer)
-        new._tracker.stored_ids = _stored_ids(new._tracker)
+        new._tracker.stored_ids = state.stored_ids(new._tracker)
         new.built = False
         new._iterations._initialize(tf.zeros([], optimizer._iterations.dtype))
         return new
@@ -397,82 +397,15 @@ def _content(cell):
         return _content
 
 
-def signature_of(function) -> dict:
+def _signature_of(function) -> dict:
     """The attribute that says which arguments a function takes, if it has one."""
     found = vars(function)
     return {k: found[k] for k in ("__signature__",) if k in found}
 
 
-# Position of a layer in another, and the name of Keras's list of its variables, and the
-# place in that.
-Place = tuple[int, str, int]
-
-
-def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
-    """Leave of a layer's variable its shape only, and have Keras no longer see it.
-
-    Returns:
-        What `put_in` needs to undo that; wrappers may hold the variable, too.
-    """
-    places = []
-    for i, holder in enumerate(layer._flatten_layers()):
-        for store, (_, variables) in holder._tracker.config.items():
-            if holder._tracker.is_in_store(store, variable):
-                place = [v is variable for v in variables].index(True)
-                places.append((i, store, place))
-        holder._tracker.untrack(variable)
-        for name in _attributes(holder, variable):
-            holder._delete_tracking(name)
-    variable.trainable = False
-    variable._initialize(tf.zeros([0], variable.dtype))
-    return places
-
-
-def put_in(layer: Layer, variable: keras.Variable, places: Iterable[Place]) -> None:
-    """The opposite of `take_out`, but for the value."""
-    layers = list(layer._flatten_layers())
-    for i, store, place in places:
-        tracker = layers[i]._tracker
-        tracker.config[store][1].insert(place, variable)
-        tracker.stored_ids[store].add(id(variable))
-        for name in _attributes(layers[i], variable):
-            layers[i]._track_trackable(variable, name, overwrite=True)
-        variable.trainable = layers[i].trainable and store == "trainable_variables"
-
-
-def initialize(variable: keras.Variable, value) -> None:
-    """Give a variable that holds nothing a value of its shape."""
-    variable._initialize(tf.cast(value, variable.dtype))
-
-
-def resize(variable: keras.Variable, shape: tuple[int, ...]) -> None:
-    """Give a variable another shape, and zeros, unless it has that shape."""
-    if tuple(variable.shape) != tuple(shape):
-        variable._shape, variable._ndim = tuple(shape), len(shape)
-        variable._initialize(tf.zeros(shape, variable.dtype))
-
-
-def _attributes(layer, variable):
-    return [k for k, v in vars(layer).items() if v is variable]
-
-
-def track_items(layer: Layer, items: dict[str, Any]) -> None:
-    """Let `tf.train.Checkpoint` see what is in lists and dicts of a layer.
-
-    By itself it does not look into those of Keras.
-    """
-    for name, item in items.items():
-        layer._track_trackable(item, name, overwrite=True)
-
-
 def _tracked(value):
     """A list or dict as `tf.train.Checkpoint` wants it, to look inside."""
     return tf.__internal__.tracking.wrap(value)
-
-
-def _stored_ids(tracker):
-    stores = tracker.config.items()
-    return {name: {id(v) for v in store} for name, (_, store) in stores}
 
 
 # The first that fits.

@@ -151,8 +151,13 @@ def test_checkpoint(case, tmp_path):
     assert_same(outputs_of(other, x), outputs_of(pruned, x))
 
 
-def test_saved_model_export(case, tmp_path):
-    pruned, model, x = case
+@pytest.mark.parametrize(
+    "name, layout",
+    [("convolutional", "masked"), ("subclassed", "compact"), ("recurrent", "masked")],
+)
+def test_saved_model_export(name, layout, tmp_path):
+    model, x = MODELS[name]()
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.7, layout=layout)
     expected = outputs_of(pruned, x)
     pruned.export(tmp_path / "saved", verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))

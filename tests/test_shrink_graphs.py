@@ -75,7 +75,7 @@ def test_without_channels_any_graph_computes_what_it_did_without_their_weights(g
     model, sparsity, seed = graph
     kernels, _ = find_kernels(model)
     try:
-        units = Channels(model, kernels, "global", 1, "params", 1)
+        units = Channels(model, kernels, sparsity, "global", 1, "params", 1)
         scores = np.random.default_rng(seed).random(len(units.groups.all()))
         masks = units.choose({"channels": scores}, sparsity, None)
     except ValueError as e:  # no channel can go, or not so many

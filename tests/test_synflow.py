@@ -163,5 +163,5 @@ def test_an_input_that_no_size_fits_is_refused():
 
     inputs = keras.Input((None, 2))
     model = keras.Model(inputs, L.Dense(2)(Never()(inputs)), name="moody")
-    with pytest.raises(ValueError, match="moody, which runs with none(?s:.)*not today"):
+    with pytest.raises(ValueError, match="moody, which runs with no(?s:.)*not today"):
         ones_input(model)

@@ -9,6 +9,7 @@ gradients are set back to 0 or 1 after each kernel, so no depth makes them vanis
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import keras
@@ -55,28 +56,30 @@ def ones_input(model: keras.Model):
     """One sample of ones, as the model takes it.
 
     Unknown sizes become the first of `OPEN_SIZES` that the model runs with: tables of
-    positions may be short, and images may have to be large.
+    positions may be short, and images may have to be large. Subclassed models do not
+    say which inputs are whole numbers, such as tokens; that is tried out, too.
 
     Raises:
         ValueError: If the shape of the model's input is not known, or no size runs.
     """
     specs = _input_specs(model)
-    known = [n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:]]
-    if all(known):
+    known = all(n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:])
+    if known and selection.is_graph(model):
         return _ones(specs, 0)
     first = None
-    for size in OPEN_SIZES:
-        inputs = _ones(specs, size)
-        try:
-            with keras.StatelessScope():
-                model(inputs, training=False)
-            return inputs
-        except Exception as e:  # of the user's own layers, or of TensorFlow
-            first = first or e
+    for typed in [specs] if selection.is_graph(model) else _typed(specs):
+        for size in [0] if known else OPEN_SIZES:
+            inputs = _ones(typed, size)
+            try:
+                with keras.StatelessScope():
+                    model(inputs, training=False)
+                return inputs
+            except Exception as e:  # of the user's own layers, or of TensorFlow
+                first = first or e
     raise ValueError(
-        "Sizes that a model leaves open are tried out with an input of ones. "
-        f"Received: {model.name}, which runs with none of {OPEN_SIZES}. Give its "
-        f"`keras.Input` a whole shape. Keras says: {first}"
+        "What a model leaves open of its inputs is tried out with ones. Received: "
+        f"{model.name}, which runs with no size of {OPEN_SIZES}, be it of floats or "
+        f"whole numbers. Give its `keras.Input` a whole shape. Keras says: {first}"
     ) from first
 
 
@@ -94,6 +97,18 @@ def _input_specs(model):
         lambda shape: keras.KerasTensor(shape, model.compute_dtype),
         config["input_shape"],
     )
+
+
+def _typed(specs):
+    """The inputs as they are, then with some of them as whole numbers."""
+    flat = keras.tree.flatten(specs)
+    for whole in itertools.product((False, True), repeat=min(len(flat), 4)):
+        chosen = itertools.zip_longest(flat, whole, fillvalue=False)
+        typed = [
+            keras.KerasTensor(spec.shape, "int32") if is_whole else spec
+            for spec, is_whole in chosen
+        ]
+        yield keras.tree.pack_sequence_as(specs, typed)
 
 
 def _ones(specs, size):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -14,6 +13,7 @@ from absl import logging
 
 from keras_prune_init.core import copying, kinds, probe, selection, table
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.layers import named_kernels
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.patching import patched
 
@@ -25,7 +25,7 @@ class KernelCost(NamedTuple):
     """What one kernel costs.
 
     Attributes:
-        path: That of its layer, and its own.
+        path: That of its variable in the model before pruning.
         shape: Its shape.
         total: Number of weights.
         kept: Number of weights that pruning left.
@@ -144,7 +144,7 @@ def cost(model: keras.Model) -> CostReport:
     check_model(model)
     inside = 0
     costs = by_layer(model)
-    for layer, inner, name in _kernels(model):
+    for _, layer, inner, name in named_kernels(model):
         found = costs[id(inner), name]
         stored = isinstance(layer, copying.CompactLayer) and name in layer.kernels
         inside += found.kept if stored else found.total
@@ -155,32 +155,22 @@ def cost(model: keras.Model) -> CostReport:
 def by_layer(model: keras.Model) -> dict[tuple[int, str], KernelCost]:
     """`{(id of the layer, attribute path of its kernel): KernelCost}`."""
     uses, costs = _uses(model), {}
-    for layer, inner, name in _kernels(model):
+    for path, layer, inner, name in named_kernels(model):
         kernel = selection.get_kernel(inner, name)
         total = math.prod(kernel.shape)
         masked = isinstance(layer, copying.MaskedLayer) and name in layer.kernels
         kept = int(layer.kept_mask(name).sum()) if masked else total
-        path = f"{layer.path or layer.name}/{name.replace('.', '/')}"
         key = id(inner), name
         shape = tuple(kernel.shape)
         costs[key] = KernelCost(path, shape, total, kept, uses.get(key))
     return costs
 
 
-def _kernels(model) -> Iterator[tuple]:
-    for _, layer in selection.walk(model):
-        masked = isinstance(layer, copying.MaskedLayer)
-        inner = layer.layer if masked else layer
-        for name in selection.kernel_names(inner):
-            if isinstance(selection.get_kernel(inner, name), keras.Variable):
-                yield layer, inner, name
-
-
 def _uses(model):
     """How often a sample uses each kernel: `{(id of the layer, name): times}`."""
     uses = collections.Counter()
     listeners = collections.defaultdict(list)
-    for _, inner, name in _kernels(model):
+    for _, _, inner, name in named_kernels(model):
         listeners[selection.runner(inner, name)].append((inner, name))
     patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -326,3 +327,31 @@ class MaskedLayer(keras.layers.Wrapper):
     def get_config(self):
         config = super().get_config()
         return {**config, "kernels": list(self.kernels), "note": self.note}
+
+
+class NamedKernel(NamedTuple):
+    """A kernel of a model, pruned or not.
+
+    Attributes:
+        path: That of its variable, as in `find_kernels` of the model before pruning.
+        layer: The layer, or the wrapper around it.
+        inner: The layer itself.
+        name: Attribute path of the kernel in `inner`.
+    """
+
+    path: str
+    layer: keras.layers.Layer
+    inner: keras.layers.Layer
+    name: str
+
+
+def named_kernels(model: keras.Model) -> Iterator[NamedKernel]:
+    """All kernels of a model, in definition order."""
+    taken: dict[str, int] = {}
+    for _, layer in selection.walk(model):
+        inner = layer.layer if isinstance(layer, MaskedLayer) else layer
+        for name in selection.kernel_names(inner):
+            variable = selection.get_kernel(inner, name)
+            path = selection.unique_path(variable, taken)
+            if isinstance(variable, keras.Variable):
+                yield NamedKernel(path, layer, inner, name)

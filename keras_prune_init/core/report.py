@@ -18,6 +18,7 @@ from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import probe, selection, surgery, table
 from keras_prune_init.core.cost import CostReport, cost
 from keras_prune_init.core.given import check_model
+from keras_prune_init.core.layers import MaskedLayer, named_kernels
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.shrinking import shrink_report
 
@@ -213,20 +214,15 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         logging.warning("The effective sparsity is not known: %s", e)
         used = {}
     tensors, masks = [], []
-    for layer in masked:
-        for name in layer.kernels:
-            mask = layer.kept_mask(name)
-            masks.append(mask)
-            live = used.get((id(layer), name))
-            tensors.append(
-                TensorReport(
-                    f"{layer.path or layer.name}/{name.replace('.', '/')}",
-                    mask.shape,
-                    mask.size,
-                    int(mask.sum()),
-                    None if live is None else int(live.sum()),
-                )
-            )
+    for path, layer, _, name in named_kernels(model):
+        if not isinstance(layer, MaskedLayer) or name not in layer.kernels:
+            continue
+        mask = layer.kept_mask(name)
+        masks.append(mask)
+        live = used.get((id(layer), name))
+        effective = None if live is None else int(live.sum())
+        counts = mask.size, int(mask.sum()), effective
+        tensors.append(TensorReport(path, mask.shape, *counts))
     notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
     digest = masks_lib.digest(masks)
     return PruningReport(tensors, _skipped(model), digest, notes, cost(model))

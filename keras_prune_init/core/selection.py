@@ -142,7 +142,8 @@ def find_kernels(
     """
     filters_lib.check(filters)
     _check_registered(model)
-    kernels, skipped, taken = [], [], {}
+    kernels, skipped = [], []
+    taken: dict[str, int] = {}
     # A cell may be in an attribute of its own beside that of the layer that runs it.
     leaves = [leaf for _, leaf in walk(model)]
     inside = {id(v) for leaf in leaves for v in flatten(leaf) if v is not leaf}
@@ -158,15 +159,23 @@ def find_kernels(
         reason = None if holds else _reason(layer, names, filters)
         if reason and not (unknown and reason == NO_KERNEL):
             skipped.append((layer.path or layer.name, reason))
-        for name in () if reason else names:
+        for name in names:
             variable = get_kernel(layer, name)
-            if filters == "trainable" and not variable.trainable:
-                continue
-            # Nested models may hold equal paths; a key must name one tensor.
-            count = taken[variable.path] = taken.get(variable.path, 0) + 1
-            path = variable.path if count == 1 else f"{variable.path}_{count}"
-            kernels.append(Kernel(path, address, layer, name, variable))
+            path = unique_path(variable, taken)
+            frozen = filters == "trainable" and not variable.trainable
+            if not (reason or frozen):
+                kernels.append(Kernel(path, address, layer, name, variable))
     return kernels, skipped
+
+
+def unique_path(variable: keras.Variable, taken: dict[str, int]) -> str:
+    """The path of a variable, numbered if it is not the first of that path.
+
+    Nested models may hold equal paths; a key must name one tensor.
+    """
+    path = getattr(variable, "path", "")
+    count = taken[path] = taken.get(path, 0) + 1
+    return path if count == 1 else f"{path}_{count}"
 
 
 def _check_registered(model):

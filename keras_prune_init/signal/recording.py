@@ -94,7 +94,7 @@ def _sites(layer) -> Iterator[Site]:
         )
         if not all(plain):
             continue  # quantized, or LoRA, which makes another kernel in each call
-        path = layer.path or layer.name
+        path = inner.path or inner.name  # as of the model before pruning
         yield Site(
             path if holder is inner else f"{path}/{holder.name}",
             holder,

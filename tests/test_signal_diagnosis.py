@@ -17,7 +17,7 @@ def test_an_empty_layer_is_named():
     pruned = kpi.prune_at_init(mlp((8, 8, 8)), None, "random", sparsity=0)
     pruned.layers[1].mask.assign(np.zeros((8, 8)))
     report = signal_report(pruned, batch(pruned))
-    path = pruned.layers[1].path
+    path = pruned.layers[1].layer.path
     assert report.empty == [path]
     assert f"Of {path} nothing is kept. No gradient reaches" in report.diagnosis
     assert column(report, "dead").tolist() == [1, 1, 1, 1]
@@ -88,16 +88,13 @@ def test_gradients_too_small_for_float32_are_not_zero():
     assert model.dtype == "float32"
 
 
-def test_a_model_that_cannot_be_copied_is_reported_in_float32():
-    class Nameless(L.Layer):
-        def __init__(self, something):
-            super().__init__()
-
+def test_a_model_that_computes_in_float32_only_is_reported_in_it():
+    class Narrow(L.Layer):
         def call(self, x):
-            return x
+            return tf.matmul(x, tf.eye(4))
 
     dense = L.Dense(3, kernel_initializer="zeros")
-    model = keras.Sequential([keras.Input((4,)), Nameless(1), L.Dense(4), dense])
+    model = keras.Sequential([keras.Input((4,)), Narrow(), L.Dense(4), dense])
     report = signal_report(model, batch(model))
     assert report.dtype == "float32"
     assert report.diagnosis.startswith("No gradient reaches")

@@ -72,10 +72,6 @@ def without_kernels():
     return keras.Sequential([keras.Input((4,)), L.BatchNormalization(), L.ReLU()])
 
 
-def pruned_already():
-    return kpi.prune_at_init(mlp(), None, "random")
-
-
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -84,7 +80,6 @@ def pruned_already():
             "must be built, so that it has weights. Received: .*Give it an `Input`",
         ),
         (without_kernels, "at least one layer that can be pruned. .*only vectors"),
-        (pruned_already, "can be pruned once. .*`strip` it first"),
     ],
 )
 def test_models_that_cannot_be_pruned_are_refused(make, message):
@@ -108,38 +103,6 @@ def test_scores_that_are_no_numbers_name_the_layer():
         ValueError, match=f"NaN or infinite .*/{model.layers[1].name}/kernel"
     ):
         kpi.prune_at_init(model, None, "magnitude")
-
-
-def test_a_subclassed_model_that_cannot_be_copied_says_how():
-    class NoConfig(keras.Model):
-        def __init__(self, layer):
-            super().__init__()
-            self.inner = layer
-
-        def call(self, x):
-            return self.inner(x)
-
-        def get_config(self):
-            return {"layer": 3}
-
-        @classmethod
-        def from_config(cls, config):
-            return cls(L.Dense(7))
-
-    model = NoConfig(L.Dense(3))
-    model(np.ones((2, 4)))
-    with pytest.raises(ValueError, match="must have the same variables.*get_config"):
-        kpi.prune_at_init(model, None, "random")
-
-
-def test_a_lambda_is_refused_before_anything_is_scored(monkeypatch):
-    x = keras.Input((4,))
-    model = keras.Model(x, L.Dense(3)(L.Lambda(lambda v: 2 * v)(L.Dense(5)(x))))
-    from keras_prune_init.methods.snip import SNIP
-
-    monkeypatch.setattr(SNIP, "scores", lambda *args: pytest.fail("scored"))
-    with pytest.raises(ValueError, match="Use named functions in place of lambdas"):
-        kpi.prune_at_init(model, batch(model), "snip")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,32 @@ def test_a_model_that_keras_cannot_save_says_so_and_keeps_its_weights(layout, tm
     assert kpi.report(third).digest == kpi.report(pruned).digest
 
 
+class Residual(keras.Model):
+    """A residual network with a constructor of its own."""
+
+    def __init__(self, **kwargs):
+        x = y = keras.Input((6,))
+        for _ in range(2):
+            y = L.Add()([y, L.Dense(6, activation="relu")(L.Dense(6)(y))])
+        super().__init__(x, L.Dense(3)(y), **kwargs)
+
+
+@pytest.mark.parametrize("method", ["sbp_sr", "robust"])
+def test_another_graph_is_not_saved_as_what_the_constructor_makes(method, tmp_path):
+    model = Residual()
+    model.save(tmp_path / "dense.keras")
+    pruned = kpi.prune_at_init(model, (X, Y), method, sparsity=0.5, loss=CE)
+    assert isinstance(pruned, Residual)
+    scaled = [v for v in pruned.layers if isinstance(v, L.Rescaling)]
+    assert len(scaled) == 2 and len(pruned.layers) == len(model.layers) + 2
+    with pytest.raises(NotImplementedError, match="save `keras.Model"):
+        pruned.save(tmp_path / "m.keras")
+    plain = keras.Model(pruned.inputs, pruned.outputs)
+    plain.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(X), pruned(X))
+
+
 FACTORS = {}
 
 

@@ -41,6 +41,27 @@ def forget_masks(model: Layer) -> None:
             layer.__class__ = layer.original
 
 
+def refuse_constructors(model: Layer, new: Layer) -> None:
+    """Do not let a copy with another graph be saved as what its constructor makes."""
+    if _size(model) == _size(new):
+        return
+
+    def refuse():
+        raise NotImplementedError(
+            "A .keras file holds what the constructor of a class makes, and this model "
+            "has other layers since; use `save_weights` or `tf.train.Checkpoint`, or "
+            "save `keras.Model(model.inputs, model.outputs)`."
+        )
+
+    for layer in selection.flatten(new):
+        if selection.is_graph(layer) and not _saves_its_layers(layer):
+            vars(layer)["get_config"] = refuse
+
+
+def _size(model):
+    return len(list(selection.flatten(model))), model.count_params()
+
+
 def _outermost(layer):
     """The composites that hold masked layers and are in no other composite."""
     if not copying.masked_layers(layer) or isinstance(layer, MaskedLayer):

@@ -294,3 +294,27 @@ def test_an_unknown_layout_is_refused_before_any_work():
         kpi.prune_at_init(mlp(), None, "random", layout="sparse")
     with pytest.raises(ValueError, match="takes a pruned model"):
         kpi.to_layout(mlp(), "compact")
+
+
+def test_frozen_kernels_stay_frozen():
+    model = keras.Sequential(
+        [
+            keras.Input((5, 4)),
+            L.Dense(6, trainable=False, name="frozen"),
+            L.Bidirectional(L.LSTM(3)),
+            L.Dense(3),
+        ]
+    )
+    model.layers[1].backward_layer.trainable = False
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    data = batch(model)
+    count = len(model.trainable_variables)
+    compact = kpi.prune_at_init(model, data, "snip", sparsity=0.5, layout="compact")
+    for pruned in (compact, kpi.to_layout(kpi.to_layout(compact, "masked"), "compact")):
+        assert len(pruned.trainable_variables) == count
+        before = pruned.get_layer("frozen").kernel_value("kernel")
+        pruned.fit(*data, verbose=0)
+        after = pruned.get_layer("frozen").kernel_value("kernel")
+        np.testing.assert_array_equal(after, before)
+        plain = kpi.strip(pruned)
+        assert len(plain.trainable_variables) == count

@@ -47,6 +47,7 @@ class CompactLayer(MaskedLayer):
         super().__init__(layer, kernels, note, **kwargs)
         self.counts = dict(counts or {})
         self.places = {}  # where Keras had the kernels
+        self.trained = {}  # whether they were
         for name in self.kernels:
             self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
 
@@ -68,6 +69,7 @@ class CompactLayer(MaskedLayer):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
                 kernel = selection.get_kernel(self.layer, name)
+                self.trained[name] = kernel.trainable
                 self.places[name] = state.take_out(self.layer, kernel)
                 self._add_scale(name)
         for name, count in self.counts.items():
@@ -76,6 +78,7 @@ class CompactLayer(MaskedLayer):
     def _create(self, name, count):
         with _within(self.path):
             self.kept[name].create(count, selection.get_kernel(self.layer, name))
+        self.kept[name].trainable = self.trained[name]
 
     def kept_mask(self, name: str) -> np.ndarray:
         return self.kept[name].mask()

@@ -437,8 +437,12 @@ class Diffusion(keras.Model):
         super().__init__()
         self.normalizer = layers.Normalization()
         self.network = _denoiser()
-        self.ema_network = keras.models.clone_model(self.network)
         self.ema = ema
+
+    def fit(self, *args, **kwargs):
+        self.ema_network = keras.models.clone_model(self.network)
+        self.ema_network.set_weights(self.network.get_weights())
+        return super().fit(*args, **kwargs)
 
     def compile(self, **kwargs):
         super().compile(**kwargs)

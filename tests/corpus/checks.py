@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 
 import keras
 import numpy as np
 
 import keras_prune_init as kpi
 from corpus import Case
+from keras_prune_init.core.selection import get_kernel
 
 SPARSITY = 0.9
 WITHOUT_DATA = ("random", "magnitude")
@@ -108,7 +108,7 @@ def assert_unchanged(pruned, before):
     for layer in masked_layers(pruned):
         if not isinstance(layer, kpi.CompactLayer):  # which has no others to store
             for name, mask in layer.masks.items():
-                kernel = operator.attrgetter(name)(layer.layer)
+                kernel = get_kernel(layer.layer, name)
                 assert not np.asarray(kernel)[np.asarray(mask) == 0].any(), layer.path
 
 

@@ -136,7 +136,7 @@ def metric_learning():
         metrics=[keras.metrics.SparseCategoricalAccuracy()],
     )
     pairs = np.stack([images(), images()[::-1]], axis=1)
-    return Case(model, (pairs,), methods=WITHOUT_LOSS)
+    return Case(model, (pairs,), scoring=(images(),), methods=WITHOUT_LOSS)
 
 
 class ContrastiveModel(keras.Model):

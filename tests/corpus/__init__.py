@@ -29,6 +29,8 @@ class Case(NamedTuple):
         methods: Those that apply.
         parts: Attributes that can be pruned of a model that has no `call`.
         use: What else its users do with it, such as `model.generate(...)`.
+        borrows: Whether a layer holds the kernel of another as its own, which the
+            compact layout has not: that layout is refused.
     """
 
     model: keras.Model
@@ -38,6 +40,7 @@ class Case(NamedTuple):
     methods: tuple = METHODS
     parts: tuple = ()
     use: Callable[[keras.Model], Any] | None = None
+    borrows: bool = False
 
     @property
     def x(self):

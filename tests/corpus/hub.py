@@ -322,7 +322,7 @@ def rs_retrieval():
     users = tokens(4, 1, WORDS)[:, 0]
     y = {"movie_id": users[::-1].copy(), "rating": floats(4)}
     model(users)
-    return Case(model, (users, y))
+    return Case(model, (users, y), borrows=True)
 
 
 MODELS = {

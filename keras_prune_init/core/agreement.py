@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_prune_init.core import probe, selection
 from keras_prune_init.core.patching import patched
 from keras_prune_init.core.selection import Kernel
+from keras_prune_init.distribute import workers
 
 # Beyond so many weights the masked kernels, all of which the comparison holds at once,
 # may be more than there is memory for.
@@ -29,8 +30,8 @@ def check(
 ) -> None:
     """Run a model and its copy in inference, and compare what comes out.
 
-    Nothing is compared if the model does not run on these inputs, or if it draws random
-    numbers in inference.
+    Nothing is compared if the model does not run on these inputs, if it draws random
+    numbers in inference, or if several processes hold it, of which one may be here.
 
     Args:
         model: What was copied; it is only read.
@@ -43,7 +44,8 @@ def check(
             copy uses variables of the model.
     """
     kernels = list(kernels)
-    if sum(math.prod(k.variable.shape) for k in kernels) > MOST_WEIGHTS:
+    size = sum(math.prod(k.variable.shape) for k in kernels)
+    if size > MOST_WEIGHTS or workers.several(model.distribute_strategy):
         return
     mapping = [(k.variable, _masked(k, masks)) for k in kernels]
     try:

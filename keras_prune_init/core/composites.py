@@ -10,6 +10,7 @@ import functools
 import inspect
 
 import keras
+from absl import logging
 
 from keras_prune_init.core import copying, selection, state
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, refuse_quantization
@@ -27,7 +28,7 @@ def remember_masks(model: Layer) -> None:
         refuse_quantization(model, model.name)
     for composite in _outermost(model):
         if not isinstance(composite, MaskedComposite):
-            composite.__class__ = _masked_class(type(composite))
+            composite.__class__ = _subclass(MaskedComposite, type(composite))
         for layer in selection.flatten(composite):
             if selection.is_composite(layer):
                 items = selection.children(layer)
@@ -41,21 +42,12 @@ def forget_masks(model: Layer) -> None:
             layer.__class__ = layer.original
 
 
-def refuse_constructors(model: Layer, new: Layer) -> None:
-    """Do not let a copy with another graph be saved as what its constructor makes."""
-    if _size(model) == _size(new):
-        return
-
-    def refuse():
-        raise NotImplementedError(
-            "A .keras file holds what the constructor of a class makes, and this model "
-            "has other layers since; use `save_weights` or `tf.train.Checkpoint`, or "
-            "save `keras.Model(model.inputs, model.outputs)`."
-        )
-
-    for layer in selection.flatten(new):
-        if selection.is_graph(layer) and not _saves_its_layers(layer):
-            vars(layer)["get_config"] = refuse
+def remember_graphs(model: Layer, new: Layer) -> None:
+    """Have a copy with another graph saved as that, not as what constructors make."""
+    if _size(model) != _size(new):
+        for layer in selection.flatten(new):
+            if selection.is_graph(layer) and not _saves_its_layers(layer):
+                layer.__class__ = _subclass(RebuiltGraph, type(layer))
 
 
 def _size(model):
@@ -87,15 +79,37 @@ def _saves_its_layers(layer):
 
 
 @functools.cache
-def _masked_class(original: type) -> type:
+def _subclass(mixin: type, original: type) -> type:
     # Under the name that it has, as it is the same class to the user.
     body = {"original": original, "__doc__": original.__doc__}
     body |= {k: getattr(original, k) for k in ("__module__", "__qualname__")}
-    masked = type(original.__name__, (MaskedComposite, original), body)
-    register = keras.saving.register_keras_serializable(PACKAGE, "MaskedComposite")
-    register(masked)
-    register(MaskedComposite)  # the name must load where `masked` was never made
-    return masked
+    made = type(original.__name__, (mixin, original), body)
+    register = keras.saving.register_keras_serializable(PACKAGE, mixin.__name__)
+    register(made)
+    register(mixin)  # the name must load where `made` was never made
+    return made
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RebuiltGraph:
+    """Mixin for models whose constructor makes another graph than they have.
+
+    They are loaded as plain Functional models.
+    """
+
+    def get_config(self):
+        logging.warning("%s is saved as a plain Functional model.", self.name)
+        graph = keras.Model(self.input, self.output, name=self.name)
+        config = keras.saving.serialize_keras_object(graph)
+        return {"graph": config, "class_name": self.original.__name__}
+
+    @classmethod
+    def from_config(cls, config):
+        graph = keras.saving.deserialize_keras_object(config["graph"])
+        # Keras files weights under the name of the class.
+        kind = type(config["class_name"], (type(graph),), {})
+        graph.__class__ = _subclass(RebuiltGraph, kind)
+        return graph
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

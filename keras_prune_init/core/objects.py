@@ -200,6 +200,8 @@ class Copier:
         elif id(variable) in self._absent:
             new._initialize(tf.zeros([0], variable.dtype))
         else:
+            if isinstance(held, tf.distribute.DistributedValues):
+                held = held.values[0]  # as saved; a mean would need all processes
             value = tf.convert_to_tensor(held)
             if self._dtype and value.dtype.is_floating:
                 vars(new)["_dtype"] = self._dtype

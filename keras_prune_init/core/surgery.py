@@ -166,7 +166,7 @@ def _copy_model(model, change=None, dtype=None, call=None, scope=True):
     with preserved_random_state(), inside:
         new = Copier(model, change, call, dtype)(model)
         if call is not None:
-            composites.refuse_constructors(model, new)
+            composites.remember_graphs(model, new)
         composites.remember_masks(new)
         composites.forget_masks(new)
         return enable_workers(new) if scope else new

@@ -54,7 +54,10 @@ def total_steps(config, steps: int) -> int:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Batches that the optimizer of a model has seen, also in earlier processes."""
+    """Batches that the optimizer of a model has seen, also in earlier processes.
+
+    Not those whose gradients overflowed in float16: a run that goes on repeats them.
+    """
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 

@@ -73,6 +73,25 @@ class HoldsArrays(L.Layer):
         return self.run(x) + self.half(x)
 
 
+class NamesAsKerasDoes(L.Layer):
+    """Attributes that only Keras's models and layers keep in such a way."""
+
+    class Helper:
+        def __init__(self, dense):
+            self.build, self._losses, self._nodes = dense, [2.0], (dense,)
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(6)
+        self._inputs, self._operations = 0.5, [self.dense]
+        self.helper = self.Helper(self.dense)
+
+    def call(self, x):
+        first, [second] = self.helper.build, self.helper._nodes
+        x = self._inputs * self._operations[0](x) + self.helper._losses[0] * first(x)
+        return x + second(x)
+
+
 class RunsAFunction(L.Layer):
     def __init__(self):
         super().__init__()
@@ -92,6 +111,7 @@ LAYERS = {
     "built by the first call": (lambda: BuiltByTheFirstCall(6), SEQUENCE),
     "forgets an argument": (lambda: ForgetsAnArgument(6, 2.0), X),
     "arrays and closures": (HoldsArrays, X),
+    "names as Keras does": (NamesAsKerasDoes, X),
     "tf.function": (RunsAFunction, X),
     "lambda": (lambda: L.Lambda(lambda x: 3 * x), X),
     "lambda activation": (lambda: L.Dense(4, activation=lambda x: x * x), X),

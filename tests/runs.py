@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,10 +16,25 @@ import keras_prune_init as kpi
 from keras_prune_init.train import default_config
 
 
+def little(input_shape, classes):
+    """What is traced and saved in a moment, with statistics that training changes."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Conv2D(4, 3, strides=2, name="conv"),
+            layers.BatchNormalization(),
+            layers.Activation("relu"),
+            layers.Flatten(),
+            layers.Dense(classes, name="logits"),
+        ]
+    )
+
+
 def small(tmp_path, images=64, **train):
     config = default_config.get_config()
     config.data.source = f"npz:{tmp_path / 'few.npz'}"
-    config.model.depth, config.model.width = 8, 4
+    config.model.name = f"{__name__}:little"
     config.train.update({"epochs": 2, "batch_size": 16, "warmup_epochs": 0.0, **train})
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (images, 8, 8, 1)).astype("uint8")

@@ -1,76 +1,94 @@
 """Training binaries that are killed: alone, and one of two that work together."""
 
+import functools
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
-from runs import binary, free_ports, history, small
+from processes import Forked, logs_of
+from runs import free_ports, history, small
 
 from keras_prune_init.train import main
 
 EPOCH = 4  # steps, in `small`
 
 
-def command(config, folder, *more):
-    train = config.train
-    return binary(
+def die_at(file, number, half):
+    """Kill this process at the `number`-th write of a file: half done, or just done."""
+    replace, left = os.replace, [number]
+
+    def counted(source, target):
+        left[0] -= os.path.basename(target).startswith(file)
+        if not left[0] and half:
+            os.truncate(source, os.path.getsize(source) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = counted
+
+
+# What a process is killed at, and the step that is saved then. Each goes on from there.
+KILLS = [
+    ("config.json", 1, True, None),
+    ("report.json", 1, False, None),
+    ("model.keras", 1, True, None),  # the masks
+    ("model.keras", 1, False, 0),
+    ("progress", 1, False, 0),  # without the model that it belongs to
+    ("model.keras", 2, True, 1),
+    ("model.keras", 1, False, 2),
+    ("history.csv", 1, False, 3),  # an epoch's end, whose model is not there yet
+    ("model.keras", 5, False, 8),
+    ("result.json", 1, True, 12),
+]
+
+
+def command(config, folder, log, **options):
+    return Forked(
+        log,
+        "keras_prune_init.train",
         f"--config.data.source={config.data.source}",
-        f"--config.model.depth={config.model.depth}",
-        f"--config.model.width={config.model.width}",
-        f"--config.train.epochs={train.epochs}",
-        f"--config.train.batch_size={train.batch_size}",
-        f"--config.train.warmup_epochs={train.warmup_epochs}",
-        f"--config.train.save_every={train.save_every}",
+        f"--config.model.name={config.model.name}",
+        f"--config.train.epochs={config.train.epochs}",
+        f"--config.train.batch_size={config.train.batch_size}",
+        f"--config.train.warmup_epochs={config.train.warmup_epochs}",
+        f"--config.train.save_every={config.train.save_every}",
         f"--workdir={folder}",
         "--strategy=one_device",
         "--deterministic",
         "--resume",
-        *more,
+        **options,
     )
 
 
-def test_ten_kills_at_random_moments_lose_nothing(tmp_path):
-    """Each run is a process of its own, killed some time after it began to train."""
-    config = small(tmp_path, save_every=1, epochs=12)
-    chance = random.Random(0)
-    expected = command(config, tmp_path / "expected")
-    kills, reached = 0, [0]
-    while kills < 10:
-        process = command(config, tmp_path / "run")
-        model = tmp_path / "run/model.keras"
-        before = model.stat().st_mtime_ns if model.exists() else 0
-        # Not before it has saved once more, or ten kills would not move it.
-        while process.poll() is None:
-            if model.exists() and model.stat().st_mtime_ns != before:
-                break
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.15))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        found = keras.models.load_model(model)  # never half written
-        reached.append(int(found.optimizer.iterations))
-        assert reached[-1] >= reached[-2]
-    assert kills == 10, reached
-    last = command(config, tmp_path / "run")
-    logs = last.communicate()[0], expected.communicate()[0]
-    assert (last.returncode, expected.returncode) == (0, 0), logs[0] + logs[1]
+def test_ten_kills_at_the_worst_moments_lose_nothing(tmp_path):
+    """Each run is a process of its own, killed while or just after it wrote a file."""
+    config = small(tmp_path, save_every=1, epochs=3)
+    expected = command(config, tmp_path / "expected", tmp_path / "expected.log")
+    folder, model = tmp_path / "run", tmp_path / "run/model.keras"
+    for file, number, half, step in KILLS:
+        before = functools.partial(die_at, file, number, half)
+        killed = command(config, folder, tmp_path / "log", before=before)
+        assert killed.wait() == -signal.SIGKILL, killed.printed()
+        assert model.exists() == (step is not None)
+        if step is not None:  # never half written
+            found = keras.models.load_model(model)
+            assert int(found.optimizer.iterations) == step, (file, number)
+    last = command(config, folder, tmp_path / "log")
+    assert (last.wait(), expected.wait()) == (0, 0), last.printed() + expected.printed()
     one, other = (
         keras.models.load_model(tmp_path / name / "model.keras")
         for name in ("run", "expected")
     )
-    assert int(one.optimizer.iterations) == 12 * EPOCH
-    assert "Going on with the run in" in logs[0]
+    assert int(one.optimizer.iterations) == 3 * EPOCH
+    assert "Going on with the run in" in last.printed()
     # The table and the final line reach the reader.
-    assert "stage3_block0_conv2" in logs[1] and "test accuracy" in logs[1]
+    assert "logits" in expected.printed()
+    assert "test accuracy" in expected.printed()
     results = [
         json.loads((tmp_path / name / "result.json").read_text())
         for name in ("run", "expected")
@@ -79,36 +97,25 @@ def test_ten_kills_at_random_moments_lose_nothing(tmp_path):
         assert results[0][key] == results[1][key]
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert len(history(tmp_path / "run")) == 12
+    assert len(history(folder)) == 3
+    names = [{p.name for p in (tmp_path / n).iterdir()} for n in ("run", "expected")]
+    assert names[0] == names[1]
 
 
 def two_workers(tmp_path, name):
     """Real processes: the binary, told of each other by TF_CONFIG."""
-    command = [sys.executable, "-m", "keras_prune_init.train", "--resume"]
-    command += [f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
-    command += ["--config.model.depth=8", "--config.model.width=4"]
-    command += ["--config.train.epochs=8", "--config.train.batch_size=16"]
-    command += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
-    command += ["--config.data.augment=crop+flip", "--config.data.mix=mixup"]
+    flags = ["--resume", f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
+    flags += ["--config.model.name=runs:little"]
+    flags += ["--config.train.epochs=8", "--config.train.batch_size=16"]
+    flags += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
+    flags += ["--config.data.augment=crop+flip", "--config.data.mix=mixup"]
+    flags += [f"--workdir={tmp_path / name}"]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     for number in range(2):
         task = {"type": "worker", "index": number}
         told = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
-        yield subprocess.Popen(
-            [*command, f"--workdir={tmp_path / name}"],
-            env=os.environ | told,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-
-def logs_of(processes):
-    try:
-        return [p.communicate(timeout=200)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
+        log = tmp_path / f"{name}-{number}.log"
+        yield Forked(log, "keras_prune_init.train", *flags, env=told)
 
 
 def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
@@ -116,7 +123,7 @@ def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_p
     config.data.update(augment="crop+flip", mix="mixup")
     whole = [*two_workers(tmp_path, "whole")]
     logs = logs_of(whole)
-    assert [p.returncode for p in whole] == [0, 0], "\n".join(logs)[-4000:]
+    assert [p.poll() for p in whole] == [0, 0], "\n".join(logs)[-4000:]
     assert "weights kept" in logs[0] and "weights kept" not in logs[1]
     result = json.loads((tmp_path / "whole/result.json").read_text())
     assert result["finished"] and result["epochs"] == 8
@@ -130,13 +137,13 @@ def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_p
     started = time.monotonic()
     logs = logs_of([chief, other])
     assert time.monotonic() - started < 60
-    assert chief.returncode == 1
+    assert chief.poll() == 1
     assert "RuntimeError: Training ends when a worker is lost" in logs[0]
     assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
 
     again = [*two_workers(tmp_path, "killed")]
     logs = logs_of(again)
-    assert [p.returncode for p in again] == [0, 0], "\n".join(logs)[-4000:]
+    assert [p.poll() for p in again] == [0, 0], "\n".join(logs)[-4000:]
     assert all("Going on with the run" in log for log in logs)
     one, two = (
         keras.models.load_model(tmp_path / name / "model.keras").get_weights()

@@ -1,15 +1,13 @@
 """Two real processes on this machine prune and train one model."""
 
-import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import L
+from processes import Forked, logs_of
 from runs import free_ports
 from test_methods_common import METHODS as ROWS
 
@@ -89,23 +87,12 @@ def train(model, steps):
 def found(tmp_path_factory):
     """What both workers saw."""
     folder = tmp_path_factory.mktemp("workers")
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("worker.py"))]
     ports = free_ports(2)
     workers = [
-        subprocess.Popen(
-            [*command, str(i), *ports, str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
+        Forked(folder / f"{i}.log", "worker", i, *ports, folder) for i in range(2)
     ]
-    try:
-        logs = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [w.returncode for w in workers] == [0, 0], "\n".join(logs)[-5000:]
+    logs = logs_of(workers)
+    assert [w.poll() for w in workers] == [0, 0], "\n".join(logs)[-5000:]
     return [dict(np.load(folder / f"{i}.npz")) for i in range(2)]
 
 

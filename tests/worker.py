@@ -1,6 +1,6 @@
 """One of two processes that prune and train together, for test_workers.py.
 
-    python worker.py NUMBER PORT PORT FOLDER
+    python -m worker NUMBER PORT PORT FOLDER
 
 Writes what it found into FOLDER/NUMBER.npz.
 """

@@ -7,6 +7,28 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 4,
 )
+# Tests run two at a time, and what they compute is small.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_trace(monkeypatch):
+    """Build optimizers before the first step, or Keras traces it twice.
+
+    Tracing is most of what the tests take. The processes that some of them start, and
+    the corpus, train as users do.
+    """
+    original = keras.Model.make_train_function
+
+    def make(model, force=False):
+        optimizer = model.optimizer
+        if not (optimizer is None or optimizer.built or model.run_eagerly):
+            with model.distribute_strategy.scope():
+                optimizer.build(model.trainable_variables)
+        return original(model, force)
+
+    monkeypatch.setattr(keras.Model, "make_train_function", make)
 
 
 @pytest.fixture(autouse=True)

@@ -51,14 +51,19 @@ def densenet():
     return keras.Model(inputs, L.Dense(5)(x))
 
 
-def mobilenet():
-    return keras.applications.MobileNetV2(
-        weights=None,
-        input_shape=(32, 32, 3),
-        alpha=0.35,
-        classes=5,
-        classifier_activation=None,
-    )
+def inverted():
+    """With the blocks of MobileNetV2."""
+    inputs = keras.Input((16, 16, 3))
+    x = L.ReLU(6)(L.BatchNormalization()(L.Conv2D(8, 3, use_bias=False)(inputs)))
+    for filters, strides in ((8, 1), (12, 2)):
+        y = L.Conv2D(24, 1, use_bias=False)(x)
+        y = L.ReLU(6)(L.BatchNormalization()(y))
+        y = L.ZeroPadding2D(1)(y)
+        y = L.DepthwiseConv2D(3, strides=strides, use_bias=False)(y)
+        y = L.ReLU(6)(L.BatchNormalization()(y))
+        y = L.BatchNormalization()(L.Conv2D(filters, 1, use_bias=False)(y))
+        x = L.Add()([x, y]) if strides == 1 else y
+    return keras.Model(inputs, L.Dense(5)(L.GlobalAveragePooling2D()(x)))
 
 
 def squeezed():
@@ -76,7 +81,7 @@ NETWORKS = {
     "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
     "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
     "densenet": densenet,
-    "mobilenet": mobilenet,
+    "inverted": inverted,
     "squeezed": squeezed,
 }
 

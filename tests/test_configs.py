@@ -30,6 +30,8 @@ SMALLER = {
     "cifar10_vgg": {"depth": 11, "width": 8},
     "mnist_ffnn": {"depth": 20},
     "mnist_vcnn": {"depth": 10},
+    "fashion_resnet20_snip": {"depth": 8},
+    "imagenet_resnet50": {"name": "resnet", "depth": 8},
 }
 
 

@@ -34,7 +34,7 @@ def transformer():
 
 MODELS = {
     "mlp": lambda: kpi.models.mlp((28, 28, 1), depth=3, width=100),
-    "resnet20": lambda: kpi.models.resnet((32, 32, 3), depth=20),
+    "resnet": lambda: kpi.models.resnet((32, 32, 3), depth=14),
     "vgg": lambda: kpi.models.vgg((32, 32, 3), depth=11, width=16),
     "mobilenet_v2": lambda: kpi.models.mobilenet((32, 32, 3), version=2, alpha=0.25),
     "two_in_two_out": two_in_two_out,
@@ -59,8 +59,15 @@ def inputs_for(model, count=20):
     return made if len(made) > 1 else made[0]
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        (name, precision)
+        for name in MODELS
+        for precision in ("float32", "float16", "int8")
+        if (name, precision) != ("mobilenet_v2", "float16")  # for its time
+    ],
+)
 def test_sparse_file_loads_and_agrees_with_keras(name, precision, tmp_path):
     model = pruned(MODELS[name]())
     path = tmp_path / "m.tflite"
@@ -167,7 +174,7 @@ def test_mixed_precision_model_is_exported_in_float32(tmp_path):
 
 
 def test_model_is_left_as_it_was(tmp_path):
-    model = pruned(MODELS["resnet20"]())
+    model = pruned(MODELS["resnet"]())
     model.compile("sgd", "mse")
     before = [np.array(w) for w in model.get_weights()]
     kpi.export_tflite(model, tmp_path / "m.tflite")

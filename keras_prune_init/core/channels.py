@@ -83,6 +83,7 @@ class _Analysis:
         self.parent = []  # of groups that became one
         self.groups, self.constants, self.kernels = [], [], {}
         self.pinned, self.reasons = set(), {}
+        self.unknown = set()  # nodes that may mix all channels they read
         calls = [id(node.operation) for node in self.nodes]
         self.shared = {key for key in calls if calls.count(key) > 1}
 
@@ -141,6 +142,7 @@ class _Analysis:
         if id(node.operation) not in self.shared and not self._enters(node):
             made = self._made(node, parents)
         if made is None:  # nothing is known: all in and out stays as it is
+            self.unknown.add(len(self.groups))
             for groups, _ in parents:
                 name = getattr(node.operation, "name", "an input")
                 self._pin(groups, f"`{name}` reads them in a way that is not known")
@@ -241,7 +243,7 @@ class _Analysis:
         start = 0
         for parent in node.parents:
             size = len(self.groups[parent])
-            if id(node.operation) in self.shared or len(need) == 0:
+            if i in self.unknown or len(need) == 0:
                 needed[parent][:] = True
             elif type(node.operation).__name__ == "Concatenate":
                 needed[parent] |= need[start : start + size]

@@ -117,6 +117,9 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
     started = time.perf_counter()
     pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
     seconds = time.perf_counter() - started
+    with strategy.scope():
+        # Keras traces a step twice, half of the time to the first, if that makes these.
+        pruned.optimizer.build(pruned.trainable_variables)
     if strategies.is_chief(strategy):
         whole = model if arguments["granularity"] == "channel" else None
         _save_start(folder, settings, kpi.report(pruned, whole), pruned, seconds)

@@ -165,3 +165,74 @@ def test_an_input_that_no_size_fits_is_refused():
     model = keras.Model(inputs, L.Dense(2)(Never()(inputs)), name="moody")
     with pytest.raises(ValueError, match="moody, which runs with no(?s:.)*not today"):
         ones_input(model)
+
+
+class Decoded(keras.Model):
+    """A subclassed model, whose sigmoid is in a model within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = keras.Sequential([L.Dense(40, "relu"), L.Dense(9, "sigmoid")])
+        self.shape_of_images = L.Reshape((3, 3))
+
+    def call(self, x):
+        return self.shape_of_images(self.decoder(100 * x))
+
+
+def built(model, shape):
+    model(np.ones(shape, "float32"))
+    return model
+
+
+def words():
+    inputs = keras.Input((2,), dtype="string")
+    numbers = keras.Input((2,), dtype="int32")
+    options = {"num_oov_indices": 0, "mask_token": None}
+    x = L.StringLookup(vocabulary=["a", "b"], **options)(inputs)
+    y = L.IntegerLookup(vocabulary=[7, 9], **options)(numbers)
+    x = L.Concatenate()([L.Embedding(2, 4)(x), L.Embedding(2, 4)(y)])
+    return keras.Model([inputs, numbers], L.Dense(2)(L.Flatten()(x)))
+
+
+ENDS = {
+    "tanh": lambda: keras.Sequential(
+        [keras.Input((60,)), L.Dense(60, "relu"), L.Dense(3, "tanh")]
+    ),
+    "softmax over time": lambda: keras.Sequential(
+        [keras.Input((4, 6)), L.TimeDistributed(L.Dense(3, "softmax"))]
+    ),
+    "within a subclassed model": lambda: built(Decoded(), (1, 6)),
+    "inputs that normalization makes negative": lambda: keras.Sequential(
+        [
+            *(keras.Input((6, 6, 3)), L.Rescaling(1 / 255)),
+            *(L.Normalization(mean=[0.5] * 3, variance=[0.1] * 3), L.ReLU()),
+            *(L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(3)),
+        ]
+    ),
+    "vocabularies that know no other words": words,
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_is_at_the_ends_of_a_network_does_not_stop_the_flow(name):
+    keras.utils.set_random_seed(0)
+    model = ENDS[name]()
+    before = [v.numpy() for v in model.variables]
+    for path, scores in flow(model).items():
+        rows = scores if "embeddings" not in path else scores[-1:]  # of the last word
+        assert rows.all(), path
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_a_factor_within_a_network_is_part_of_it():
+    def branched(factor):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((5,))
+        x = L.Dense(5, name="a")(inputs)
+        x = L.Add()([x, L.Rescaling(factor)(L.Dense(5, name="b")(x))])
+        return flow(keras.Model(inputs, L.Dense(2, name="c")(x)))
+
+    one, half = branched(1.0), branched(0.5)
+    b = next(path for path in one if path.startswith("b/"))
+    np.testing.assert_allclose(half[b], 0.5 * one[b], rtol=1e-5)

@@ -143,7 +143,8 @@ def check_finite(scores: Mapping[str, np.ndarray]) -> None:
             "Scores must be finite numbers. "
             f"Received: NaN or infinite scores in {', '.join(bad)}. "
             "Check the model's weights and inputs, scale the inputs down, or give the "
-            "model a wider dtype."
+            "model a wider dtype. GraSP needs second derivatives, which norms of 0 and "
+            "CTC do not have: choose another method there."
         )
 
 
@@ -155,7 +156,9 @@ def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
         raise ValueError(
             "Some score must differ from 0, or masks would say nothing. Received: "
             f"scores of 0 for all of {', '.join(names[:3])}{more}. Check that the loss "
-            "has a gradient, and that labels, sample weights and weights are not all 0."
+            "has a gradient, and that labels, sample weights and weights are not all "
+            "0. GraSP needs second derivatives, too, which are 0 for a linear model "
+            "with a loss such as hinge: choose another method there."
         )
 
 

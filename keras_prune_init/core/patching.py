@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_prune_init.core.activations import AUGMENTATIONS
 from keras_prune_init.core.batch_norm import batch_norm, group_norm
-from keras_prune_init.core.selection import flatten, output_layers
+from keras_prune_init.core.selection import flatten
+
+L = keras.layers
+
+# What an output layer may end in, and a flow through it has no gradient in.
+SQUASHING = (
+    *(keras.activations.softmax, keras.activations.sigmoid),
+    *(keras.activations.tanh, keras.activations.hard_sigmoid),
+)
+PREPARING = (L.Rescaling, L.Normalization)
+# Layers that put out what they are given, in another shape.
+SHAPING = (
+    *AUGMENTATIONS,
+    *(L.Reshape, L.Flatten, L.Permute, L.Identity, L.RepeatVector),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+)
 
 
 @contextlib.contextmanager
@@ -77,24 +94,89 @@ def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
     return patched(changes)
 
 
-def unbounded(model: keras.Model):
+class Boundary(NamedTuple):
+    """The layers at both ends of a model.
+
+    Attributes:
+        first: `Rescaling` and `Normalization` of what comes in.
+        last: Layers whose outputs are those of the model.
+    """
+
+    first: list[keras.layers.Layer]
+    last: list[keras.layers.Layer]
+
+
+def unbounded(model: keras.Model, boundary: Boundary):
     """A scope without what keeps a flow from growing through the network.
 
-    Output layers have no softmax or sigmoid, ReLUs no maximum.
+    Output layers do not squash, ReLUs have no maximum, and what prepares inputs passes
+    them on: where they become negative, ReLUs would let nothing through.
     """
-    squash = (keras.activations.softmax, keras.activations.sigmoid)
-    changes = []
-    for layer in output_layers(model):
-        if isinstance(layer, keras.layers.Softmax):
+    changes = [(layer, "call", _passing(layer)) for layer in boundary.first]
+    for layer in boundary.last:
+        if isinstance(layer, L.Softmax):
             changes.append((layer, "call", lambda inputs, mask=None: inputs))
-        elif getattr(layer, "activation", None) in squash:
+        elif getattr(layer, "activation", None) in SQUASHING:
             changes.append((layer, "activation", keras.activations.linear))
     for layer in flatten(model):
-        if isinstance(layer, keras.layers.ReLU) and layer.max_value is not None:
+        if isinstance(layer, L.ReLU) and layer.max_value is not None:
             changes.append((layer, "max_value", None))
         elif getattr(layer, "activation", None) is keras.activations.relu6:
             changes.append((layer, "activation", keras.activations.relu))
     return patched(changes)
+
+
+def _passing(layer):
+    dtype = layer.compute_dtype
+    return lambda inputs: keras.ops.cast(inputs, dtype)
+
+
+def boundary(model: keras.Model, inputs: Any) -> Boundary:
+    """The first and last layers, within models and blocks too, found by running it.
+
+    Layers that only shape or drop what they are given are looked through.
+
+    Args:
+        model: The model.
+        inputs: What it runs on.
+    """
+    calls = []
+
+    def heard(layer):
+        plain = layer.call
+
+        def call(*args, **kwargs):
+            outputs = plain(*args, **kwargs)
+            # The tensors are kept, or another could get the id of one.
+            calls.append((layer, keras.tree.flatten(args), keras.tree.flatten(outputs)))
+            return outputs
+
+        return layer, "call", call
+
+    with patched([heard(layer) for layer in flatten(model)]), keras.StatelessScope():
+        outputs = keras.tree.flatten(model(inputs, training=False))
+    ends, first, last = {id(v) for v in outputs}, [], []
+    # By value, as layers cast what comes in to their own dtype.
+    starts = keras.tree.flatten(inputs)
+    for layer, given, made in calls:
+        known = isinstance(layer, (*PREPARING, *SHAPING))
+        if known and any(_is_among(v, starts) for v in given):
+            starts += made
+            if type(layer) in PREPARING:
+                first.append(layer)
+    # A block gives what the last layer in it made.
+    for layer, given, made in reversed(calls):
+        if ends & {id(v) for v in made}:
+            last.append(layer)
+            if isinstance(layer, SHAPING):
+                ends |= {id(v) for v in given}
+            elif isinstance(layer, L.TimeDistributed):
+                last.append(layer.layer)
+    return Boundary(first, last)
+
+
+def _is_among(value, others):
+    return any(np.array_equal(value, v) for v in others if v.shape == value.shape)
 
 
 def _batch_norm(layer, mode, twice):

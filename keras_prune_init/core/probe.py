@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import kinds, selection
+from keras_prune_init.core.graph import flat_graph
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.patching import is_strided_pointwise, patched, subsampled
 
@@ -55,6 +56,7 @@ WHOLE = (*kinds.LOOPS, *kinds.ATTENTION)
 def ones_input(model: keras.Model):
     """One sample of ones, as the model takes it.
 
+    What is looked up in a vocabulary is its last entry: it may know nothing else.
     Unknown sizes become the first of `OPEN_SIZES` that the model runs with: tables of
     positions may be short, and images may have to be large. Subclassed models do not
     say which inputs are whole numbers, such as tokens; that is tried out, too.
@@ -64,12 +66,13 @@ def ones_input(model: keras.Model):
     """
     specs = _input_specs(model)
     known = all(n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:])
+    words = _words(model)
     if known and selection.is_graph(model):
-        return _ones(specs, 0)
+        return _ones(specs, 0, words)
     first = None
     for typed in [specs] if selection.is_graph(model) else _typed(specs):
         for size in [0] if known else OPEN_SIZES:
-            inputs = _ones(typed, size)
+            inputs = _ones(typed, size, words)
             try:
                 with keras.StatelessScope():
                     model(inputs, training=False)
@@ -111,14 +114,28 @@ def _typed(specs):
         yield keras.tree.pack_sequence_as(specs, typed)
 
 
-def _ones(specs, size):
+def _words(model):
+    """`{id of an input: a word}` for inputs of a graph that go into a lookup."""
+    if not selection.is_graph(model):
+        return {}
+    found, nodes = {}, flat_graph(model)
+    for node in nodes:
+        if isinstance(node.layer, (L.StringLookup, L.IntegerLookup)):
+            if node.layer.vocabulary_size():
+                source = nodes[node.parents[0]].layer
+                word = node.layer.get_vocabulary()[-1]
+                found[id(getattr(source, "output", None))] = word
+    return found
+
+
+def _ones(specs, size, words):
     def ones(spec):
         shape = [
             spec.shape[0] or 1,
             *(size if n is None else n for n in spec.shape[1:]),
         ]
-        if spec.dtype == "string":
-            return tf.fill(shape, "1")
+        if id(spec) in words or spec.dtype == "string":
+            return tf.fill(shape, tf.constant(words.get(id(spec), "1"), spec.dtype))
         return tf.ones(shape, spec.dtype)
 
     return keras.tree.map_structure(ones, specs)

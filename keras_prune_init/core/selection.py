@@ -30,7 +30,6 @@ from keras_prune_init.core.walk import (
     is_builtin,
     is_composite,
     is_graph,
-    output_layers,
     walk,
 )
 
@@ -47,7 +46,6 @@ __all__ = [  # with what others find here of `walk` and `kernel_paths`
     "is_float",
     "is_graph",
     "kernel_names",
-    "output_layers",
     "owner",
     "role",
     "runner",

@@ -86,18 +86,6 @@ def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
             queue.extend(child for _, child in children(layer))
 
 
-def output_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that make a graph model's outputs; of others, they themselves."""
-    if not is_graph(layer):
-        return [layer]
-    if isinstance(layer, keras.Sequential):
-        return output_layers(layer.layers[-1])
-    by_name = {v.name: v for v in layer.layers}
-    # An output may come from an operation, which is no layer.
-    made = [by_name[name] for name in layer.output_names if name in by_name]
-    return [leaf for v in made for leaf in output_layers(v)]
-
-
 def walk(
     layer: keras.layers.Layer, composites: bool = False
 ) -> Iterator[tuple[Address, keras.layers.Layer]]:

@@ -4,9 +4,10 @@ R is the sum of the outputs for one input of ones, in the network whose weights,
 and normalization parameters are replaced by their absolute values. 100 iterations with
 exponentially falling density; without iterations it collapses like the others.
 
-Deviations from the authors' code: a final softmax or sigmoid and the maximum of a ReLU6
-are left out, as the flow through them has no gradient (theirs have neither). A weight
-that an earlier iteration removed stays removed, also if a kept one scores 0.
+Deviations from the authors' code: a final softmax, sigmoid or tanh and the maximum of
+a ReLU6 are left out, as the flow through them has no gradient, and so is what shifts
+and scales the inputs, which could make the ones negative (theirs have none of these). A
+weight that an earlier iteration removed stays removed, also if a kept one scores 0.
 
 R grows exponentially with depth and soon leaves float32. Where it does, the sum is
 multiplied by a power of two, which changes all scores by this factor. In networks of
@@ -25,7 +26,14 @@ import tensorflow as tf
 from keras_prune_init.core import kinds, selection
 from keras_prune_init.core.activations import AUGMENTATIONS
 from keras_prune_init.core.graph import graph_with_outputs
-from keras_prune_init.core.patching import patched, scoring_layers, unbounded
+from keras_prune_init.core.patching import (
+    PREPARING,
+    SQUASHING,
+    boundary,
+    patched,
+    scoring_layers,
+    unbounded,
+)
 from keras_prune_init.core.probe import ones_input
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.methods.base import Method
@@ -40,7 +48,7 @@ WIDEST = {"float32": 100, "float64": 800}
 # Layers f with f(a x) = a f(x) for a > 0, if their offsets are scaled, too.
 HOMOGENEOUS = (
     *kinds.LINEAR,
-    *(L.BatchNormalization, L.Rescaling, L.Normalization),
+    *(L.BatchNormalization, *PREPARING),
     *(L.Activation, L.ReLU, L.LeakyReLU, L.PReLU),
     *(L.Add, L.Average, L.Maximum, L.Minimum, L.Subtract, L.Concatenate),
     *(L.Flatten, L.Reshape, L.Permute, L.RepeatVector, L.Identity),
@@ -63,8 +71,6 @@ LINEAR = (
     keras.activations.relu6,  # `unbounded` takes its maximum away
     keras.activations.leaky_relu,
 )
-# What `unbounded` takes away from outputs.
-SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 # Where layers keep what they add to their input.
 OFFSETS = ("bias", "beta", "moving_mean", "offset", "mean")
 
@@ -115,13 +121,17 @@ class _Flow:
 
     def __init__(self, network):
         self.network = network
-        self.inputs = ones_input(network.model)
+        self._look()
+
+    def _look(self):
+        self.inputs = ones_input(self.network.model)
+        self.boundary = boundary(self.network.model, self.inputs)
         self._prepare(0)
 
     def _prepare(self, exponent):
         """Have all multiplied so that scores are divided by 2^exponent."""
         network = self.network
-        scaled = _scaled(network.model)
+        scaled = _scaled(network.model, self.boundary.first)
         self.homogeneous = scaled is not None
         self.scaled = scaled or _Scaled(set(), set(), [])
         half = exponent // 2 if self.homogeneous else 0
@@ -151,7 +161,7 @@ class _Flow:
             return self._run(weights, self.step)[1]
         try:
             self.network.recast("float64")
-            self._prepare(0)
+            self._look()
             return self.scores(weights)
         except Exception as e:  # users' own layers may do anything in another dtype
             raise ValueError(
@@ -189,7 +199,11 @@ class _Flow:
                 (layer, name, getattr(layer, name) * self.before)
                 for layer, name in self.scaled.numbers
             ]
-            with scoring_layers(model, "eval"), unbounded(model), patched(numbers):
+            with (
+                scoring_layers(model, "eval"),
+                unbounded(model, self.boundary),
+                patched(numbers),
+            ):
                 outputs = self.network.forward(self._input(), values, self.others)
             dtype = self.network.dtype  # layers may compute in their own
             outputs = [tf.cast(v, dtype) for v in tf.nest.flatten(outputs)]
@@ -207,7 +221,7 @@ class _Flow:
         return keras.tree.pack_sequence_as(self.inputs, values)
 
 
-def _scaled(model: keras.Model) -> _Scaled | None:
+def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | None:
     """What R is homogeneous in; `None` if the graph does not tell that it is."""
     if not selection.is_graph(model):
         return None
@@ -225,13 +239,11 @@ def _scaled(model: keras.Model) -> _Scaled | None:
             variables.add(id(layer.embeddings))
         elif tokens & set(node.parents) or not _is_homogeneous(node, i in ends):
             return None
-        for name in OFFSETS:
+        for name in () if layer in passing else OFFSETS:
             offset = getattr(layer, name, None)
             if isinstance(offset, keras.Variable):
                 variables.add(id(offset))
-            elif (
-                isinstance(layer, (L.Rescaling, L.Normalization)) and offset is not None
-            ):
+            elif isinstance(layer, PREPARING) and offset is not None:
                 numbers.append((layer, name))
             elif isinstance(layer, L.Layer) and offset is not None:
                 return None  # a number of the user's own

@@ -26,6 +26,10 @@ MODELS = {
 }
 
 
+# The other layout takes a third of the time; the benchmark has it for all.
+COMPACT = frozenset([*MODELS][::3])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_others_are_pruned_trained_and_stripped(name):
     """In one pass; `benchmarks/corpus.py` has all methods, and more that is done."""
@@ -35,4 +39,5 @@ def test_models_of_others_are_pruned_trained_and_stripped(name):
         return
     method = "magnitude" if case.methods == WITHOUT_LOSS else "snip"
     pruned = checks.check_masked(case, method, eagerly=True)
-    checks.check_layouts(case, pruned)
+    if name in COMPACT or case.borrows:
+        checks.check_layouts(case, pruned)

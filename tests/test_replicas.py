@@ -26,9 +26,16 @@ def masks(model):
     return [v.numpy() for layer in masked_list(model) for v in layer.masks.values()]
 
 
-@REPLICAS
 @EACH
-def test_masks_are_those_of_a_single_device(name, options, needs_data, count):
+def test_masks_are_those_of_a_single_device(name, options, needs_data):
+    assert_same_masks(name, options, count=2)
+
+
+def test_masks_are_those_of_a_single_device_on_four():
+    assert_same_masks("snip", {}, count=4)
+
+
+def assert_same_masks(name, options, count):
     model, _ = net()
     keras.backend.clear_session(free_memory=False)  # random goes by the layers' names
     with mirrored(count).scope():

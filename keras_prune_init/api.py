@@ -52,9 +52,10 @@ def prune_at_init(
             A pruned model is pruned further: what its masks removed stays removed, so
             `sparsity` must not fall; scales are multiplied into the weights.
         dataset: A batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, a
-            tuple of arrays, of which batches of 128 are made, or a
-            `keras.utils.PyDataset`, in every structure that `fit` takes; of `x` alone
-            if layers add the losses. `None` for methods that need no data.
+            tuple of arrays, of which batches of 128 are made (or of the size that the
+            model's inputs have), a `keras.utils.PyDataset`, or a generator, whose
+            batches are used up; in every structure that `fit` takes; of `x` alone if
+            layers add the losses. `None` for methods that need no data.
         method: A name of `method_names()`, or a `Method` object.
         sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
             Exactly floor(sparsity * total) weights or blocks go; of channels so many
@@ -62,7 +63,8 @@ def prune_at_init(
         loss: The loss to differentiate, as in `compile`. Default: what the model's
             `compute_loss` returns, which `fit` trains; of a model that was not compiled
             it is inferred from labels and from what makes the output. Weight
-            regularizers are no part of it, losses that layers add are.
+            regularizers are no part of it, losses that layers add are. Pass it if the
+            model's own `train_step` trains something else.
         allocation: `"global"`, `"uniform"` (the same sparsity in each tensor) or
             `"erk"`; see `select`.
         iterations: Pruning steps, with new scores in each. Default: the method's.
@@ -133,6 +135,8 @@ def prune_at_init(
             "Without channels a model is small as it is, and has no masks to store. "
             f"Received: granularity='channel', layout={layout!r}. Leave `layout` out."
         )
+    if granularity != "channel":
+        layouts.check_optimizer(model, layout)
     plan = plans.make(**arguments)
     if granularity == "channel":
         return _without_channels(plan, rescale)

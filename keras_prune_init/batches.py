@@ -25,18 +25,21 @@ def take(
     batches: int | None = 1,
     samples_per_class: int | None = None,
     dtype: str = "float32",
+    array_batch: int = ARRAY_BATCH,
 ) -> list[Batch]:
     """The scoring batches of a dataset.
 
     Args:
         dataset: A batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y,
-            sample_weight)`, a tuple of such arrays, or a `keras.utils.PyDataset`.
+            sample_weight)`, a tuple of such arrays, a `keras.utils.PyDataset`, or an
+            iterator, whose batches are used up.
         inspect: Called with the first batch; raises if it does not fit the model, and
             returns the number of classes, which `samples_per_class` needs.
         batches: How many batches, from the start; `None`: all.
         samples_per_class: Instead, the first so many samples of each class, in
             batches of the dataset's size.
         dtype: What arrays of floats are cast to, as `fit` does.
+        array_batch: Samples in the batches that are made of arrays.
 
     Returns:
         A list of `(x, y or None, sample_weight or None)`, of tensors.
@@ -55,9 +58,9 @@ def take(
     if batches is None and not samples_per_class and _is_endless(dataset):
         raise ValueError(
             "An endless dataset has no last batch. Received: batches=None, and a "
-            f"{type(dataset).__name__} that repeats forever. Say how many `batches`."
+            f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
         )
-    source = map(_tensors, _iterate(dataset, dtype))
+    source = map(_tensors, _iterate(dataset, dtype, array_batch))
     first = next(source, None)
     if first is None:
         raise ValueError(
@@ -81,10 +84,12 @@ def take(
 def _is_endless(dataset):
     if isinstance(dataset, tf.data.Dataset):
         return int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+    if isinstance(dataset, Iterator):
+        return True  # for all that is known
     return isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None
 
 
-def _iterate(dataset, dtype) -> Iterator[Batch]:
+def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
     if isinstance(dataset, tf.data.Dataset):
         source = iter(dataset)
     elif isinstance(dataset, keras.utils.PyDataset):
@@ -92,11 +97,13 @@ def _iterate(dataset, dtype) -> Iterator[Batch]:
         places = itertools.count() if endless else range(dataset.num_batches)
         source = (dataset[i] for i in places)
     elif isinstance(dataset, tuple) and len(dataset) in (1, 2, 3):
-        source = _array_batches(dataset, dtype)
+        source = _array_batches(dataset, dtype, array_batch)
+    elif isinstance(dataset, Iterator):
+        source = dataset
     else:
         raise TypeError(
             "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
-            "(x, y), or a keras.utils.PyDataset. "
+            "(x, y), a keras.utils.PyDataset, or a generator of batches. "
             f"Received: {type(dataset).__name__}."
         )
     for element in source:
@@ -110,7 +117,7 @@ def _iterate(dataset, dtype) -> Iterator[Batch]:
         yield (*parts, None, None)[:3]
 
 
-def _array_batches(arrays, dtype):
+def _array_batches(arrays, dtype, array_batch):
     arrays = keras.tree.map_structure(lambda a: _array(a, dtype), arrays)
     flat = [a for a in keras.tree.flatten(arrays) if a is not None]
     if any(a.ndim == 0 for a in flat):
@@ -124,8 +131,8 @@ def _array_batches(arrays, dtype):
             "Arrays must have the same number of samples. "
             f"Received: arrays of {lengths} samples."
         )
-    for start in range(0, lengths[0], ARRAY_BATCH):
-        part = slice(start, start + ARRAY_BATCH)
+    for start in range(0, lengths[0], array_batch):
+        part = slice(start, start + array_batch)
         yield _map(lambda a, part=part: a[part], arrays)
 
 

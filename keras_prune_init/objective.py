@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.losses import loss as keras_loss
 from keras.src.trainers.compile_utils import CompileLoss
@@ -36,10 +37,11 @@ class Objective:
 
     Attributes:
         example: `(model, batch, outputs)` that it was tried on.
+        remark: What the user should know of it.
     """
 
     def __init__(self, loss: Any = None, loss_weights=None, output_names=None):
-        self._losses = None
+        self._losses, self.remark = None, ""
         if loss is not None:
             self._losses = _Losses(loss, loss_weights, output_names=output_names)
         self.example: tuple | None = None
@@ -155,10 +157,29 @@ def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
     names = getattr(model, "output_names", None)
     if loss is not None:
         return Objective(loss, None, names)
-    compiled = model._compile_loss
-    if compiled is not None:
-        return Objective(compiled._user_loss, compiled._user_loss_weights, names)
-    return Objective() if has_own(model, "compute_loss") else None
+    compiled, own = model._compile_loss, has_own(model, "compute_loss")
+    if compiled is None and not own:
+        return None
+    loss = compiled and compiled._user_loss
+    weights = compiled and compiled._user_loss_weights
+    found = Objective(loss, weights, names)
+    if has_own(model, "train_step") and not _uses_the_loss(model.train_step):
+        found.remark = (
+            f"{type(model).__name__} has a `train_step` that does not call "
+            "`compute_loss`, which was differentiated; pass `loss=` if it trains "
+            "another loss."
+        )
+        logging.warning(found.remark)
+    return found
+
+
+def _uses_the_loss(train_step):
+    """Whether a training step names Keras's loss, or Keras's own step."""
+    codes = [train_step.__func__.__code__]
+    for code in codes:  # those of functions within it, too
+        codes += [c for c in code.co_consts if inspect.iscode(c)]
+    names = {name for code in codes for name in code.co_names}
+    return not names.isdisjoint(("compute_loss", "compiled_loss", "train_step"))
 
 
 def has_own(model: keras.Model, name: str) -> bool:

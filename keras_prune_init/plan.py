@@ -114,7 +114,8 @@ def make(
         )
     checks.check_workers(model, data)
     network = Network(model, kernels, data, objective, method.iterations)
-    recipe = recipe._replace(note=f"{recipe.note} {method.remark(network)}".strip())
+    notes = recipe.note, method.remark(network), objective.remark if objective else ""
+    recipe = recipe._replace(note=" ".join(filter(None, notes)))
     return Plan(method, recipe, kernels, given_masks, network, units, sparsity, verbose)
 
 
@@ -215,5 +216,8 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
         if samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
-    data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype)
+    size = batches_lib.ARRAY_BATCH
+    if selection.is_graph(model) and model.inputs:
+        size = model.inputs[0].shape[0] or size
+    data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype, size)
     return data, objective

@@ -216,3 +216,26 @@ def test_weights_and_inputs_by_name_are_drawn_along():
     expected = kpi.score(model, first, verbose=0)
     for path in found:
         np.testing.assert_allclose(found[path], expected[path], rtol=1e-5, atol=1e-8)
+
+
+def test_a_generator_is_used_up_batch_by_batch():
+    source = (numbers(4) for _ in range(5))
+    assert len(take(source, 3)) == 3
+    assert len(list(source)) == 2
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_arrays_are_cut_to_the_batch_that_a_model_is_made_for(method):
+    model = keras.Sequential(
+        [keras.Input((5, 3), batch_size=8), L.LSTM(4, stateful=True), L.Dense(2)]
+    )
+    x = np.random.default_rng(0).normal(size=(24, 5, 3)).astype("float32")
+    data, loss = (
+        (x, np.arange(24) % 2),
+        keras.losses.SparseCategoricalCrossentropy(True),
+    )
+    found = kpi.score(model, data, method, loss=loss, batches=3)
+    parts = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    expected = kpi.score(model, parts, method, loss=loss, batches=3)
+    for one, other in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(one, other)

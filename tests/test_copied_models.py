@@ -307,3 +307,47 @@ def test_weights_of_another_pruning_load_into_a_compact_model(tmp_path):
     second.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(loaded(data[0]), second(data[0]))
+
+
+def test_a_class_that_asks_its_subclasses_for_arguments_is_pruned():
+    class Tagged(keras.Model):
+        def __init_subclass__(cls, tag, **options):
+            super().__init_subclass__(**options)
+
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Tagged()
+    x = np.ones((2, 4), "float32")
+    model(x)
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.5)
+    assert isinstance(pruned, Tagged)
+    np.testing.assert_allclose(kpi.strip(pruned)(x), pruned(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["masked", "compact"])
+def test_a_clone_gets_its_masks_with_the_weights(layout):
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8), L.Dense(3)])
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.7, layout=layout)
+    clone = keras.models.clone_model(pruned)
+    kept = kpi.report(clone).kept  # without masks, but not without weights
+    assert kept == (kpi.report(pruned).kept if layout == "compact" else 72)
+    clone.set_weights(pruned.get_weights())
+    assert kpi.report(clone).digest == kpi.report(pruned).digest
+
+
+def test_adafactor_trains_the_compact_layout_only():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8), L.Dense(1)])
+    model.compile("adafactor", "mse")
+    data = np.ones((8, 6), "float32"), np.ones((8, 1), "float32")
+    with pytest.raises(ValueError, match="Use layout='compact'"):
+        kpi.prune_at_init(model, data, "snip", sparsity=0.7)
+    pruned = kpi.prune_at_init(model, data, "snip", sparsity=0.7, layout="compact")
+    with pytest.raises(ValueError, match="Use layout='compact'"):
+        kpi.to_layout(pruned, "masked")
+    pruned.fit(*data, epochs=3, verbose=0)
+    assert all(np.isfinite(v).all() for v in pruned.get_weights())

@@ -196,3 +196,41 @@ def test_signal_report_takes_the_same_data():
         assert kpi.signal_report(model, data).rows[0].gradient > 0
     model = mlp()
     assert kpi.signal_report(model, batch(model), SPARSE).rows[0].gradient > 0
+
+
+class OwnStep(keras.Model):
+    """Trains another loss than that it is compiled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = L.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+    def train_step(self, data):
+        x, _ = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(x)))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+class KerasStep(OwnStep):
+    def train_step(self, data):
+        return keras.Model.train_step(self, data)
+
+
+@pytest.mark.parametrize("kind", [OwnStep, KerasStep])
+def test_a_step_that_may_train_another_loss_is_told(kind, caplog):
+    model = kind()
+    model(X)
+    model.compile("adam", SPARSE)
+    pruned = kpi.prune_at_init(model, (X, C), "snip", sparsity=0.5, verbose=0)
+    told = kind is OwnStep
+    assert ("pass `loss=`" in str(kpi.report(pruned))) == told
+    assert ("pass `loss=`" in caplog.text) == told
+    caplog.clear()
+    kpi.prune_at_init(model, (X, C), "snip", sparsity=0.5, loss=SPARSE, verbose=0)
+    assert not caplog.text

@@ -97,6 +97,9 @@ class RebuiltGraph:
     They are loaded as plain Functional models.
     """
 
+    def __init_subclass__(cls, **arguments):
+        """Not that of the user's class, which may ask for arguments, or register."""
+
     def get_config(self):
         logging.warning("%s is saved as a plain Functional model.", self.name)
         graph = keras.Model(self.input, self.output, name=self.name)
@@ -115,6 +118,9 @@ class RebuiltGraph:
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaskedComposite:
     """Mixin for user-written layers and models that hold `MaskedLayer`s."""
+
+    def __init_subclass__(cls, **arguments):
+        """Not that of the user's class, which may ask for arguments, or register."""
 
     def get_config(self):
         original, masked = self.original, type(self)

@@ -44,7 +44,8 @@ class KeptWeights(keras.layers.Layer):
         )
         self.index = self.add_weight(
             shape=(count,),
-            initializer="zeros",
+            # Each another position, also of a layer that is only made from its config.
+            initializer=lambda shape, dtype: ops.arange(*shape, dtype=dtype),
             dtype="int32",
             trainable=False,
             name="index",

@@ -24,6 +24,19 @@ def check_layout(layout: str) -> None:
         )
 
 
+def check_optimizer(model: keras.Model, layout: str) -> None:
+    """Raises ValueError if the optimizer of a model cannot train it in a layout."""
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if layout == "masked" and isinstance(optimizer, keras.optimizers.Adafactor):
+        raise ValueError(
+            "Keras's Adafactor divides by the mean gradient of a row, which is 0 where "
+            "all weights of it are removed, and makes weights NaN. Received: "
+            f"{model.name}, compiled with Adafactor, for the masked layout. "
+            "Use layout='compact', or another optimizer."
+        )
+
+
 @one_at_a_time
 def to_layout(model: keras.Model, layout: str) -> keras.Model:
     """Store a pruned model in another way, with the state of its optimizer.
@@ -46,6 +59,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     >>> compact.fit(x, y)
     """
     check_layout(layout)
+    check_optimizer(model, layout)
     if not copying.masked_layers(model):
         raise ValueError(
             "`to_layout` takes a pruned model: one that `prune_at_init` returned. "

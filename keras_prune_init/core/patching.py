@@ -160,7 +160,8 @@ def boundary(model: keras.Model, inputs: Any) -> Boundary:
     starts = keras.tree.flatten(inputs)
     for layer, given, made in calls:
         known = isinstance(layer, (*PREPARING, *SHAPING))
-        if known and any(_is_among(v, starts) for v in given):
+        tensors = [v for v in given if isinstance(v, tf.Tensor)]
+        if known and any(_is_among(v, starts) for v in tensors):
             starts += made
             if type(layer) in PREPARING:
                 first.append(layer)
@@ -176,7 +177,8 @@ def boundary(model: keras.Model, inputs: Any) -> Boundary:
 
 
 def _is_among(value, others):
-    return any(np.array_equal(value, v) for v in others if v.shape == value.shape)
+    same = (v for v in others if isinstance(v, tf.Tensor) and v.shape == value.shape)
+    return any(np.array_equal(value, v) for v in same)
 
 
 def _batch_norm(layer, mode, twice):

@@ -77,7 +77,7 @@ def squeezed():
 
 
 NETWORKS = {
-    "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=14, width=8),
+    "resnet": lambda: kpi.models.resnet((16, 16, 3), 5, depth=8, width=8),
     "vgg": lambda: kpi.models.vgg((16, 16, 3), 5, depth=11, width=8),
     "cnn": lambda: kpi.models.cnn((16, 16, 3), 5, depth=3, width=8),
     "densenet": densenet,

@@ -35,7 +35,6 @@ def keras_cv_backbone():
 # Attention and normalization make SynFlow run, but its theory does not hold there.
 ARCHITECTURES = {
     "ResNet50": lambda: application("ResNet50"),
-    "EfficientNetB0": lambda: application("EfficientNetB0"),
     "keras_cv": keras_cv_backbone,
     "transformer": transformer,
     "subclassed": subclassed,
@@ -43,7 +42,7 @@ ARCHITECTURES = {
 # Those whose classes are the user's; their files come after all others.
 OF_THE_USER = ("transformer", "subclassed")
 # Tracing and a hundred rounds take long, and are the same for large networks.
-LARGE = ("ResNet50", "EfficientNetB0")
+LARGE = ("ResNet50",)
 OPTIONS = {"synflow": {"iterations": 5}}
 
 

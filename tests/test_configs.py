@@ -31,7 +31,7 @@ SMALLER = {
     "mnist_ffnn": {"depth": 20},
     "mnist_vcnn": {"depth": 10},
     "fashion_resnet20_snip": {"depth": 8},
-    "imagenet_resnet50": {"name": "resnet", "depth": 8},
+    "imagenet_resnet50": {"name": "resnet"},
 }
 
 

@@ -65,7 +65,7 @@ def inputs_for(model, count=20):
         (name, precision)
         for name in MODELS
         for precision in ("float32", "float16", "int8")
-        if (name, precision) != ("mobilenet_v2", "float16")  # for its time
+        if name != "mobilenet_v2" or precision == "float32"  # for their time
     ],
 )
 def test_sparse_file_loads_and_agrees_with_keras(name, precision, tmp_path):

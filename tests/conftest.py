@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import pytest
 import tensorflow as tf
@@ -10,6 +12,8 @@ tf.config.set_logical_device_configuration(
 # Tests run two at a time, and what they compute is small.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
+# What runs a few times only is not worth optimizing.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,16 @@ def one_trace(monkeypatch):
         return original(model, force)
 
     monkeypatch.setattr(keras.Model, "make_train_function", make)
+
+
+@pytest.fixture
+def eagerly():
+    """No function is traced, which takes longer than a few steps of a network do."""
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not apply to tf.data functions")
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

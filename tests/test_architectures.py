@@ -1,4 +1,7 @@
-"""Real architectures, every method: prune, fit, save, and load all in a new process."""
+"""Real architectures: prune by every method, fit, save, and load all in a new process.
+
+`benchmarks/applications.py` has every family of keras.applications.
+"""
 
 import pathlib
 import subprocess
@@ -11,12 +14,19 @@ from helpers import L, subclassed, transformer
 
 import keras_prune_init as kpi
 
-METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
+METHODS = (
+    "random",
+    "magnitude",
+    "grasp",
+    kpi.get_method("synflow", iterations=5),
+    "snip",  # by which it is trained
+)
 
 
-def application(name):
-    cls = getattr(keras.applications, name)
-    return cls(weights=None, input_shape=(64, 64, 3), classes=5)
+def mobilenet():
+    return keras.applications.MobileNet(
+        weights=None, input_shape=(64, 64, 3), classes=5, alpha=0.25
+    )
 
 
 def keras_cv_backbone():
@@ -34,16 +44,13 @@ def keras_cv_backbone():
 
 # Attention and normalization make SynFlow run, but its theory does not hold there.
 ARCHITECTURES = {
-    "ResNet50": lambda: application("ResNet50"),
+    "mobilenet": mobilenet,
     "keras_cv": keras_cv_backbone,
     "transformer": transformer,
     "subclassed": subclassed,
 }
 # Those whose classes are the user's; their files come after all others.
 OF_THE_USER = ("transformer", "subclassed")
-# Tracing and a hundred rounds take long, and are the same for large networks.
-LARGE = ("ResNet50",)
-OPTIONS = {"synflow": {"iterations": 5}}
 
 
 def data_for(name):
@@ -61,29 +68,21 @@ def saved(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_prune_fit_and_save(name, saved):
+def test_prune_fit_and_save(name, saved, eagerly):
     x, y = data_for(name)
     model = ARCHITECTURES[name]()
-    logits = name in ("keras_cv", *OF_THE_USER)
+    logits = name != "mobilenet"
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
-    model.compile(optimizer, loss, run_eagerly=name in LARGE)
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
     for method in METHODS:
-        options = OPTIONS.get(method, {}) if name in LARGE else {}
-        pruned = kpi.prune_at_init(
-            model, (x, y), method, sparsity=0.9, verbose=0, **options
-        )
+        pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.9, verbose=0)
         report = kpi.report(pruned)
         assert report.kept == report.total - int(0.9 * report.total + 1e-6)
-        if method == "snip":
-            assert report.effective is not None
-        if method != "snip" and name in (*LARGE, "keras_cv"):
-            continue
-        pruned.fit(x, y, batch_size=2, epochs=1, verbose=0)  # three steps
-        path = saved / f"{name}-{method}.keras"
-        pruned.save(path)
-        outputs = np.asarray(pruned(x, training=False))
-        np.savez(path.with_suffix(".npz"), *pruned.get_weights(), x=x, y=outputs)
+    assert report.effective is not None
+    pruned.fit(x, y, batch_size=2, epochs=1, verbose=0)  # three steps
+    pruned.save(saved / f"{name}.keras")
+    outputs = np.asarray(pruned(x, training=False))
+    np.savez(saved / f"{name}.npz", *pruned.get_weights(), x=x, y=outputs)
 
 
 def test_all_load_in_a_new_process(saved):

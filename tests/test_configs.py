@@ -56,7 +56,7 @@ def stand_ins(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_runs(path, tmp_path, stand_ins):
+def test_config_runs(path, tmp_path, stand_ins, eagerly):
     config = load_config(path).get_config().lock()
     config.smoke = True
     config.data.source = stand_ins.get(config.data.source, config.data.source)

@@ -1,20 +1,16 @@
 """python -m keras_prune_init.export, as users start it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from processes import Forked
 
 import keras_prune_init as kpi
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "keras_prune_init.export", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
+def run(folder, *arguments):
+    """Exit status and what it printed."""
+    done = Forked(folder / "log", "keras_prune_init.export", *arguments)
+    return done.wait(), done.printed()
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +28,25 @@ def saved(tmp_path_factory):
 
 def test_prints_the_report_and_writes_the_file(saved, tmp_path):
     out = tmp_path / "m.tflite"
-    done = run(
+    status, printed = run(
+        tmp_path,
         f"--model={saved}/model.keras",
         f"--out={out}",
         "--precision=float16",
         f"--data={saved}/images.npy",
         "--batch_size=1",
     )
-    assert done.returncode == 0, done.stderr
-    assert "float16 file" in done.stdout and "sparse kernels run" in done.stdout
-    assert f"{out.stat().st_size:,}  " in done.stdout
-    assert "over 20 samples" in done.stdout
+    assert status == 0, printed
+    assert "float16 file" in printed and "sparse kernels run" in printed
+    assert f"{out.stat().st_size:,}  " in printed
+    assert "over 20 samples" in printed
 
 
 def test_errors_are_told(saved, tmp_path):
     out = tmp_path / "m.tflite"
-    done = run(f"--model={saved}/model.keras", f"--out={out}", "--precision=int8")
-    assert done.returncode != 0 and "int8 takes its ranges from data" in done.stderr
-    done = run(f"--model={saved}/model.keras")
-    assert done.returncode != 0 and "--out" in done.stderr + done.stdout
+    model = f"--model={saved}/model.keras"
+    status, printed = run(tmp_path, model, f"--out={out}", "--precision=int8")
+    assert status != 0 and "int8 takes its ranges from data" in printed
+    status, printed = run(tmp_path, model)
+    assert status != 0 and "--out" in printed
     assert not out.exists()

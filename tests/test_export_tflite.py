@@ -1,5 +1,6 @@
 """Files that `export_tflite` writes, in the runtime for phones."""
 
+import functools
 import json
 import os
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_prune_init as kpi
-from keras_prune_init.export import tflite
+from keras_prune_init.export import convert, tflite
 
 L = keras.layers
 
@@ -34,9 +35,8 @@ def transformer():
 
 MODELS = {
     "mlp": lambda: kpi.models.mlp((28, 28, 1), depth=3, width=100),
-    "resnet": lambda: kpi.models.resnet((32, 32, 3), depth=14),
+    "resnet": lambda: kpi.models.resnet((32, 32, 3), depth=8),
     "vgg": lambda: kpi.models.vgg((32, 32, 3), depth=11, width=16),
-    "mobilenet_v2": lambda: kpi.models.mobilenet((32, 32, 3), version=2, alpha=0.25),
     "two_in_two_out": two_in_two_out,
     "transformer": transformer,
 }
@@ -46,6 +46,12 @@ def pruned(model, sparsity=0.95):
     return kpi.prune_at_init(
         model, method="synflow", sparsity=sparsity, iterations=10, verbose=0
     )
+
+
+@functools.cache
+def ready(name):
+    """One of `MODELS`, pruned; export does not change it."""
+    return pruned(MODELS[name]())
 
 
 def inputs_for(model, count=20):
@@ -61,15 +67,10 @@ def inputs_for(model, count=20):
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [
-        (name, precision)
-        for name in MODELS
-        for precision in ("float32", "float16", "int8")
-        if name != "mobilenet_v2" or precision == "float32"  # for their time
-    ],
+    [(name, precision) for name in MODELS for precision in convert.PRECISIONS],
 )
 def test_sparse_file_loads_and_agrees_with_keras(name, precision, tmp_path):
-    model = pruned(MODELS[name]())
+    model = ready(name)
     path = tmp_path / "m.tflite"
     data = inputs_for(model)
     report = kpi.export_tflite(
@@ -87,7 +88,7 @@ def test_sparse_file_loads_and_agrees_with_keras(name, precision, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_dense_file_loads_and_agrees_with_keras(precision, tmp_path):
-    model = pruned(MODELS["mlp"]())
+    model = ready("mlp")
     data = inputs_for(model)
     options = {"precision": precision, "representative_data": data}
     report = kpi.export_tflite(model, tmp_path / "m.tflite", sparse=False, **options)
@@ -174,7 +175,7 @@ def test_mixed_precision_model_is_exported_in_float32(tmp_path):
 
 
 def test_model_is_left_as_it_was(tmp_path):
-    model = pruned(MODELS["resnet"]())
+    model = ready("resnet")
     model.compile("sgd", "mse")
     before = [np.array(w) for w in model.get_weights()]
     kpi.export_tflite(model, tmp_path / "m.tflite")
@@ -184,7 +185,7 @@ def test_model_is_left_as_it_was(tmp_path):
 
 
 def test_report_is_a_table_and_json(tmp_path):
-    report = kpi.export_tflite(pruned(MODELS["mlp"]()), tmp_path / "m.tflite")
+    report = kpi.export_tflite(ready("mlp"), tmp_path / "m.tflite")
     text = str(report)
     assert "dense1" in text or "hidden" in text
     assert f"{report.size.plain:,}" in text and "written" in text
@@ -225,7 +226,7 @@ def test_auto_falls_back_to_a_dense_file_that_works(tmp_path, monkeypatch):
             else run(content, inputs)
         ),
     )
-    report = kpi.export_tflite(pruned(MODELS["mlp"]()), tmp_path / "m.tflite")
+    report = kpi.export_tflite(ready("mlp"), tmp_path / "m.tflite")
     assert not report.is_sparse and not any(k.encoded for k in report.kernels)
     assert report.size == report.dense
     assert "stored densely, because of the sparse file" in str(report)

@@ -137,15 +137,23 @@ def test_keras_keeps_the_names_that_the_table_of_layers_has():
     assert [tuple(v.shape) for v in layer.normalized_weights()] == [(1, 3), (2, 3)]
 
 
-@pytest.mark.parametrize(
-    "setup, message",
-    [
-        ("import keras; keras.__version__ = '3.14.1'", "needs Keras 3.15 or newer"),
-        ("import keras; keras.backend.backend = lambda: 'jax'", "TensorFlow backend"),
-    ],
-)
-def test_an_unsupported_keras_fails_on_import(setup, message):
-    code = f"{setup}; import keras_prune_init"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert re.search(f"ImportError: .*{message}", done.stderr)
+UNSUPPORTED = """
+import unittest.mock
+import keras
+for place, name, value in (
+    (keras, "__version__", "3.14.1"), (keras.backend, "backend", lambda: "jax")
+):
+    with unittest.mock.patch.object(place, name, value):
+        try:
+            import keras_prune_init
+        except ImportError as e:
+            print(e)
+"""
+
+
+def test_an_unsupported_keras_fails_on_import():
+    command = [sys.executable, "-c", UNSUPPORTED]
+    done = subprocess.run(command, capture_output=True, text=True)
+    version, backend = done.stdout.splitlines()
+    assert "needs Keras 3.15 or newer" in version
+    assert "TensorFlow backend" in backend

@@ -3,12 +3,11 @@
 import json
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from image_files import few_images
+from processes import Forked
 
 from keras_prune_init.sweep import grid, results
 
@@ -82,37 +81,30 @@ def test_picture_is_drawn(count, tmp_path):
 def test_killed_sweep_goes_on_without_repeating_runs(tmp_path):
     source = few_images(tmp_path)
     folder = tmp_path / "sweep"
-    command = [sys.executable, "-m", "keras_prune_init.sweep", f"--workdir={folder}"]
-    command += ["--grid=prune.sparsity=0.5,0.9;seed=0,1", f"--config={CONFIG}"]
-    more = [f"--config.data.source={source}", "--config.train.epochs=1"]
 
     def start(*more):
-        return subprocess.Popen(
-            [*command, *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        flags = [f"--workdir={folder}", f"--config={CONFIG}", *more]
+        flags += ["--grid=prune.sparsity=0.5;seed=0,1"]
+        return Forked(tmp_path / "log", "keras_prune_init.sweep", *flags)
 
+    more = [f"--config.data.source={source}", "--config.train.epochs=1"]
     first = start(*more)
-    done = [folder / f"sparsity=0.5-seed={seed}/result.json" for seed in (0, 1)]
-    while not done[1].exists() and first.poll() is None:
+    done, begun = (folder / f"sparsity=0.5-seed={n}/result.json" for n in (0, 1))
+    while not begun.exists() and first.poll() is None:
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    printed = first.communicate()[0]
-    assert first.returncode == -signal.SIGKILL, printed
-    before = done[0].stat().st_mtime_ns
+    first.kill()
+    assert first.wait() == -signal.SIGKILL, first.printed()
+    before = done.stat().st_mtime_ns
 
     second = start(*more)
-    printed = second.communicate()[0]
-    assert second.returncode == 0, printed
-    assert done[0].stat().st_mtime_ns == before
+    assert second.wait() == 0, second.printed()
+    assert done.stat().st_mtime_ns == before
     table = (folder / "table.md").read_text()
-    assert table.strip("`\n") in printed
+    assert table.strip("`\n") in second.printed()
     found = json.loads((folder / "results.json").read_text())
-    assert [len(row["accuracies"]) for row in found] == [2, 2]
+    assert [len(row["accuracies"]) for row in found] == [2]
     assert (folder / "accuracy.png").exists()
 
     other = start("--config.train.epochs=2")
-    assert "goes on with the flags it was started with" in other.communicate()[0]
-    assert other.returncode != 0
+    assert other.wait() not in (0, None)
+    assert "goes on with the flags it was started with" in other.printed()

@@ -2,17 +2,12 @@
 
 import csv
 import functools
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_prune_init as kpi
 from keras_prune_init.train import default_config
 
 
@@ -46,18 +41,6 @@ def small(tmp_path, images=64, **train):
 def history(folder):
     with (folder / "history.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def binary(*arguments, **options):
-    command = [sys.executable, "-m", "keras_prune_init.train", *arguments]
-    return subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(kpi.__file__).parents[1])},
-        **options,
-    )
 
 
 @functools.cache

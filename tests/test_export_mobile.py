@@ -201,15 +201,17 @@ def test_file_is_judged_as_what_it_is(precision, tmp_path):
     assert any("no kernel is stored as a sparse tensor" in r for r in dense.reasons)
 
 
-def test_mobilenet_v2_of_keras_does_not_run_sparse():
-    model = keras.applications.MobileNetV2(
-        weights=None, input_shape=(96, 96, 3), alpha=0.35, classes=10
+def test_mobilenet_of_keras_does_not_run_sparse():
+    model = keras.applications.MobileNet(
+        weights=None, input_shape=(96, 96, 3), alpha=0.25, classes=10
     )
     found = kpi.mobile_check(pruned(model))
     assert not found.runs_sparse
-    pads = [f"block_{i}_pad" for i in (1, 3, 6, 13)]
-    assert [layer for layer, _ in found.blocking] == ["Conv1", *pads]
-    assert all("use ZeroPadding2D(1)" in rule for _, rule in found.blocking)
+    *padded, _, reshape = found.blocking
+    names = ["conv1", *(f"conv_pad_{i}" for i in (2, 4, 6, 12))]
+    assert [layer for layer, _ in padded] == names
+    assert all("use ZeroPadding2D(1)" in rule for _, rule in padded)
+    assert reshape == ("reshape_2", "RESHAPE has no sparse counterpart")
 
 
 def test_mobilenet_v2_of_the_package_runs_sparse(tmp_path):

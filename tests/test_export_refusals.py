@@ -87,7 +87,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_killed_process_leaves_nothing(tmp_path):
     model = tmp_path / "model.keras"
-    kpi.models.resnet(depth=20).save(model)
+    kpi.models.resnet(depth=8).save(model)
     folder = tmp_path / "out"
     folder.mkdir()
     command = [sys.executable, "-m", "keras_prune_init.export", f"--model={model}"]

@@ -74,7 +74,9 @@ def test_the_compact_layout_shrinks_too():
     model = NETWORKS["resnet"]()
     x, y = data(model)
     masked, compact = (
-        kpi.shrink(kpi.prune_at_init(model, None, "synflow", layout=layout, verbose=0))
+        kpi.shrink(
+            kpi.prune_at_init(model, None, "magnitude", layout=layout, verbose=0)
+        )
         for layout in ("masked", "compact")
     )
     assert isinstance(compact.layers[1], kpi.CompactLayer)
@@ -219,7 +221,8 @@ def test_the_given_model_stays_and_the_small_one_is_a_model_like_others(tmp_path
     model = NETWORKS["resnet"]()
     x, y = data(model)
     model.compile("adam", LOSS, metrics=["accuracy"])
-    pruned = kpi.prune_at_init(model, (x, y), "synflow", sparsity=0.95, verbose=0)
+    method = kpi.get_method("synflow", iterations=10)
+    pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.95, verbose=0)
     before = [v.numpy() for v in pruned.variables]
     small = kpi.shrink(pruned)
     for old, v in zip(before, pruned.variables, strict=True):

@@ -75,7 +75,10 @@ def assert_same(a, b):
 
 
 @pytest.fixture(
-    params=[(name, layout) for name in MODELS for layout in ("masked", "compact")],
+    params=[
+        *((name, "masked") for name in MODELS),
+        *((name, "compact") for name in ("convolutional", "recurrent", "subclassed")),
+    ],
     ids=" ".join,
     scope="module",
 )

@@ -1,7 +1,10 @@
-"""The training binary as a process: killed and resumed, and with wrong flags."""
+"""The training binary as a process, with wrong flags."""
+
+import functools
+import os
 
 import pytest
-from runs import binary
+from processes import Forked
 
 
 @pytest.mark.parametrize(
@@ -13,8 +16,13 @@ from runs import binary
     ],
 )
 def test_wrong_flags_fail_at_once_and_are_named(argument, message, tmp_path):
-    process = binary(argument, cwd=tmp_path)
-    printed = process.communicate()[0]
-    assert process.returncode != 0
-    assert message in printed
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty").mkdir()
+    process = Forked(
+        tmp_path / "log",
+        "keras_prune_init.train",
+        argument,
+        before=functools.partial(os.chdir, tmp_path / "empty"),
+    )
+    assert process.wait() not in (0, None)
+    assert message in process.printed()
+    assert not os.listdir(tmp_path / "empty")

@@ -44,7 +44,7 @@ def prune(case: Case, method: str, model=None, sparsity=SPARSITY, **options):
 
 def outputs(model: keras.Model, x) -> list[np.ndarray]:
     """What a model gives in inference. It stays as it is, also its random seeds."""
-    before = [(v, np.array(v)) for v in model.variables]
+    before = [(v, np.array(v)) for v in model.non_trainable_variables]
     y = keras.tree.flatten(model(_tensors(x), training=False))
     for variable, value in before:
         variable.assign(value)

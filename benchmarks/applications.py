@@ -59,7 +59,7 @@ def row(name: str) -> tuple:
         raise RuntimeError(f"{report.kept} of {report.total} weights are kept.")
     pruned.train_on_batch(x, y)
     outputs = pruned.predict(x, verbose=0)
-    small = kpi.shrink(pruned)
+    small = kpi.strip(kpi.shrink(pruned))
     found = [m.predict(x, verbose=0) for m in (kpi.strip(pruned), small)]
     differences = [np.abs(v - outputs).max() / np.abs(outputs).max() for v in found]
     with tempfile.TemporaryDirectory() as folder:

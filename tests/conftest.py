@@ -1,8 +1,10 @@
 import warnings
+from unittest import mock
 
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 
 # Devices for strategies; everything else runs on the first one.
 tf.config.set_logical_device_configuration(
@@ -47,8 +49,23 @@ def eagerly():
 
 @pytest.fixture(autouse=True)
 def fresh_state():
-    """Every test starts from the same seed and leaves no graph behind."""
-    keras.utils.set_random_seed(0)
+    """Every test starts from the same seed and leaves no graph behind.
+
+    TensorFlow's kernels stay until the end of a file: they would be made anew with each
+    seed and session, which is a fifth of the time of small tests. Garbage is left to
+    the collector, for the same reason.
+    """
+    kernels_stay = mock.patch.object(
+        pywrap_tfe, "TFE_ContextClearCaches", lambda context: None
+    )
+    with kernels_stay:
+        keras.utils.set_random_seed(0)
     yield
-    # Without its garbage collection, which would be most of the time of small tests.
-    keras.backend.clear_session(free_memory=False)
+    with kernels_stay:
+        keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_kernels():
+    yield
+    keras.backend.clear_session()

@@ -13,6 +13,9 @@ import keras_prune_init as kpi
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import default_config, main
 
+# Runs of graphs are in test_train_checkpoints.py, and in the tests of processes.
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 FILES = {
     "config.json",
     "report.json",

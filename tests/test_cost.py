@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import L, batch, mlp, transformer
 
 import keras_prune_init as kpi
@@ -80,6 +81,30 @@ def test_attention_counts_its_projections():
     found = kpi.cost(transformer())
     assert all(k.uses in (0, 7, 1) for k in found.kernels)
     assert found.macs == sum(k.total * k.uses for k in found.kernels) > 0
+
+
+def test_models_of_text_are_counted():
+    words = L.TextVectorization(output_mode="multi_hot", vocabulary=["a", "b", "c"])
+    text = keras.Input((1,), dtype="string")
+    model = keras.Model(text, L.Dense(2)(L.Dense(5)(words(text))))
+    assert kpi.cost(model).macs == 4 * 5 + 5 * 2  # with the unknown word
+
+
+class Loop(L.Layer):
+    """Runs a layer three times, in a loop of TensorFlow."""
+
+    def build(self, shape):
+        self.dense = L.Dense(shape[-1])
+        self.dense.build(shape)
+
+    def call(self, x):
+        step = lambda i, x: (i + 1, self.dense(x))  # noqa: E731
+        return tf.while_loop(lambda i, x: i < 3, step, (0, x))[1]
+
+
+def test_layers_in_loops_count_as_often_as_they_run():
+    model = keras.Sequential([keras.Input((4,)), Loop()])
+    assert kpi.cost(model).macs == 3 * 4 * 4
 
 
 def test_known_networks():

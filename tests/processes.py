@@ -35,6 +35,9 @@ class Forked:
     def kill(self) -> None:
         self._process.kill()
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def wait(self, timeout: float | None = None) -> int | None:
         self._process.join(timeout)
         return self.poll()

@@ -173,14 +173,10 @@ def test_scoring_batch_size_is_that_of_the_scoring_batches(config, monkeypatch):
         ("prune.method", "snipp", "Received: method='snipp'.*Did you mean 'snip'"),
         ("prune.sparsity", 1.0, "sparsity"),
         ("data.augment", "blur", "Received: augment='blur'"),
-        ("train.epochs", 0, "`train.epochs` must be at least 1.*train.epochs=0"),
-        ("train.batch_size", 0, "Received: train.batch_size=0"),
-        ("train.steps", 0, "Received: train.steps=0"),
-        ("train.drops", (0.75, 0.5), r"rising.*Received: train.drops=\(0.75, 0.5\)"),
-        ("train.drops", (0.5, 1.0), r"Received: train.drops=\(0.5, 1.0\)"),
         ("data.image_size", 32, "Received: image_size=32 with source='npz:"),
-        ("train.schedule", "linear", "Received: train.schedule='linear'"),
-        ("train.schedule", "step", "warmup_epochs=1.0 with train.schedule='step'"),
+        ("train.learning_rate", float("nan"), "`train.learning_rate` must be a number"),
+        ("train.batch_size", 1000, "batches of 1000 from"),
+        ("data.skip_corrupt", True, "for sources folder:PATH"),
     ],
 )
 def test_impossible_values_leave_no_folder(config, tmp_path, key, value, message):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from keras_prune_init.train import default_config, loop
+from keras_prune_init.train import config_checks, default_config, loop
 
 
 def rates(steps=range(81), steps_per_epoch=10, **values):
     """The learning rates at `steps` of 8 epochs."""
-    config = default_config.get_config().train
-    config.update({"epochs": 8, "learning_rate": 0.4} | values)
-    loop.check(config)
-    rate = loop.optimizer(config, steps_per_epoch)._learning_rate
+    config = default_config.get_config()
+    config.train.update({"epochs": 8, "learning_rate": 0.4} | values)
+    config_checks.check(config)
+    rate = loop.optimizer(config.train, steps_per_epoch)._learning_rate
     return np.array([float(rate(step)) for step in steps])
 
 
@@ -42,10 +42,11 @@ def test_thirds_of_the_training_are_whole_epochs():
 
 
 def test_constant_schedule_stays():
-    config = default_config.get_config().train
-    config.update(schedule="constant", learning_rate=1e-3, warmup_epochs=0.0)
-    loop.check(config)
-    assert float(loop.optimizer(config, 10).learning_rate) == pytest.approx(1e-3)
+    config = default_config.get_config()
+    config.train.update(schedule="constant", learning_rate=1e-3, warmup_epochs=0.0)
+    config_checks.check(config)
+    rate = loop.optimizer(config.train, 10).learning_rate
+    assert float(rate) == pytest.approx(1e-3)
 
 
 def test_steps_take_the_place_of_epochs():

@@ -12,6 +12,21 @@ from collections.abc import Iterator
 TEMPORARY = "tmp-"
 
 
+def regular(path: str | os.PathLike) -> pathlib.Path:
+    """The path of a file, or of nothing.
+
+    Raises:
+        ValueError: If it is a folder, or a pipe or device, which may never end.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            "Only an ordinary file can be read. Received: "
+            f"{path}, which is a folder, a pipe or a device. Pass the path of a file."
+        )
+    return path
+
+
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path beside `path` to write to, and moves it there when that is done."""

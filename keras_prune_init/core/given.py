@@ -1,10 +1,24 @@
-"""What functions that take a model ask of it first."""
+"""What functions ask of their arguments first."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import keras
+
+
+def is_whole(value: Any, least: int | float = -math.inf) -> bool:
+    """Whether this is an integer, of Python or numpy, and at least so large."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and value >= least
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite real number, of Python or numpy."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def check_model(model: Any, built: bool = True) -> None:

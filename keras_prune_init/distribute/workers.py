@@ -12,11 +12,18 @@ import contextlib
 import functools
 import hashlib
 import re
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
+
+# Seconds after which a worker says for whom it waits, and until it says so again.
+FIRST_WORD, NEXT_WORD = 30, 60
 
 
 def several(strategy: tf.distribute.Strategy) -> bool:
@@ -93,6 +100,65 @@ def from_chief(
         path: part.reshape(mask.shape)
         for (path, mask), part in zip(masks.items(), parts, strict=True)
     }
+
+
+def meet(addresses: Iterable[str], mine: str) -> None:
+    """Wait until all workers have started, and say for whom.
+
+    TensorFlow, too, waits for them, but in silence and without letting Python run: no
+    signal then ends this process.
+
+    Args:
+        addresses: `"host:port"` of each worker.
+        mine: That of this one.
+
+    Raises:
+        OSError: If the port of this worker is in use.
+    """
+    missing = [address for address in addresses if address != mine]
+    started, due = time.monotonic(), FIRST_WORD
+    # Others see this worker at its port, where TensorFlow listens from then on.
+    with _listening(mine), futures.ThreadPoolExecutor(32) as pool:
+        while True:
+            reached = pool.map(_reached, missing)
+            missing = [a for a, r in zip(missing, reached, strict=True) if not r]
+            if not missing:
+                return
+            waited = time.monotonic() - started
+            if waited >= due:
+                due += NEXT_WORD
+                logging.warning(
+                    "After %.0f s this worker still waits for %s. Start those, or stop "
+                    "this one and give all of them another cluster.",
+                    waited,
+                    ", ".join(missing),
+                )
+            time.sleep(0.2)
+
+
+def _listening(address):
+    port = int(address.rpartition(":")[2])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("", port))
+        listener.listen(1024)
+    except OSError as e:
+        listener.close()
+        raise OSError(
+            f"A worker listens at its port. Received: {address}, and port {port} cannot"
+            f" be had ({e}). Stop the other process there, or choose another port."
+        ) from e
+    return listener
+
+
+def _reached(address):
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@
 
 Each run is a process of its own, `python -m keras_prune_init.train --resume`, in a
 folder of its own. The same command goes on with a sweep that was stopped; runs that are
-finished are not repeated. Other flags, such as --config.train.epochs=2, go to all runs.
+finished are not repeated. SIGTERM ends the run that is at work too, once it has saved.
+Other flags, such as --config.train.epochs=2, go to all runs.
 At the end: a table, table.md and accuracy.png in --workdir.
 """
 
@@ -27,6 +28,8 @@ def _main(arguments):
     common += arguments[1:]
     folder = pathlib.Path(WORKDIR.value)
     flags_of = {grid.name(cell): [*common, *grid.as_flags(cell)] for cell in cells}
+    for given in flags_of.values():
+        grid.check(given)
     for name, given in flags_of.items():
         runs.prepare(folder / name, given)
     failed = []

@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from keras_prune_init import train
+from keras_prune_init.train import config_checks
 
 DEFAULT = os.path.join(os.path.dirname(train.__file__), "default_config.py")
 
@@ -57,8 +58,18 @@ def as_flags(cell: Cell) -> list[str]:
     return [f"--config.{key}={value}" for key, value in cell.items()]
 
 
+def check(arguments: list[str]) -> None:
+    """See that the flags of a run make one.
+
+    Raises:
+        ValueError: If they do not, as the training binary would say.
+    """
+    config_checks.check(_load(arguments))
+
+
 def _check(axes, config):
-    known = _load(config)
+    file = [f"--config={config}"] if config else []
+    known = list(_keys(_load(file)))
     for key, values in axes.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -68,19 +79,20 @@ def _check(axes, config):
                 f"{key!r}.{hint} They are: {', '.join(known)}."
             )
         for value in values:
-            _load(config, f"--config.{key}={value}")
+            _load([*file, f"--config.{key}={value}"])
 
 
-def _load(config, *more):
-    """The keys of a configuration, with some of its values set by flags."""
+def _load(arguments):
+    """The configuration that these flags make."""
     values = flags.FlagValues()
-    given = ["sweep", *([f"--config={config}"] if config else []), *more]
+    given = ["sweep", *arguments]
     holder = config_flags.DEFINE_config_file(
         "config", DEFAULT, flag_values=values, sys_argv=given
     )
     try:
-        values(given)
-        return list(_keys(holder.value))
+        values(given, known_only=True)
+        holder.value.to_dict()  # an error, if its file could not be loaded
+        return holder.value
     except (flags.Error, OSError) as e:
         raise ValueError(f"A grid must fit its configuration: {e}") from e
 

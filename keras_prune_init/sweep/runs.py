@@ -14,7 +14,7 @@ from keras_prune_init.train import run_folder
 
 def finished(folder: pathlib.Path) -> dict | None:
     """The result of a run, or `None` if it has not finished."""
-    result = run_folder.read_json(folder / run_folder.RESULT)
+    result = run_folder.read_result(folder)
     return result if result and result["finished"] else None
 
 
@@ -62,12 +62,28 @@ def _start(folder, arguments, lock):
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         log.write(json.dumps(command) + "\n")
         log.flush()
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
-        )
+        process, stopping = None, False
+
+        def stop(*_):
+            nonlocal stopping
+            stopping = True
+            if process:
+                process.terminate()  # it saves first
+
+        before = signal.signal(signal.SIGTERM, stop)
         try:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]
+            )
+            if stopping:
+                process.terminate()
             process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGTERM)  # it saves first
-            process.wait()
+        except BaseException:  # such as that of SIGINT
+            if process:
+                process.terminate()
+                process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if stopping:
+        sys.exit(128 + signal.SIGTERM)

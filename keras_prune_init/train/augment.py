@@ -13,22 +13,6 @@ from keras_prune_init.train import pipelines
 MIXES = ("", "mixup", "cutmix", "mixup+cutmix")
 
 
-def check(config) -> None:
-    """Raises ValueError if the configuration asks for no such augmentation."""
-    if config.data.mix not in MIXES:
-        raise ValueError(
-            f"`data.mix` must be one of {MIXES}. Received: data.mix="
-            f"{config.data.mix!r}. Choose one of them."
-        )
-    for part, name in (("data", "rand_augment"), ("train", "label_smoothing")):
-        value = config[part][name]
-        if not 0 <= value < 1:
-            raise ValueError(
-                f"`{part}.{name}` must be at least 0 and below 1. Received: "
-                f"{part}.{name}={value}."
-            )
-
-
 def soft_labels(config) -> bool:
     """Whether labels are distributions over the classes."""
     return bool(config.data.mix or config.train.label_smoothing)

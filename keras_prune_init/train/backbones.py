@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import os
 import warnings
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune_init import models
+from keras_prune_init.core.files import regular
 
 # Families of KerasCV and what is meant without a size.
 FAMILIES = {
@@ -49,7 +49,7 @@ def make(
         RuntimeError: If KerasCV must download something and cannot.
     """
     build = _function(name)
-    if weights and not os.path.exists(weights):
+    if weights and not regular(weights).exists():
         raise FileNotFoundError(
             "`model.weights` is a file. Received: model.weights="
             f"{weights!r}, which does not exist."
@@ -134,7 +134,13 @@ def _load(model, path):
     before = model.get_weights()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        model.load_weights(path, skip_mismatch=True)
+        try:
+            model.load_weights(path, skip_mismatch=True)
+        except Exception as e:  # whatever Keras and h5py meet in another kind of file
+            raise ValueError(
+                "`model.weights` must be a file .weights.h5, .keras or .h5 that Keras "
+                f"wrote. Received: model.weights={path!r}, and Keras says: {e}."
+            ) from e
     for warning in told:
         logging.warning("%s: %s", path, warning.message)
     pairs = zip(before, model.get_weights(), strict=True)

@@ -1,17 +1,19 @@
 """What is saved during training, and when: after epochs, so many steps, and SIGTERM."""
 
 import contextlib
+import math
 import resource
 import signal
 import threading
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_prune_init.distribute import replicas
-from keras_prune_init.train import run_folder
+from keras_prune_init.train import loop, run_folder
 
 
 class Stopped(SystemExit):
@@ -41,6 +43,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     Raises:
         OSError: While training, if the run cannot be saved.
+        FloatingPointError: While training, if a loss or a weight is NaN or infinite.
+            That is never saved.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class Checkpoints(keras.callbacks.Callback):
             signal.signal(signal.SIGTERM, before)
 
     def on_train_begin(self, logs=None):
+        # A constant of the model may be infinite by intent, such as that of a mask.
+        self.finite = [v for v in self._variables() if _is_finite(v)]
         self.events = tf.summary.create_noop_writer()
         if self.writes:
             events = str(self.folder / run_folder.EVENTS)
@@ -89,6 +95,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.taken += 1
         self.batches += 1
         self.trained = time.perf_counter()
+        self._check("training", logs)
         due = self.every and self.taken % self.every == 0
         self.model.stop_training = last = self.taken == self.total
         # After the last step of an epoch, its line in the history comes first.
@@ -99,6 +106,7 @@ class Checkpoints(keras.callbacks.Callback):
                 self._save(self._so_far(logs))
 
     def on_epoch_end(self, epoch, logs=None):
+        self._check("test", {"loss": logs["val_loss"]})
         training = self._so_far({k: v for k, v in logs.items() if k[:4] != "val_"})
         self.earlier = None
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
@@ -111,9 +119,7 @@ class Checkpoints(keras.callbacks.Callback):
         row["peak_gib"] = _peak_gib()
         self.rows.append(row)
         if self.writes or self.stopping:
-            run_folder.write_history(self.folder, self.rows)
-            self._log(row)
-            self._save(training)
+            self._save(training, row)
 
     def on_train_end(self, logs=None):
         self.events.close()
@@ -131,18 +137,41 @@ class Checkpoints(keras.callbacks.Callback):
         logs = {k: float(v) for k, v in logs.items()}
         return {"step": self.taken, "batches": batches, "logs": logs}
 
-    def _save(self, progress):
-        try:
+    def _check(self, what, logs):
+        if not math.isfinite(logs["loss"]):
+            raise self._went_wrong(f"a {what} loss of {logs['loss']}")
+
+    def _went_wrong(self, what):
+        return FloatingPointError(
+            f"Training stops at a loss that is no number. Received: {what} after step "
+            f"{self.taken} of the run in {self.folder}, whose last good state, of step "
+            f"{self.saved}, stays saved. Begin another run with a lower "
+            "--config.train.learning_rate or more --config.train.warmup_epochs, or "
+            "look for wrong values in the images or in the initial weights."
+        )
+
+    def _variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _save(self, progress, row=None):
+        # The loss of this step was that of the weights before it.
+        wrong = [v.path for v in self.finite if not _is_finite(v)]
+        if wrong:
+            raise self._went_wrong(f"NaN or infinite values in {', '.join(wrong[:3])}")
+        loop.note_steps(self.model, self.taken)
+        with run_folder.saving(
+            self.folder,
+            f"after step {self.taken}",
+            f"What is saved is step {self.saved}. Go on from there with --resume when "
+            "the folder can be written to.",
+        ):
+            if row:
+                run_folder.write_history(self.folder, self.rows)
+                self._log(row)
             if self.taken % self.steps:
                 run_folder.write_progress(self.folder, progress)
             with run_folder.atomic(self.folder / run_folder.MODEL) as path:
                 self.model.save(path)
-        except OSError as e:
-            raise OSError(
-                f"The run in {self.folder} could not be saved after step {self.taken}: "
-                f"{e}. What is saved is step {self.saved}. Go on from there with "
-                "--resume when the folder can be written to."
-            ) from e
         run_folder.forget_progress(self.folder, self.taken)
         self.saved = self.taken
         if self.stopping:
@@ -155,6 +184,12 @@ class Checkpoints(keras.callbacks.Callback):
                 if name != "epoch":
                     _write_scalar(name, value, row["epoch"])
         self.events.flush()
+
+
+def _is_finite(variable):
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return True
+    return bool(np.isfinite(keras.ops.convert_to_numpy(variable)).all())
 
 
 def _peak_gib():

@@ -136,7 +136,7 @@ class ImageData:
 
 
 def load(
-    source: str = EMBEDDED, image_size: int | None = None
+    source: str = EMBEDDED, image_size: int | None = None, skip_corrupt: bool = False
 ) -> ImageData | StreamedImages:
     """Loads a data source by name.
 
@@ -151,6 +151,8 @@ def load(
             number reads images while they are needed and resizes them to so many
             pixels; for `folder` and `tfds` only. tensorflow_datasets itself keeps the
             files of sets below 250 MiB in memory.
+        skip_corrupt: Leave out files of a `folder` that are no whole images, and log
+            how many. All are decoded once for that.
 
     Returns:
         An `ImageData`, or a `StreamedImages` if there is an `image_size`.
@@ -179,13 +181,21 @@ def load(
             f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, folder:PATH, "
             f"tfds:NAME or keras:NAME. Received: source={source!r}. Write one of these."
         )
+    options = {}
+    if skip_corrupt:
+        if kind != "folder":
+            raise ValueError(
+                "`skip_corrupt` is for sources folder:PATH, which have files of images."
+                f" Received: skip_corrupt=True with source={source!r}. Leave it out."
+            )
+        options["skip_corrupt"] = True
     if image_size is not None:
-        return _stream(source, kind, where, image_size)
-    arrays = readers[kind](where) if where else sources.read_embedded()
+        return _stream(source, kind, where, image_size, options)
+    arrays = readers[kind](where, **options) if where else sources.read_embedded()
     return _check(source, *arrays)
 
 
-def _stream(source, kind, where, image_size):
+def _stream(source, kind, where, image_size, options):
     streams = {"folder": folders.stream, "tfds": sources.stream_tfds}
     if kind not in streams or image_size < 1:
         raise ValueError(
@@ -193,7 +203,7 @@ def _stream(source, kind, where, image_size):
             f"tfds:NAME. Received: image_size={image_size} with source={source!r}. "
             "Leave it out to use images as they are."
         )
-    return streams[kind](where, image_size)
+    return streams[kind](where, image_size, **options)
 
 
 def _check(source, x_train, y_train, x_test, y_test):
@@ -216,15 +226,17 @@ def _check(source, x_train, y_train, x_test, y_test):
                 f"{y.shape} for {len(x)} images. Convert it, for one-hot labels by "
                 "np.argmax(y, axis=-1)."
             )
-        arrays |= {f"x_{split}": x, f"y_{split}": y.astype("int32")}
+        arrays |= {f"x_{split}": x, f"y_{split}": y}
+    labels = arrays["y_train"], arrays["y_test"]
+    lowest, highest = int(min(map(np.min, labels))), int(max(map(np.max, labels)))
     classes = int(arrays["y_train"].max()) + 1
-    y_all = np.concatenate([arrays["y_train"], arrays["y_test"]])
-    if y_all.min() < 0 or y_all.max() >= classes:
+    if lowest < 0 or highest >= min(classes, np.iinfo("int32").max):
         raise ValueError(
-            "Labels must count from 0, and every test label must occur in training. "
-            f"Received: labels {y_all.min()}..{y_all.max()} in {source}, with "
+            "Labels must count from 0, in 32 bits, and every test label must occur in "
+            f"training. Received: labels {lowest}..{highest} in {source}, with "
             f"{classes - 1} the last of training. Renumber the labels."
         )
+    arrays |= {key: y.astype("int32") for key, y in arrays.items() if key[0] == "y"}
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise ValueError(
             "Training and test images must have one shape. Received: "

@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     # None: images of one size, all in memory. A number: images of any size, for folder
     # and tfds, are read while they are needed and resized to so many pixels.
     config.data.image_size = config_dict.placeholder(int)
+    # True: leave out files of a folder that are no whole images, and log how many.
+    config.data.skip_corrupt = False
     # "", "crop", "flip" or "crop+flip"; with an image_size "resized_crop" for "crop"
     config.data.augment = ""
 

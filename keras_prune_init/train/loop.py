@@ -1,51 +1,8 @@
 """What training is made of: the optimizer, its schedule, and how long it lasts."""
 
-import itertools
-
 import keras
 
-from keras_prune_init.train import strategy as strategies
-
 SCHEDULES = ("constant", "cosine", "step")
-
-
-def check(config, replicas: int = 1) -> None:
-    """Raises ValueError if the `train` part of a configuration makes no training."""
-    for name in ("epochs", "steps", "batch_size", "save_every"):
-        if config[name] is not None and config[name] < 1:
-            raise ValueError(
-                f"`train.{name}` must be at least 1. Received: train.{name}="
-                f"{config[name]}. Pass for example --config.train.{name}=8."
-            )
-    if config.batch_size % replicas:
-        raise ValueError(
-            "`train.batch_size` is that of all replicas together, of which each gets "
-            f"the same part. Received: train.batch_size={config.batch_size} for "
-            f"{replicas} replicas. Pass a multiple of {replicas}."
-        )
-    if config.schedule not in SCHEDULES:
-        raise ValueError(
-            f"`train.schedule` must be one of {SCHEDULES}. Received: "
-            f"train.schedule={config.schedule!r}. Choose one of them."
-        )
-    if config.precision not in strategies.PRECISIONS:
-        raise ValueError(
-            f"`train.precision` must be one of {strategies.PRECISIONS}. Received: "
-            f"train.precision={config.precision!r}. Choose one of them."
-        )
-    if config.warmup_epochs and config.schedule != "cosine":
-        raise ValueError(
-            "`train.warmup_epochs` works only with train.schedule='cosine'. Received: "
-            f"train.warmup_epochs={config.warmup_epochs} with "
-            f"train.schedule={config.schedule!r}. Set --config.train.warmup_epochs=0."
-        )
-    bounds = (0, *config.drops, 1)
-    if not all(low < high for low, high in itertools.pairwise(bounds)):
-        raise ValueError(
-            "`train.drops` must be rising fractions of the training, between 0 and 1. "
-            f"Received: train.drops={config.drops}. Pass for example "
-            "--config.train.drops='(0.5, 0.75)'."
-        )
 
 
 def total_steps(config, steps: int) -> int:
@@ -54,11 +11,24 @@ def total_steps(config, steps: int) -> int:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Batches that the optimizer of a model has seen, also in earlier processes.
+    """Batches that a model was trained on, also in earlier processes."""
+    counts = [_counter(model.optimizer), model.optimizer.iterations]
+    return max(int(keras.ops.convert_to_numpy(count)) for count in counts)
 
-    Not those whose gradients overflowed in float16: a run that goes on repeats them.
+
+def note_steps(model: keras.Model, steps: int) -> None:
+    """Note how many batches were taken, so that the file of the model has it."""
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        _counter(model.optimizer).assign(steps)
+
+
+def _counter(optimizer):
+    """The optimizer's own count.
+
+    That which scales the loss of float16 shows the count of another one, without the
+    steps that it skipped, and leaves its own at 0.
     """
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    return keras.optimizers.Optimizer.iterations.fget(optimizer)
 
 
 def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
@@ -70,7 +40,7 @@ def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
     """
     return keras.optimizers.SGD(
         _learning_rate(config, steps),
-        momentum=config.momentum,
+        momentum=float(config.momentum),
         nesterov=config.nesterov,
         weight_decay=config.weight_decay or None,
     )

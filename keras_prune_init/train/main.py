@@ -16,9 +16,9 @@ from absl import logging
 import keras_prune_init as kpi
 from keras_prune_init.distribute import workers
 from keras_prune_init.train import (
-    augment,
     backbones,
     checkpoints,
+    config_checks,
     feed,
     loop,
     run_folder,
@@ -61,8 +61,7 @@ def run(
     """
     strategy = strategy or tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
-    loop.check(config.train, replicas)
-    augment.check(config)
+    config_checks.check(config, replicas)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
     with run_folder.locked(folder) if chief else contextlib.nullcontext():
@@ -75,26 +74,36 @@ def _run(config, folder, strategy, resume, deterministic):
     settings = json.loads(config.to_json())
     if chief:  # it may have made the folder before another worker looks
         run_folder.check(folder, settings, resume)
-    result = run_folder.read_json(folder / run_folder.RESULT)
+    result = run_folder.read_result(folder)
     if result and result["finished"]:
         logging.info("The run in %s is finished: %s", folder, _summary(result))
         return result
+    if result is None and (folder / run_folder.MODEL).exists():
+        raise run_folder.damaged(folder / run_folder.RESULT, "it is not there")
 
     keras.utils.set_random_seed(config.seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    config = _smoke(config, replicas) if config.smoke else config
     data = _load(config)
+    if config.smoke:
+        config = _smoke(config, replicas)
+        data = data.first(2 * config.train.batch_size, config.train.batch_size)
 
     with workers.watched(strategy):
         pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
-        _train(folder, config, data, pruned, chief)
+        epochs = _train(folder, config, data, pruned, chief)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
         return test
     ordinary = config.prune.granularity == "channel"
-    return _save_end(folder, pruned if ordinary else kpi.strip(pruned), test)
+    plain = pruned if ordinary else kpi.strip(pruned)
+    # For inference: whoever trains it further compiles it as that needs.
+    plain.optimizer, plain.compiled = None, False
+    advice = "Its training is. Start it again, with --resume, when the folder can be "
+    advice += "written to."
+    with run_folder.saving(folder, "at its end", advice):
+        return _save_end(folder, plain, test, epochs)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -103,13 +112,10 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
     told = json.dumps([settings, resumed]).encode()
     advice = "Start all with the same flags, and a --workdir that they share."
     workers.check_same(strategy, "configuration and run folder", [told], advice)
-    if resumed:
-        logging.info("Going on with the run in %s", folder)
-        with strategy.scope():
-            return kpi.enable_workers(
-                keras.models.load_model(folder / run_folder.MODEL)
-            )
     with strategy.scope(), strategies.precision(config.train.precision, strategy):
+        if resumed:
+            logging.info("Going on with the run in %s", folder)
+            return kpi.enable_workers(run_folder.read_model(folder))
         model = _build(config, data, strategy)
     arguments = config.prune.to_dict()
     batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
@@ -122,15 +128,20 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
         pruned.optimizer.build(pruned.trainable_variables)
     if strategies.is_chief(strategy):
         whole = model if arguments["granularity"] == "channel" else None
-        _save_start(folder, settings, kpi.report(pruned, whole), pruned, seconds)
+        report = kpi.report(pruned, whole)
+        advice = "Nothing but the scoring is lost. Start it again, with --resume, when "
+        advice += "the folder can be written to."
+        with run_folder.saving(folder, "before its first step", advice):
+            _save_start(folder, settings, report, pruned, seconds)
     return pruned
 
 
 def _load(config):
-    data = image_data.load(config.data.source, config.data.image_size)
-    if config.smoke:
-        data = data.first(2 * config.train.batch_size, config.train.batch_size)
+    source = config.data
+    data = image_data.load(source.source, source.image_size, source.skip_corrupt)
     logging.info("%s: %d training and %d test images", data.name, *data.sizes)
+    for batch_size in (config.train.batch_size, config.prune.scoring_batch_size):
+        data.steps(batch_size or 1)  # an error if there is none
     return data
 
 
@@ -179,14 +190,15 @@ def _save_start(folder, settings, report, pruned, seconds):
 
 
 def _train(folder, config, data, pruned, chief):
+    """Train to the end; returns how many epochs that makes, whole or in part."""
     batch_size = config.train.batch_size
     strategy = pruned.distribute_strategy
     replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
     steps = data.steps(batch_size)
     taken, total = loop.steps_taken(pruned), loop.total_steps(config.train, steps)
-    if taken >= total:  # stopped between the last epoch and the result
-        return
     epochs = -(-total // steps)
+    if taken >= total:  # stopped between the last epoch and the result
+        return epochs
     logging.info("Training from step %d to %d, %d an epoch", taken, total, steps)
     saving = checkpoints.Checkpoints(
         folder,
@@ -217,15 +229,16 @@ def _train(folder, config, data, pruned, chief):
             taken += -taken % steps
         if taken < total:
             fit(taken, epochs)
+    return epochs
 
 
-def _save_end(folder, plain, test):
+def _save_end(folder, plain, test, epochs):
     """The stripped model, and last of all the result that says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         plain.save(path)
-    rows = run_folder.read_history(folder)
+    rows = run_folder.read_history(folder, epochs)
     seconds = np.median([float(row["seconds"]) for row in rows])
-    result = run_folder.read_json(folder / run_folder.RESULT)
+    result = run_folder.read_result(folder)
     result |= {
         "finished": True,
         "epochs": len(rows),

@@ -4,14 +4,21 @@ import contextlib
 import csv
 import datetime
 import fcntl
+import functools
 import json
+import math
 import os
 import pathlib
 import socket
 import tempfile
+import zipfile
 from collections.abc import Iterator
 
+import keras
+
+from keras_prune_init.core import files
 from keras_prune_init.core.files import TEMPORARY, atomic
+from keras_prune_init.core.given import is_number, is_whole
 
 # The names a reader of the folder meets; "model" is written again and again.
 CONFIG = "config.json"
@@ -24,6 +31,21 @@ STRIPPED = "stripped.keras"
 RESULT = "result.json"
 LOCK = "lock"  # who is at work, as long as it is
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
+
+
+@contextlib.contextmanager
+def saving(folder: pathlib.Path, when: str, advice: str) -> Iterator[None]:
+    """Explain what goes wrong while a run is written, such as a full disk.
+
+    Raises:
+        OSError: With the folder, when it was, and what to do.
+    """
+    try:
+        yield
+    except OSError as e:
+        raise OSError(
+            f"The run in {folder} could not be saved {when}: {e}. {advice}"
+        ) from e
 
 
 def new(config_file: str) -> str:
@@ -44,9 +66,78 @@ def write_json(path: pathlib.Path, content) -> None:
     write(path, json.dumps(content, indent=2))
 
 
+def damaged(path: pathlib.Path, found: object) -> ValueError:
+    """An error for a file that is not as a run wrote it."""
+    return ValueError(
+        "The files of a run must be as it wrote them. Received: "
+        f"{path}, which is damaged ({found}). Put back a copy of it, or begin anew in "
+        "another --workdir."
+    )
+
+
 def read_json(path: pathlib.Path):
-    """The content of a JSON file, or None if it does not exist."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """The content of a JSON file, or `None` if it does not exist.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(files.regular(path).read_text())
+    except (ValueError, RecursionError) as e:
+        raise damaged(path, e) from e
+
+
+def read_result(folder: pathlib.Path) -> dict | None:
+    """What result.json holds, or `None` if there is none yet.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    result = read_json(folder / RESULT)
+    if result is None:
+        return None
+    if not isinstance(result, dict) or not isinstance(result.get("finished"), bool):
+        raise damaged(folder / RESULT, "it does not say whether the run is finished")
+    numbers = {"kept": is_whole, "total": is_whole, "sparsity": is_number}
+    if result["finished"]:
+        numbers |= dict.fromkeys(("test_accuracy", "test_loss"), is_number)
+        numbers["epochs"] = functools.partial(is_whole, least=1)
+    for key, fits in numbers.items():
+        if not fits(result.get(key)):
+            raise damaged(folder / RESULT, f"{key} is {result.get(key)!r}")
+    effective = result.get("effective_sparsity")
+    if not (effective is None or is_number(effective)):
+        raise damaged(folder / RESULT, f"effective_sparsity is {effective!r}")
+    return result
+
+
+def read_model(folder: pathlib.Path) -> keras.Model:
+    """The model that training goes on with.
+
+    Raises:
+        ValueError: If its file is damaged, or Keras cannot load it.
+    """
+    path = folder / MODEL
+    try:
+        with zipfile.ZipFile(files.regular(path)) as archive:
+            broken = archive.testzip()  # Keras reads on past a wrong checksum
+    except Exception as e:  # whatever zipfile meets in a damaged file
+        raise damaged(path, e) from e
+    if broken:
+        raise damaged(path, f"a wrong checksum of {broken}")
+    try:
+        model = keras.models.load_model(path)
+    except Exception as e:  # whatever the classes in it raise
+        raise ValueError(
+            "The model of a run must load, to go on with it. Received: "
+            f"{path}, of which Keras says: {e}. Are the modules with its classes, and "
+            "the same versions of all packages, installed here?"
+        ) from e
+    if not getattr(model, "optimizer", None):
+        raise damaged(path, "it has no optimizer")
+    return model
 
 
 def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
@@ -59,12 +150,27 @@ def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_history(folder: pathlib.Path, epochs: int | None = None) -> list[dict]:
-    """The lines of the first `epochs` epochs, or of all."""
+def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
+    """The lines of the first `epochs` epochs.
+
+    Raises:
+        ValueError: If the file has other lines, or is not there.
+    """
     if epochs == 0:
         return []
-    with (folder / HISTORY).open(newline="") as file:
-        return list(csv.DictReader(file))[:epochs]
+    path = folder / HISTORY
+    try:
+        with files.regular(path).open(newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))[:epochs]
+        numbers = [int(row["epoch"]) for row in rows]
+        values = [float(v) for row in rows for v in row.values()]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as e:
+        raise damaged(path, e) from e
+    if numbers != list(range(1, epochs + 1)) or not all(map(math.isfinite, values)):
+        raise damaged(
+            path, f"it must have a line of numbers for each of {epochs} epochs"
+        )
+    return rows
 
 
 def write_progress(folder: pathlib.Path, progress: dict) -> None:
@@ -72,9 +178,24 @@ def write_progress(folder: pathlib.Path, progress: dict) -> None:
     write_json(folder / PROGRESS.format(progress["step"]), progress)
 
 
-def read_progress(folder: pathlib.Path, step: int) -> dict | None:
-    """What was written at this step."""
-    return read_json(folder / PROGRESS.format(step))
+def read_progress(folder: pathlib.Path, step: int) -> dict:
+    """What was written at this step.
+
+    Raises:
+        ValueError: If that is damaged, or not there.
+    """
+    path = folder / PROGRESS.format(step)
+    progress = read_json(path)
+    if progress is None:
+        raise damaged(path, "it is not there")
+    try:
+        known = is_whole(progress["batches"], 1) and progress["step"] == step
+        known = known and all(map(is_number, progress["logs"].values()))
+    except (KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise damaged(path, "it does not tell what was seen of an epoch")
+    return progress
 
 
 def forget_progress(folder: pathlib.Path, step: int | None) -> None:
@@ -97,7 +218,8 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
     Raises:
         FileExistsError: If something is in the folder and `resume` is false, or if it
             is not the folder of a run.
-        ValueError: If the run in the folder has another configuration.
+        ValueError: If the run in the folder has another configuration, or a damaged
+            one.
         PermissionError: If the folder cannot be written to.
     """
     used = folder.exists() and any(
@@ -111,6 +233,8 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
             "--workdir."
         )
     earlier = read_json(folder / CONFIG)
+    if not isinstance(earlier, dict | None):
+        raise damaged(folder / CONFIG, "it is no configuration")
     if used and earlier is None:
         raise FileExistsError(
             f"Only the folder of a run can be resumed. Received: workdir={folder}, "

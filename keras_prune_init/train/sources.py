@@ -8,11 +8,14 @@ module of their own, folders.py.
 import contextlib
 import gzip
 import importlib.resources
+import math
 import pathlib
+import zlib
 
 import keras
 import numpy as np
 
+from keras_prune_init.core import files
 from keras_prune_init.train.streaming import StreamedImages, decode
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -29,21 +32,33 @@ IDX_FILES = (
 def read_embedded():
     """The Fashion-MNIST subset that comes with the package."""
     package = importlib.resources.files("keras_prune_init.train")
-    with (package / "embedded" / "fashion_mnist_mini.npz").open("rb") as file:
-        return read_npz(file)
+    with importlib.resources.as_file(package / "embedded") as folder:
+        return read_npz(folder / "fashion_mnist_mini.npz")
 
 
 def read_npz(path):
     """An `.npz` file with the keys `x_train`, `y_train`, `x_test`, `y_test`."""
-    with np.load(path) as stored:
-        missing = [key for key in ARRAYS if key not in stored]
-        if missing:
-            raise ValueError(
-                f"An npz data source needs the keys {', '.join(ARRAYS)}. Received: "
-                f"{path} with the keys {', '.join(stored) or '(none)'}. Save it with "
-                f"np.savez(path, {', '.join(f'{key}=...' for key in ARRAYS)})."
-            )
-        return tuple(stored[key] for key in ARRAYS)
+    path = files.regular(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"An npz data source is a file. Received: npz:{path}, which does not "
+            "exist. Pass the path of a file that np.savez made."
+        )
+    try:
+        with np.load(path) as stored:
+            keys, arrays = list(stored), {k: stored[k] for k in ARRAYS if k in stored}
+    except Exception as e:  # whatever zipfile and numpy meet in a damaged file
+        raise ValueError(
+            "An npz data source is a file that np.savez made, of plain arrays. "
+            f"Received: {path}, and numpy says: {type(e).__name__}: {e}. Make it again."
+        ) from e
+    if len(arrays) < len(ARRAYS):
+        raise ValueError(
+            f"An npz data source needs the keys {', '.join(ARRAYS)}. Received: "
+            f"{path} with the keys {', '.join(keys) or '(none)'}. Save it with "
+            f"np.savez(path, {', '.join(f'{key}=...' for key in ARRAYS)})."
+        )
+    return tuple(arrays[key] for key in ARRAYS)
 
 
 def read_idx(folder):
@@ -51,7 +66,8 @@ def read_idx(folder):
     folder = pathlib.Path(folder)
     paths = []
     for name in IDX_FILES:
-        found = [p for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
+        both = folder / name, folder / f"{name}.gz"
+        found = [path for path in both if files.regular(path).exists()]
         if not found:
             raise FileNotFoundError(
                 f"An idx data source is a folder with the files {', '.join(IDX_FILES)}"
@@ -64,8 +80,14 @@ def read_idx(folder):
 
 def _read_idx_file(path):
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        content = file.read()
+    try:
+        with opener(path, "rb") as file:
+            content = file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise ValueError(
+            f"A .gz file must be whole. Received: {path}, and gzip says: {e}. Fetch "
+            "the file again."
+        ) from e
     # Header: two zero bytes, the type (8 = unsigned byte), the number of dimensions,
     # then every dimension as a big-endian 32-bit integer.
     start = 4 + 4 * content[3] if len(content) > 3 else 0
@@ -75,11 +97,11 @@ def _read_idx_file(path):
             f"{path}, which starts with {content[:4].hex(' ') or '(nothing)'}. "
             "Fetch the file again."
         )
-    shape = np.frombuffer(content[4:start], ">i4")
-    if len(content) - start != np.prod(shape):
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    if not shape or len(content) - start != math.prod(shape):
         raise ValueError(
             f"An idx file holds as many bytes as its header says. Received: {path} "
-            f"with {len(content) - start} bytes for shape {tuple(shape.tolist())}. "
+            f"with {len(content) - start} bytes for shape {tuple(shape)}. "
             "Fetch the file again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

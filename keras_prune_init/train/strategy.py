@@ -105,15 +105,33 @@ def _devices():
 def _tasks():
     """How many processes TF_CONFIG or Slurm speak of."""
     if "TF_CONFIG" in os.environ:
-        try:
-            cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
-        except json.JSONDecodeError as e:
-            raise ValueError(
-                "TF_CONFIG must be JSON with the keys cluster and task. Received: "
-                f"TF_CONFIG={os.environ['TF_CONFIG']!r} ({e})."
-            ) from e
-        return sum(map(len, cluster.values()))
+        return len(_addresses(os.environ["TF_CONFIG"]))
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
+
+
+def _addresses(text):
+    """Those of all workers in a TF_CONFIG, once it is seen to be one."""
+    try:
+        config = json.loads(text)
+        cluster, task = config.get("cluster", {}), config.get("task")
+        jobs = {job: [*map(_address, addresses)] for job, addresses in cluster.items()}
+        if jobs and not 0 <= task["index"] < len(jobs[task["type"]]):
+            raise ValueError(f"there is no task {task}")
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise ValueError(
+            'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host:port", '
+            '"host:port"]}, "task": {"type": "worker", "index": 0}}. Received: '
+            f"TF_CONFIG={text!r} ({e}). Set it on each worker, with the same cluster "
+            "and its own index."
+        ) from e
+    return [address for addresses in jobs.values() for address in addresses]
+
+
+def _address(text):
+    host, _, port = text.rpartition(":")
+    if not host or not 0 < int(port) < 2**16:
+        raise ValueError(f"{text!r} is no host:port")
+    return text
 
 
 def _mirrored():
@@ -127,7 +145,15 @@ def _multi_worker():
             "strategy='multi_worker', and neither TF_CONFIG nor a Slurm step. Set "
             "TF_CONFIG on each worker, or start them by srun."
         )
-    resolver = None if "TF_CONFIG" in os.environ else _slurm()
+    if "TF_CONFIG" in os.environ:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    else:
+        resolver = _slurm()
+    cluster = resolver.cluster_spec()
+    addresses = [a for job in cluster.jobs for a in cluster.job_tasks(job)]
+    if len(addresses) > 1:
+        mine = cluster.task_address(resolver.task_type, resolver.task_id)
+        workers.meet(addresses, mine)
     return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 

@@ -130,7 +130,11 @@ class StreamedImages:
             coin_seed = pipelines.fold_in(seed, 1)
             image = tf.image.stateless_random_flip_left_right(image, coin_seed)
         image = tf.ensure_shape(image, self.input_shape)
-        return pipelines.normalise(image, *self.normalisation), tf.cast(label, tf.int32)
+        known = (label >= 0) & (label < self.classes)
+        told = f"Labels of {self.name} must be from 0 to {self.classes - 1}. Received:"
+        with tf.control_dependencies([tf.debugging.Assert(known, (told, label))]):
+            label = tf.cast(label, tf.int32)
+        return pipelines.normalise(image, *self.normalisation), label
 
 
 def decode(encoded):
@@ -145,7 +149,7 @@ def decode_file(path):
         told = (
             "Every image file must be whole. Received, and could not decode:",
             path,
-            "Remove or replace it.",
+            "Remove or replace it, or set --config.data.skip_corrupt=True.",
         )
         with tf.control_dependencies([tf.debugging.Assert(False, told)]):
             return tf.zeros((1, 1, 3), tf.uint8)

@@ -1,0 +1,138 @@
+"""Runs that go wrong, or whose files do, say so and lose nothing."""
+
+import json
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import small
+
+from keras_prune_init.train import checkpoints, main, run_folder
+
+pytestmark = pytest.mark.usefixtures("eagerly")
+STOPPED = 6  # in the second of two epochs of four steps
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A configuration, and the folder of a run of it that was stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = small(folder, save_every=1)
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.taken == STOPPED:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
+        main.run(config, folder / "run")
+    return config, folder / "run"
+
+
+def flip(path):
+    """Change a byte of the weights, which the archive holds as they are."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("model.weights.h5")
+    content = bytearray(path.read_bytes())
+    content[entry.header_offset + 100 + entry.compress_size // 2] ^= 255
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_optimizer(path):
+    model = keras.models.load_model(path)
+    keras.Model(model.inputs, model.outputs).save(path)
+
+
+DAMAGES = {
+    "result.json": ["", "[]", '{"finished": 1}', "\0", "[" * 100_000, None],
+    "config.json": ["{", "3"],
+    "history.csv": ["", "epoch,loss\n1\n", "epoch\n7\n", "epoch,loss\n1,nan\n", None],
+    "model.keras": ["no zip", cut, flip, without_optimizer],
+    f"progress-{STOPPED}.json": ["{}", '{"step": 6, "batches": 2, "logs": 3}', None],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(n, d) for n, damages in DAMAGES.items() for d in damages]
+)
+def test_a_damaged_file_is_named_and_nothing_goes_on(stopped, tmp_path, name, damage):
+    config, whole = stopped
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    if damage is None:
+        (folder / name).unlink()
+    elif callable(damage):
+        damage(folder / name)
+    else:
+        (folder / name).write_text(damage)
+    before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    with pytest.raises(ValueError, match=f"Received: {folder / name}, which is dam"):
+        main.run(config, folder, resume=True)
+    assert before == {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_the_copy_that_was_not_damaged_goes_on(stopped, tmp_path):
+    shutil.copytree(stopped[1], tmp_path / "run")
+    result = main.run(stopped[0], tmp_path / "run", resume=True)
+    assert result["finished"] and result["epochs"] == 2
+
+
+@given(place=st.floats(0, 1), bytes_=st.binary(max_size=20), cut=st.booleans())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_a_result_are_read_or_refused(tmp_path, place, bytes_, cut):
+    result = {"finished": True, "kept": 1, "total": 2, "sparsity": 0.5, "epochs": 3}
+    result |= {"test_accuracy": 0.5, "test_loss": 1.0, "effective_sparsity": None}
+    content = json.dumps(result).encode()
+    at = int(place * len(content))
+    after = b"" if cut else content[at + len(bytes_) :]
+    (tmp_path / "result.json").write_bytes(content[:at] + bytes_ + after)
+    try:
+        found = run_folder.read_result(tmp_path)
+    except ValueError as e:
+        assert f"Received: {tmp_path / 'result.json'}, which is damaged" in str(e)
+    else:
+        main._summary(found)
+
+
+def is_finite(path):
+    return all(
+        np.isfinite(w).all() for w in keras.models.load_model(path).get_weights()
+    )
+
+
+@pytest.mark.parametrize("save_every", [1, None])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, save_every):
+    config = small(tmp_path, learning_rate=1e30, save_every=save_every)
+    message = r"Received: .* after step (\d) of the run in .* of step (\d), stays saved"
+    with pytest.raises(FloatingPointError, match=message):
+        main.run(config, tmp_path / "run")
+    result = run_folder.read_result(tmp_path / "run")
+    assert not result["finished"]
+    assert is_finite(tmp_path / "run/model.keras")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
+    """The loss of a step is that of the weights before it."""
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def spoil(self, batch, logs=None):
+        if self.taken == 2:
+            kernel = self.model.layers[-1].kernel
+            kernel.assign(np.full(kernel.shape, np.inf))
+        original(self, batch, logs)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", spoil)
+    message = "infinite values in .*kernel after step 3 .* of step 2, stays saved"
+    with pytest.raises(FloatingPointError, match=message):
+        main.run(small(tmp_path, save_every=1), tmp_path / "run")
+    assert is_finite(tmp_path / "run/model.keras")

@@ -35,15 +35,15 @@ class Forked:
     def kill(self) -> None:
         self._process.kill()
 
-    def terminate(self) -> None:
-        self._process.terminate()
+    def send(self, number: int) -> None:
+        os.kill(self._process.pid, number)
 
     def wait(self, timeout: float | None = None) -> int | None:
         self._process.join(timeout)
         return self.poll()
 
     def printed(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
 
 def logs_of(processes: list[Forked]) -> list[str]:

@@ -6,9 +6,10 @@ import socket
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from keras_prune_init.train import default_config
+from keras_prune_init.train import checkpoints, default_config, main
 
 
 def little(input_shape, classes):
@@ -36,6 +37,20 @@ def small(tmp_path, images=64, **train):
     y = np.arange(images) % 4
     np.savez(tmp_path / "few.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     return config
+
+
+def run_until(step, config, folder):
+    """Stop a run after a step, as Ctrl-C does."""
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.taken == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
+        main.run(config, folder)
 
 
 def history(folder):

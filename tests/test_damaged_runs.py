@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import small
+from runs import history, run_until, small
 
-from keras_prune_init.train import checkpoints, main, run_folder
+from keras_prune_init.train import checkpoints, loop, main, run_folder
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 STOPPED = 6  # in the second of two epochs of four steps
@@ -22,16 +22,7 @@ def stopped(tmp_path_factory):
     """A configuration, and the folder of a run of it that was stopped."""
     folder = tmp_path_factory.mktemp("stopped")
     config = small(folder, save_every=1)
-    original = checkpoints.Checkpoints.on_train_batch_end
-
-    def stop(self, batch, logs=None):
-        original(self, batch, logs)
-        if self.taken == STOPPED:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
-        main.run(config, folder / "run")
+    run_until(STOPPED, config, folder / "run")
     return config, folder / "run"
 
 
@@ -136,3 +127,29 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(FloatingPointError, match=message):
         main.run(small(tmp_path, save_every=1), tmp_path / "run")
     assert is_finite(tmp_path / "run/model.keras")
+
+
+def test_a_run_in_float16_goes_on_after_the_steps_that_it_skipped(
+    tmp_path, monkeypatch
+):
+    """A step whose gradients overflow is skipped, and counts all the same."""
+    scaled = keras.optimizers.LossScaleOptimizer
+    defaults = 2.0**24, *scaled.__init__.__defaults__[1:]  # too large, at first
+    monkeypatch.setattr(scaled.__init__, "__defaults__", defaults)
+    config = small(tmp_path, precision="mixed_float16", save_every=1)
+    whole, again = tmp_path / "whole", tmp_path / "run"
+    result = main.run(config, whole)
+    run_until(STOPPED, config, again)
+    assert main.run(config, again, resume=True)["test_loss"] == result["test_loss"]
+    names = "loss", "accuracy", "val_loss", "learning_rate"
+    rows = [[row[name] for row in history(f) for name in names] for f in (whole, again)]
+    np.testing.assert_allclose(*np.array(rows, float), rtol=1e-6)
+    keras.config.set_dtype_policy("mixed_float16")  # or Keras loads no scaled loss
+    try:
+        models = [keras.models.load_model(f / "model.keras") for f in (whole, again)]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    taken, applied = loop.steps_taken(models[0]), models[0].optimizer.iterations
+    assert 0 < int(applied) < taken == 8
+    for one, other in zip(*(m.optimizer.variables for m in models), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())

@@ -78,7 +78,7 @@ def test_picture_is_drawn(count, tmp_path):
     }
 
 
-def test_killed_sweep_goes_on_without_repeating_runs(tmp_path):
+def test_stopped_sweep_goes_on_without_repeating_runs(tmp_path):
     source = few_images(tmp_path)
     folder = tmp_path / "sweep"
 
@@ -87,11 +87,26 @@ def test_killed_sweep_goes_on_without_repeating_runs(tmp_path):
         flags += ["--grid=prune.sparsity=0.5;seed=0,1"]
         return Forked(tmp_path / "log", "keras_prune_init.sweep", *flags)
 
+    def wait_for(path, process):
+        while not path.exists() and process.poll() is None:
+            time.sleep(0.02)
+
     more = [f"--config.data.source={source}", "--config.train.epochs=1"]
-    first = start(*more)
+    more += ["--config.train.save_every=1"]
     done, begun = (folder / f"sparsity=0.5-seed={n}/result.json" for n in (0, 1))
-    while not begun.exists() and first.poll() is None:
-        time.sleep(0.02)
+
+    # SIGTERM stops the run too, before the sweep ends.
+    zeroth = start(*more)
+    wait_for(done.parent / "progress-1.json", zeroth)
+    zeroth.send(signal.SIGTERM)
+    assert zeroth.wait(60) == 128 + signal.SIGTERM, zeroth.printed()
+    log = (folder / "sparsity=0.5-seed=0.log").read_text()
+    assert "SIGTERM: saved after step" in log, log
+    assert not (done.parent / "lock").exists()
+
+    # SIGKILL does not reach it.
+    first = start(*more)
+    wait_for(begun, first)
     first.kill()
     assert first.wait() == -signal.SIGKILL, first.printed()
     before = done.stat().st_mtime_ns
@@ -108,3 +123,15 @@ def test_killed_sweep_goes_on_without_repeating_runs(tmp_path):
     other = start("--config.train.epochs=2")
     assert other.wait() not in (0, None)
     assert "goes on with the flags it was started with" in other.printed()
+
+
+def test_values_that_make_no_run_are_refused_before_the_first(tmp_path):
+    process = Forked(
+        tmp_path / "log",
+        "keras_prune_init.sweep",
+        f"--workdir={tmp_path / 'sweep'}",
+        "--grid=train.learning_rate=0.1,nan",
+    )
+    assert process.wait(60) not in (0, None)
+    assert "`train.learning_rate` must be a number, 0 or more" in process.printed()
+    assert not (tmp_path / "sweep").exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import small
+from runs import run_until, small
 
 from keras_prune_init.train import augment, main
 from keras_prune_init.train import data as image_data
@@ -64,22 +64,11 @@ def test_rand_augment_keeps_labels_and_range():
         assert pixels.min() > -1e-3 and pixels.max() < 255.001
 
 
-def test_run_with_everything_trains_and_resumes(tmp_path, monkeypatch):
+def test_run_with_everything_trains_and_resumes(tmp_path):
     config = small(tmp_path, label_smoothing=0.1, save_every=1)
     config.data.mix, config.data.rand_augment = "mixup+cutmix", 0.3
     whole = main.run(config, tmp_path / "whole")
-    from keras_prune_init.train import checkpoints
-
-    original = checkpoints.Checkpoints.on_train_batch_end
-
-    def stop(self, batch, logs=None):
-        original(self, batch, logs)
-        if self.taken == 6:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
-        main.run(config, tmp_path / "run")
+    run_until(6, config, tmp_path / "run")
     again = main.run(config, tmp_path / "run", resume=True)
     assert again["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
     assert again["mask_digest"] == whole["mask_digest"]

@@ -7,7 +7,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from runs import history, small
+from runs import history, run_until, small
 from tensorflow.python.framework import config as config_lib  # to undo determinism
 
 from keras_prune_init.train import checkpoints, main
@@ -47,18 +47,9 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path, monkeypatch):
+def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path):
     config, expected = whole
-    original = checkpoints.Checkpoints.on_train_batch_end
-
-    def stop(self, batch, logs=None):
-        original(self, batch, logs)
-        if self.taken == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
-        main.run(config, tmp_path / "run")
+    run_until(step, config, tmp_path / "run")
     model = keras.models.load_model(tmp_path / "run/model.keras")
     # The last step of an epoch is saved with the epoch.
     assert int(model.optimizer.iterations) == step - (step % EPOCH == 0)
@@ -130,6 +121,29 @@ def test_full_disk_while_saving_is_named_and_the_last_state_stays(
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     model = keras.models.load_model(tmp_path / "run/model.keras")
     assert int(model.optimizer.iterations) == 2
+    main.run(config, tmp_path / "run", resume=True)
+    check_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("name", ["_save_start", "_save_end"])
+def test_full_disk_at_the_first_and_last_save_is_explained(
+    whole, name, tmp_path, monkeypatch
+):
+    config, expected = whole
+    original, limit = getattr(main, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        return original(*args)
+
+    when = {"_save_start": "before its first step", "_save_end": "at its end"}[name]
+    message = f"{tmp_path}/run could not be saved {when}: .*--resume, when the folder"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
+            patch.setattr(main, name, full)
+            main.run(config, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     main.run(config, tmp_path / "run", resume=True)
     check_same(tmp_path / "run", expected)
 

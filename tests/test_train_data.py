@@ -80,6 +80,9 @@ def test_npz_source(tmp_path):
         ({"y_train": np.zeros(5, int)}, r"y_train.*shape \(5,\) for 6 images"),
         ({"y_train": np.eye(6)}, "one-hot labels by np.argmax"),
         ({"y_test": np.array([0, 1, 7])}, r"labels 0..7 in.*with 2 the last"),
+        ({"y_train": np.arange(6) + 2**32}, r"in 32 bits.*labels 0..4294967301 in"),
+        ({"y_train": np.arange(6) - 2**32}, r"in 32 bits.*labels -4294967296..2 in"),
+        ({"y_train": np.full(6, 2**31 - 1)}, r"in 32 bits.*labels 0..2147483647 in"),
         ({"x_test": np.zeros((3, 9, 9), "uint8")}, r"one shape.*\(9, 9, 1\)"),
     ],
 )
@@ -88,6 +91,19 @@ def test_arrays_that_are_not_labelled_images_are_refused(tmp_path, change, messa
     np.savez(tmp_path / "a.npz", **stored)
     with pytest.raises(ValueError, match=message):
         load(f"npz:{tmp_path}/a.npz")
+
+
+def test_what_is_no_npz_file_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(
+        FileNotFoundError, match=f"Received: npz:{path}, which does not"
+    ):
+        load(f"npz:{path}")
+    with pytest.raises(ValueError, match="a folder, a pipe or a device"):
+        load(f"npz:{tmp_path}")
+    np.savez(path, x_train=np.array([{}], object))
+    with pytest.raises(ValueError, match=f"Received: {path}, and numpy says: .*pickle"):
+        load(f"npz:{path}")
 
 
 def write_idx(path, array, opener):
@@ -123,8 +139,15 @@ def test_idx_source_names_what_is_missing_or_broken(tmp_path):
         ValueError, match=r"train-labels.*with 5 bytes for shape \(2, 3"
     ):
         load(f"idx:{tmp_path}")
+    broken.write_bytes(b"\0\0\x08\2" + b"\xff" * 8 + b"\0")
+    with pytest.raises(ValueError, match=r"1 bytes for shape \(4294967295, 4294967295"):
+        load(f"idx:{tmp_path}")
     broken.write_bytes(b"<html>")
     with pytest.raises(ValueError, match="starts with 3c 68 74 6d"):
+        load(f"idx:{tmp_path}")
+    broken.unlink()
+    broken.with_name(f"{broken.name}.gz").write_bytes(gzip.compress(bytes(99))[:-9])
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte.gz, and gzip says"):
         load(f"idx:{tmp_path}")
 
 

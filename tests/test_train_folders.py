@@ -1,5 +1,7 @@
 """Folders of image files as a data source, kept in memory or streamed."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -302,3 +304,116 @@ def test_an_image_that_is_cut_off_is_named(tmp_path, part, size):
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"whole.*{bad}"):
         data = load(f"folder:{tmp_path}", size)
         list(data.train(3) if part == "train" else data.test(3))
+
+
+# --- files that are no images, and links ----------------------------------------------
+
+
+def small_folder(folder, images=("train/a/0", "train/a/1", "train/b/0", "val/a/0")):
+    for number, name in enumerate((*images, "val/b/0")):
+        write_image(folder / f"{name}.png", 20, 20, number)
+    return f"folder:{folder}"
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_corrupt_images_are_left_out_if_that_is_wanted(tmp_path, size, caplog):
+    source = small_folder(tmp_path)
+    clean = load(source, size)
+    for name in ("train/a/bad", "train/b/empty", "val/a/bad"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    (tmp_path / "train/a/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    (tmp_path / "train/b/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "val/b/pipe.png")
+    with caplog.at_level("WARNING"):
+        data = load(source, size, skip_corrupt=True)
+    assert "leaves out 3 of 6 files" in caplog.text
+    assert "leaves out 2 of 4 files" in caplog.text and "val/a/bad.png" in caplog.text
+    for part in ("train", "test"):
+        for new, old in zip(
+            batches(getattr(data, part)(2)),
+            batches(getattr(clean, part)(2)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(new[0], old[0])
+            np.testing.assert_array_equal(new[1], old[1])
+
+
+def test_only_folders_have_files_to_leave_out():
+    with pytest.raises(ValueError, match="Received: skip_corrupt=True with source='fa"):
+        load(skip_corrupt=True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to nothing"])
+def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, kind):
+    source = small_folder(tmp_path)
+    path = tmp_path / "train/a/2.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    with pytest.raises(ValueError, match=f"ordinary file. Received: {path}, which"):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"train/a/again": "."},
+        {"train/a/up": ".."},
+        {"train/a/root": "../.."},
+        {"train/again": "."},
+        {"train/root": ".."},
+        {"val/a/root": "../..", "val/root": ".."},
+        {"train/a/far": "../../store", "store/back": "../train", "store/again": "."},
+        {"train/a/far": "../../store/one", "store/one/up": ".."},
+    ],
+)
+def test_loops_of_links_are_followed_once(tmp_path, links):
+    source = small_folder(tmp_path)
+    clean = folders.find(tmp_path)
+    (tmp_path / "store/one").mkdir(parents=True)
+    for path, target in links.items():
+        (tmp_path / path).symlink_to(target)
+    for new, old in zip(folders.find(tmp_path)[:2], clean[:2], strict=True):
+        assert sorted(new.paths) == sorted(old.paths)
+        assert sorted(new.labels) == sorted(old.labels)
+    assert load(source).classes == 2
+
+
+def test_links_to_images_elsewhere_are_followed(tmp_path):
+    small_folder(tmp_path)
+    write_image(tmp_path / "store/deep/9.png", 20, 20)
+    (tmp_path / "train/a/more").symlink_to(tmp_path / "store")
+    (tmp_path / "train/b/8.png").symlink_to(tmp_path / "store/deep/9.png")
+    train, _, _ = folders.find(tmp_path)
+    assert sorted(
+        os.path.relpath(path, tmp_path / "train") for path in train.paths
+    ) == [*("a/0.png", "a/1.png", "a/more/deep/9.png", "b/0.png", "b/8.png")]
+    assert sorted(train.labels) == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("train/a/tested", "../../val/a"),
+        ("train/a/9.png", "../../val/a/0.png"),
+        ("val/a/trained", "../../train/b"),
+    ],
+)
+def test_an_image_is_for_training_or_for_testing(tmp_path, path, target):
+    small_folder(tmp_path)
+    (tmp_path / path).symlink_to(target)
+    with pytest.raises(ValueError, match="for training and for testing.*one file"):
+        folders.find(tmp_path)
+
+
+def test_labels_of_a_stream_must_be_classes():
+    image = np.zeros((8, 8, 3), "uint8")
+    encoded = tf.io.encode_png(image)
+    for label in (-1, 3, 2**32 + 1):
+        examples = tf.data.Dataset.from_tensors((encoded, tf.constant(label, tf.int64)))
+        data = streaming.StreamedImages(
+            "mine", (examples, examples), 3, 8, streaming.decode, 1
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 2"):
+            list(data.test(1))

@@ -1,11 +1,13 @@
 """The folder of a run."""
 
+import errno
+import fcntl
 import os
 import re
 
 import pytest
 
-from keras_prune_init.train import run_folder
+from keras_prune_init.train import run_folder, run_lock
 
 
 def test_folder_of_something_else_is_not_resumed(tmp_path):
@@ -37,9 +39,9 @@ def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
 
 def test_a_second_process_is_refused_and_told_who_is_at_work(tmp_path):
     folder = tmp_path / "deep" / "run"
-    with run_folder.locked(folder):
+    with run_lock.locked(folder):
         message = rf"One process.*workdir={folder}, in which process {os.getpid()} on "
-        with pytest.raises(FileExistsError, match=message), run_folder.locked(folder):
+        with pytest.raises(FileExistsError, match=message), run_lock.locked(folder):
             pass
         run_folder.check(folder, {}, resume=False)  # a lock alone is no run
         (folder / "model.keras").write_text("saved")
@@ -47,7 +49,24 @@ def test_a_second_process_is_refused_and_told_who_is_at_work(tmp_path):
 
 
 def test_what_a_killed_process_left_locks_nothing(tmp_path):
-    (tmp_path / run_folder.LOCK).write_text("process 1 on a machine of long ago")
-    with run_folder.locked(tmp_path):
+    (tmp_path / run_lock.LOCK).write_text("process 1 on a machine of long ago")
+    with run_lock.locked(tmp_path):
         run_folder.check(tmp_path, {}, resume=False)
     assert not tmp_path.exists()  # nothing came of it
+
+
+def test_a_file_system_without_locks_keeps_to_the_mark(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run_lock.locked(tmp_path / "run"):
+        message = rf"in which process {os.getpid()} on .*If it was killed, remove "
+        with (
+            pytest.raises(FileExistsError, match=message),
+            run_lock.locked(tmp_path / "run"),
+        ):
+            pass
+        (tmp_path / "run/model.keras").write_text("saved")
+    with run_lock.locked(tmp_path / "run"):
+        pass

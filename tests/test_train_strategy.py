@@ -2,14 +2,19 @@
 
 import json
 import os
+import signal
+import socket
 import stat
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import history, mirrored, small
+from processes import Forked
+from runs import free_ports, history, mirrored, small
 
+from keras_prune_init.distribute import workers
 from keras_prune_init.train import main
 from keras_prune_init.train import strategy as strategies
 
@@ -52,7 +57,23 @@ def test_auto_goes_by_the_environment(monkeypatch):
     [
         ({"name": "mirror"}, {}, "must be one of auto, one_device.*mirror'"),
         ({"name": "multi_worker"}, {}, "Set TF_CONFIG on each worker"),
-        ({"name": "auto"}, {"TF_CONFIG": "{"}, "TF_CONFIG must be JSON"),
+        *(
+            ({"name": "auto"}, {"TF_CONFIG": text}, "TF_CONFIG must be JSON such as")
+            for text in (
+                "{",
+                "",
+                "3",
+                '{"cluster": ["a:1", "b:1"]}',
+                '{"cluster": {"worker": "a:1"}}',
+                '{"cluster": {"worker": ["a", "b"]}}',
+                '{"cluster": {"worker": ["a:1", "b:x"]}}',
+                '{"cluster": {"worker": ["a:1", "b:1"]}}',
+                '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+                '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+                '{"cluster": {"worker": ["a:1"]},'
+                ' "task": {"type": "worker", "index": 1}}',
+            )
+        ),
         ({"name": "auto", "num_virtual_devices": 0}, {}, "must be 1 or more"),
         # As with this row: the real code path, where there is no TPU.
         ({"name": "tpu"}, {}, "There must be a TPU"),
@@ -63,6 +84,42 @@ def test_what_is_not_there_is_refused(arguments, environment, message, monkeypat
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         strategies.create(**arguments)
+
+
+def wait_less():
+    workers.FIRST_WORD, workers.NEXT_WORD = 1, 0.5
+
+
+@pytest.mark.parametrize(
+    ("number", "ended"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 1)]
+)
+def test_a_worker_says_for_whom_it_waits_and_ends_when_told(number, ended, tmp_path):
+    mine, other = (f"127.0.0.1:{port}" for port in free_ports(2))
+    cluster = {"worker": [other, mine]}
+    task = {"type": "worker", "index": 1}
+    process = Forked(
+        tmp_path / "log",
+        "keras_prune_init.train",
+        f"--workdir={tmp_path / 'run'}",
+        env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
+        before=wait_less,
+    )
+    try:
+        while process.printed().count("still waits for") < 2 and process.poll() is None:
+            time.sleep(0.05)
+        process.send(number)
+        assert process.wait(20) == ended, process.printed()
+    finally:
+        process.kill()
+    assert process.printed().count(f"waits for {other}. Start those") >= 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_port_of_a_worker_must_be_free():
+    with socket.create_server(("", 0)) as server:
+        mine = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"Received: {mine}, and port .* cannot be"):
+            workers.meet([mine, "127.0.0.1:1"], mine)
 
 
 def test_devices_cannot_be_split_once_they_are_in_use():

@@ -8,8 +8,28 @@ import pathlib
 import uuid
 from collections.abc import Iterator
 
+import tensorflow as tf
+
 # In front of names, because Keras and matplotlib choose the format by the ending.
 TEMPORARY = "tmp-"
+
+
+@contextlib.contextmanager
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Explain what goes wrong while files are written, as on a full disk.
+
+    Args:
+        what: A sentence that says what could not be done.
+        advice: What is there now, and what to do.
+
+    Raises:
+        OSError: For one of Python or TensorFlow within.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as e:
+        reason = e.message if isinstance(e, tf.errors.OpError) else e
+        raise OSError(f"{what}: {reason}. {advice}") from e
 
 
 def regular(path: str | os.PathLike) -> pathlib.Path:

@@ -33,16 +33,18 @@ def read(content: bytes) -> schema.ModelT:
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     except Exception as e:  # whatever numbers at wrong places lead to
-        raise _broken(content) from e
+        raise broken(content, e) from e
     if not model.subgraphs:
-        raise _broken(content)
+        raise broken(content, "no graph")
     return model
 
 
-def _broken(content):
+def broken(content: bytes, why: object) -> ValueError:
+    """An error for a file of which something cannot be read."""
+    why = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
     return ValueError(
         "A .tflite file must be whole. Received: one of "
-        f"{len(content):,} bytes, without a readable graph. Export or copy it again."
+        f"{len(content):,} bytes that cannot be read ({why}). Export or copy it again."
     )
 
 

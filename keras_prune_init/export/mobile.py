@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import tempfile
 
 import keras
 import numpy as np
 
-from keras_prune_init.core import garbage
+from keras_prune_init.core import files, garbage
 from keras_prune_init.export import convert, flatbuffer, operators, sparse
 from keras_prune_init.export.operators import GIVES, MUST_GIVE, TAKES, Operator
 
@@ -89,14 +88,26 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
         with garbage.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
             convert.save(convert.plain(model), folder)
             content, _ = sparse.encode(convert.convert(folder, "float32"))
+    elif isinstance(model, (str, os.PathLike)):
+        content = files.regular(model).read_bytes()
     else:
-        content = pathlib.Path(model).read_bytes()
+        raise TypeError(
+            "`model` must be a keras.Model or the path of a .tflite file. Received: "
+            f"{model!r}."
+        )
     return check(content)
 
 
 def check(content: bytes) -> MobileReport:
     """`mobile_check` of a file's content."""
     model = flatbuffer.read(content)
+    try:
+        return _check(model)
+    except Exception as e:  # whatever numbers at wrong places lead to
+        raise flatbuffer.broken(content, e) from e
+
+
+def _check(model):
     found = operators.read(model)
     clusters = _clusters(found, set(model.subgraphs[0].outputs))
     good = [c for c in clusters if not c.problems]

@@ -79,7 +79,9 @@ def export_tflite(
         if check or precision == "int8":
             inputs = samples.Samples(model, data, batch_size)
             wanted = inputs.predict(model) if check else None
-        convert.save(model, folder, batch_size)
+        what = f"The converter's files could not be written to {folder}"
+        with files.explained(what, "Free some space, or set TMPDIR to another folder."):
+            convert.save(model, folder, batch_size)
         del model  # memory for the converter
         calibrate = (lambda: iter(inputs)) if precision == "int8" else None
         dense = convert.convert(folder, precision, calibrate)
@@ -104,7 +106,9 @@ def export_tflite(
             notes.append(f"stored densely, because of the sparse file: {e}")
             content, kernels = sparse_lib.encode(dense, False)
             comparison = _compare(content, inputs, wanted, precision)
-    with files.atomic(path) as temporary:
+    what = f"The .tflite file could not be written to {path}"
+    advice = "What was there before is still there. Free some space, or choose another."
+    with files.explained(what, advice), files.atomic(path) as temporary:
         temporary.write_bytes(content)
     return ExportReport(
         path,

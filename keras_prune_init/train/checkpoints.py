@@ -82,7 +82,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.events = tf.summary.create_noop_writer()
         if self.writes:
             events = str(self.folder / run_folder.EVENTS)
-            self.events = tf.summary.create_file_writer(events)
+            with self._saving():
+                self.events = tf.summary.create_file_writer(events)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = self.trained = time.perf_counter()
@@ -122,7 +123,8 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(training, row)
 
     def on_train_end(self, logs=None):
-        self.events.close()
+        with self._saving():
+            self.events.close()
 
     def _so_far(self, logs):
         """Means over the epoch, with what an earlier process saw of it."""
@@ -150,6 +152,11 @@ class Checkpoints(keras.callbacks.Callback):
             "look for wrong values in the images or in the initial weights."
         )
 
+    def _saving(self):
+        advice = f"What is saved is step {self.saved}. Go on from there with --resume "
+        advice += "when the folder can be written to."
+        return run_folder.saving(self.folder, f"after step {self.taken}", advice)
+
     def _variables(self):
         return [*self.model.variables, *self.model.optimizer.variables]
 
@@ -159,12 +166,7 @@ class Checkpoints(keras.callbacks.Callback):
         if wrong:
             raise self._went_wrong(f"NaN or infinite values in {', '.join(wrong[:3])}")
         loop.note_steps(self.model, self.taken)
-        with run_folder.saving(
-            self.folder,
-            f"after step {self.taken}",
-            f"What is saved is step {self.saved}. Go on from there with --resume when "
-            "the folder can be written to.",
-        ):
+        with self._saving():
             if row:
                 run_folder.write_history(self.folder, self.rows)
                 self._log(row)

@@ -22,6 +22,7 @@ from keras_prune_init.train import (
     feed,
     loop,
     run_folder,
+    run_lock,
 )
 from keras_prune_init.train import data as image_data
 from keras_prune_init.train import strategy as strategies
@@ -64,7 +65,7 @@ def run(
     config_checks.check(config, replicas)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
-    with run_folder.locked(folder) if chief else contextlib.nullcontext():
+    with run_lock.locked(folder) if chief else contextlib.nullcontext():
         return _run(config, folder, strategy, resume, deterministic)
 
 

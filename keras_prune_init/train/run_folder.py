@@ -1,24 +1,20 @@
 """The folder of a run: never overwritten, never half-written, ready to resume."""
 
-import contextlib
 import csv
 import datetime
-import fcntl
 import functools
 import json
 import math
-import os
 import pathlib
-import socket
 import tempfile
 import zipfile
-from collections.abc import Iterator
 
 import keras
 
 from keras_prune_init.core import files
 from keras_prune_init.core.files import TEMPORARY, atomic
 from keras_prune_init.core.given import is_number, is_whole
+from keras_prune_init.train.run_lock import LOCK, not_writable
 
 # The names a reader of the folder meets; "model" is written again and again.
 CONFIG = "config.json"
@@ -29,23 +25,12 @@ EVENTS = "tensorboard"
 MODEL = "model.keras"
 STRIPPED = "stripped.keras"
 RESULT = "result.json"
-LOCK = "lock"  # who is at work, as long as it is
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
 
-@contextlib.contextmanager
-def saving(folder: pathlib.Path, when: str, advice: str) -> Iterator[None]:
-    """Explain what goes wrong while a run is written, such as a full disk.
-
-    Raises:
-        OSError: With the folder, when it was, and what to do.
-    """
-    try:
-        yield
-    except OSError as e:
-        raise OSError(
-            f"The run in {folder} could not be saved {when}: {e}. {advice}"
-        ) from e
+def saving(folder: pathlib.Path, when: str, advice: str):
+    """A context that explains what goes wrong while a run is written."""
+    return files.explained(f"The run in {folder} could not be saved {when}", advice)
 
 
 def new(config_file: str) -> str:
@@ -250,44 +235,6 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
     _check_writable(folder)
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keep a folder to this process; the system gives it back if that is killed.
-
-    Raises:
-        FileExistsError: If another process has it.
-        PermissionError: If the folder cannot be written to.
-    """
-    path = folder / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as e:
-        raise _not_writable(folder, folder, e) from e
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
-            file.seek(0)
-            raise FileExistsError(
-                "One process at a time works on a run. Received: "
-                f"workdir={folder}, in which {file.read() or 'another process'} is at "
-                "work. Wait until it has ended, or choose another --workdir."
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # if nothing came of it
-
-
 def _check_writable(folder):
     """Also that nothing is left of files that a killed process was writing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -297,14 +244,7 @@ def _check_writable(folder):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink()
     except OSError as e:
-        raise _not_writable(folder, there, e) from e
-
-
-def _not_writable(folder, there, error):
-    return PermissionError(
-        f"A run writes into its folder. Received: workdir={folder}, but {there} cannot "
-        f"be written to ({error}). Choose another --workdir."
-    )
+        raise not_writable(folder, there, e) from e
 
 
 def _flat(config, prefix=""):

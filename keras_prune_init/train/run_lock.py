@@ -1,0 +1,82 @@
+"""One process at a time in the folder of a run."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+
+from absl import logging
+
+LOCK = "lock"  # who is at work, as long as it is
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keep a folder to this process; the system gives it back if that is killed.
+
+    Hosts that share the folder keep to this if its file system hands on locks, as NFS
+    does. Where it has none, a file that says who is at work must do.
+
+    Raises:
+        FileExistsError: If another process has it.
+        PermissionError: If the folder cannot be written to.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as e:
+        raise not_writable(folder, folder, e) from e
+    with file:
+        ours, advice = _take(file, path)
+        if not ours:
+            raise FileExistsError(
+                "One process at a time works on a run. Received: "
+                f"workdir={folder}, in which {_holder(file)} is at "
+                f"work. Wait until it has ended, or choose another --workdir. {advice}"
+            )
+        file.truncate(0)
+        with contextlib.suppress(OSError):  # it only helps people; the disk may be full
+            mine = f"process {os.getpid()} on {socket.gethostname()}"
+            os.write(file.fileno(), mine.encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing came of it
+
+
+def _take(file, path):
+    """Lock a file; whether it is this process's now, and what to do if not."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat()), ""
+    except (BlockingIOError, FileNotFoundError):
+        return False, ""
+    except OSError as e:  # a network file system without locks
+        logging.warning("%s cannot be locked (%s), only marked.", path.parent, e)
+        advice = f"If it was killed, remove {path}, as no lock here ends with it."
+        return not os.fstat(file.fileno()).st_size, advice
+
+
+def _holder(file):
+    for _ in range(20):  # it may have locked the file a moment ago
+        file.seek(0)
+        if text := file.read():
+            return text
+        time.sleep(0.05)
+    return "another process"
+
+
+def not_writable(
+    folder: pathlib.Path, there: pathlib.Path, error: OSError
+) -> PermissionError:
+    """An error for a folder that cannot be written to, as `there` says."""
+    return PermissionError(
+        f"A run writes into its folder. Received: workdir={folder}, but {there} cannot "
+        f"be written to ({error}). Choose another --workdir."
+    )

@@ -10,7 +10,16 @@ from absl import logging
 
 from keras_prune_init import checks
 from keras_prune_init import plan as plans
-from keras_prune_init.core import agreement, copying, garbage, layouts, report, surgery
+from keras_prune_init.core import (
+    agreement,
+    copying,
+    garbage,
+    layouts,
+    report,
+    structured,
+    surgery,
+)
+from keras_prune_init.core.given import check_flag, check_model
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.schedules import Schedule
 from keras_prune_init.core.selection import Filters
@@ -129,7 +138,10 @@ def prune_at_init(
     """
     arguments = locals()
     rescale, layout = arguments.pop("rescale"), arguments.pop("layout")
+    check_model(model)
     layouts.check_layout(layout)
+    check_flag("rescale", rescale)
+    structured.check_arguments(granularity, budget, multiple_of)
     if granularity == "channel" and layout != "masked":
         raise ValueError(
             "Without channels a model is small as it is, and has no masks to store. "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import numbers
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_prune_init.core.given import check_whole
 
 # Arrays are cut into batches of this size.
 ARRAY_BATCH = 128
@@ -49,12 +51,8 @@ def take(
         TypeError: If it is none of these kinds.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= 1):
-            raise ValueError(
-                f"`{name}` must be a whole number, 1 or more, or None. "
-                f"Received: {name}={value!r}."
-            )
+        if value is not None:
+            check_whole(name, value, 1, sys.maxsize)
     if batches is None and not samples_per_class and _is_endless(dataset):
         raise ValueError(
             "An endless dataset has no last batch. Received: batches=None, and a "

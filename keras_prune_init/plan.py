@@ -16,6 +16,7 @@ from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import selection, structured, surgery
+from keras_prune_init.core.given import check_flag
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.schedules import check_schedule
 from keras_prune_init.core.selection import Kernel, scoring_dtype
@@ -89,7 +90,7 @@ def make(
     method = _method(method, iterations, schedule, batch_norm, seed)
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
     check_schedule(method.schedule, method.iterations, sparsity)
-    structured.check_arguments(granularity, budget, multiple_of)
+    check_flag("verbose", verbose)
     units = None
     if granularity != "channel":
         units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
@@ -196,7 +197,7 @@ def _check_rises(sparsity, kernels, masks):
 def _method(method, iterations, schedule, batch_norm, seed):
     options = {"iterations": iterations, "schedule": schedule, "batch_norm": batch_norm}
     options = {k: v for k, v in options.items() if v is not None}
-    if method == "random":
+    if isinstance(method, str) and method == "random":
         options["seed"] = seed
     return get_method(method, **options)
 

@@ -148,7 +148,7 @@ def test_refusals():
         mean_field.edge_of_chaos("tanh", -0.1)
     with pytest.raises(ValueError, match="`c` is a correlation.*1.5"):
         mean_field.correlation_map("tanh", 1.0, 0.1, 1.5)
-    with pytest.raises(ValueError, match="`chi` must be positive.*0"):
+    with pytest.raises(ValueError, match="`chi` must be a positive number.*0"):
         mean_field.critical_sparsity_bound(0, 10, 10)
     with pytest.raises(ValueError, match="variance that its layers do not change"):
         mean_field.edge_of_chaos("relu", 0.1)

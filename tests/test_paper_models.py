@@ -210,7 +210,7 @@ def test_stable_scales_the_branch_of_every_block(name, stable, factors):
     [
         ("mlp", {"stable": True}, "no residual additions"),
         ("vgg", {"stable": "decreasing"}, "no residual additions"),
-        ("resnet", {"stable": "best"}, "`variant` must be.*Received: variant='best'"),
+        ("resnet", {"stable": "best"}, "`stable` must be.*Received: stable='best'"),
         ("cnn", {"init": "edge"}, "edge"),
         ("vgg", {"init": 3}, "3"),
         ("vcnn", {"depth": 0}, "`depth` must be.*Received: depth=0"),

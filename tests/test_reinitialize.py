@@ -170,7 +170,7 @@ def test_an_initializer_that_fails_midway_leaves_the_model_as_it_was():
 
     model = mlp()
     before = [np.array(v) for v in model.variables]
-    with pytest.raises(RuntimeError, match="midway"):
+    with pytest.raises(ValueError, match="raised RuntimeError: midway"):
         initializers.reinitialize(model, fails_on_the_second_layer)
     np.testing.assert_equal(before, [np.array(v) for v in model.variables])
 

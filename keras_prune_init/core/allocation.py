@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_prune_init.core import masks as masks_lib
+from keras_prune_init.core.given import check_choice, check_whole, is_number
 
 Scores = Mapping[str, np.ndarray]
 
@@ -77,7 +78,7 @@ def select(
     {'a': array([ True, False,  True]), 'b': array([False])}
     """
     check_arguments(sparsity, allocation, min_per_layer)
-    _check_axes(scores)
+    _check_scores(scores)
     masks_lib.check_finite(scores)
     return choose(scores, sparsity, allocation, min_per_layer)
 
@@ -115,26 +116,29 @@ def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
 
 def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) -> None:
     """Raise a `ValueError` if an argument of `select` is out of range."""
-    number = isinstance(sparsity, (int, float, np.number)) and sparsity is not True
-    if not number or not 0 <= sparsity < 1:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise ValueError(
             "`sparsity` is the fraction of weights to remove, a number with "
             f"0 <= sparsity < 1. Received: sparsity={sparsity!r}. "
             "For 90 %, pass 0.9."
         )
-    if not isinstance(allocation, str) or allocation not in ALLOCATIONS:
-        raise ValueError(
-            f"`allocation` must be one of {list(ALLOCATIONS)}. "
-            f"Received: allocation={allocation!r}."
-        )
-    if not isinstance(min_per_layer, (int, np.integer)) or min_per_layer < 0:
-        raise ValueError(
-            "`min_per_layer` must be a whole number, 0 or more. "
-            f"Received: min_per_layer={min_per_layer!r}."
-        )
+    check_choice("allocation", allocation, ALLOCATIONS)
+    check_whole("min_per_layer", min_per_layer, 0)
 
 
-def _check_axes(scores):
+def _check_scores(scores):
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            "`scores` must be a dict from path to array. Received: "
+            f"{type(scores).__name__}. Pass what `score` returned."
+        )
+    for path, values in scores.items():
+        dtype = np.asarray(values).dtype
+        if dtype.kind not in "iuf" and dtype.name != "bfloat16":
+            raise TypeError(
+                "The scores of a kernel are an array of real numbers. Received: dtype "
+                f"{dtype} for {path}. Pass what `score` returned."
+            )
     scalars = [path for path, values in scores.items() if np.ndim(values) == 0]
     if scalars:
         raise ValueError(
@@ -189,6 +193,7 @@ def critical_sparsity(scores: Scores) -> CriticalSparsity:
     Reference:
         Hayou et al., "Robust Pruning at Initialization", arXiv 2002.08797, sec. 3.
     """
+    _check_scores(scores)
     masks_lib.check_finite(scores)
     scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
     if not scores:

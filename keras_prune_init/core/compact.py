@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
@@ -10,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.core import garbage, selection, state
-from keras_prune_init.core.kept_weights import KeptWeights, gaps
+from keras_prune_init.core.given import is_whole
+from keras_prune_init.core.kept_weights import KeptWeights, gaps, positions
 from keras_prune_init.core.layers import PACKAGE, MaskedLayer, part_name
 
 
@@ -45,7 +47,7 @@ class CompactLayer(MaskedLayer):
         **kwargs,
     ):
         super().__init__(layer, kernels, note, **kwargs)
-        self.counts = dict(counts or {})
+        self.counts = _checked_counts(counts, self.kernels)
         self.places = {}  # where Keras had the kernels
         self.trained = {}  # whether they were
         for name in self.kernels:
@@ -145,15 +147,23 @@ class CompactLayer(MaskedLayer):
                 f"{len(store.keys())} for {self.name}, which has "
                 f"{len(self.variables)}. Load them into a model pruned in the same way."
             )
-        index = self._index_variables()
-        kept = [k for k in self.kept.values() if k.built]
-        vectors = {id(v) for k in kept for v in (k.values, k.index)}
-        for i, variable in enumerate(self.variables):
-            value = np.asarray(store[f"{i}"])
-            if id(variable) in vectors:
-                # Another pruning of the same model keeps another number in each layer.
-                state.resize(variable, value.shape)
-            variable.assign(np.cumsum(value) if id(variable) in index else value)
+        stored = {
+            id(v): np.asarray(store[f"{i}"]) for i, v in enumerate(self.variables)
+        }
+        kept = {name: k for name, k in self.kept.items() if k.built}
+        for name, k in kept.items():
+            values, found = stored[id(k.values)], positions(stored[id(k.index)])
+            if found is None or len(found) and found[-1] >= math.prod(k.dense_shape):
+                raise self._damaged(f"positions of {name} that do not rise, or too far")
+            if values.shape != found.shape:
+                raise self._damaged(f"{len(values)} values at {len(found)} positions")
+            stored[id(k.index)] = found
+            # Another pruning of the same model keeps another number in each layer.
+            for variable in (k.values, k.index):
+                state.resize(variable, found.shape)
+        for variable in self.variables:
+            variable.assign(stored[id(variable)])
+        self._check_scales()
         self.counts = {n: k.values.shape[0] for n, k in self.kept.items() if k.built}
 
     def _index_variables(self):
@@ -167,6 +177,20 @@ class CompactLayer(MaskedLayer):
         # Which builds the wrapped layer, if it was built.
         with without_storage(variable_names(config["kernels"])):
             return super().from_config(config)
+
+
+def _checked_counts(counts, kernels):
+    counts = {} if counts is None else counts
+    known = isinstance(counts, Mapping) and all(
+        name in kernels and is_whole(count, 0) for name, count in counts.items()
+    )
+    if not known:
+        raise ValueError(
+            "`counts` must be a dict from kernel to number of kept weights. Received: "
+            f"counts={counts!r} for the kernels {', '.join(kernels)}. Leave it out, "
+            "and use `install`."
+        )
+    return dict(counts)
 
 
 def variable_names(kernels: Iterable[str]) -> set[str]:

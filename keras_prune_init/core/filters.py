@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_prune_init.core.given import called
+
 L = keras.layers
 
 Filters = str | list[str] | Callable[[keras.layers.Layer], bool] | None
@@ -47,7 +49,7 @@ def matches(layer: keras.layers.Layer, filters: Filters) -> bool:
     if filters == "pointwise":
         return is_pointwise(layer)
     if callable(filters):
-        return bool(filters(layer))
+        return bool(called("filters", filters, layer))
     patterns = [filters] if isinstance(filters, str) else filters
     names = (layer.name, layer.path or layer.name)
     return any(re.search(p, name) for p in patterns for name in names)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 
 def is_whole(value: Any, least: int | float = -math.inf) -> bool:
@@ -21,13 +24,65 @@ def is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise a ValueError unless an argument is an integer in a range."""
+    if not is_whole(value, least) or (most is not None and value > most):
+        end = " or more" if most is None else f" to {most}"
+        raise ValueError(
+            f"`{name}` must be a whole number, {least}{end}. Received: {name}="
+            f"{value!r}. Pass for example {name}={max(least, 1)}."
+        )
+
+
+def check_choice(name: str, value: Any, names: Iterable[str]) -> None:
+    """Raise a ValueError unless an argument is one of these names."""
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, names))}. Received: {name}="
+            f"{value!r}. Choose one of them."
+        )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise a ValueError unless an argument is True or False, or a number for it."""
+    if not isinstance(value, (bool, np.bool_)) and not is_whole(value):
+        raise ValueError(
+            f"`{name}` must be True or False. Received: {name}={value!r}. Pass one of "
+            "them."
+        )
+
+
+def called(name: str, function: Callable, *args: Any) -> Any:
+    """What a function that the user gave as an argument returns.
+
+    Raises:
+        ValueError: With the name of the argument, if the function raises.
+    """
+    try:
+        return function(*args)
+    except Exception as e:
+        raise ValueError(
+            f"`{name}` must be a function that takes what it is given. Received: "
+            f"{name}={function!r}, which raised {type(e).__name__}: {e}. Call it "
+            "yourself with such arguments, to see why."
+        ) from e
+
+
 def check_model(model: Any, built: bool = True) -> None:
     """Refuse what is no Keras model, or one without weights yet.
 
     Raises:
         TypeError: If `model` is no `keras.Model`.
-        ValueError: If it must be `built`, and is not.
+        ValueError: If it must be `built`, and is not; or within a graph or a replica,
+            where variables have no values.
     """
+    replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context()
+    if not tf.executing_eagerly() or replica:
+        raise ValueError(
+            "A model is pruned, and looked at, outside of graphs. Received: a call "
+            "inside tf.function, tf.Graph or strategy.run. Call it eagerly; within "
+            "`strategy.scope()` is right."
+        )
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a keras.Model (of Keras 3). Received: "

@@ -97,3 +97,9 @@ def gaps(index):
     """Rising positions by their differences, in no more bytes than these need."""
     gaps = np.diff(index, prepend=0)
     return gaps.astype(np.min_scalar_type(gaps.max(initial=0)))
+
+
+def positions(gaps):
+    """The opposite of `gaps`; `None` if these are no differences of rising ones."""
+    rising = gaps.ndim == 1 and gaps.dtype.kind in "iu" and np.all(gaps[1:] > 0)
+    return np.cumsum(gaps, dtype="int64") if rising and np.all(gaps >= 0) else None

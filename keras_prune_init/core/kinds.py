@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import keras
 
+from keras_prune_init.core.given import is_whole
+
 L = keras.layers
 
 Shape = tuple[int, ...]
@@ -199,7 +201,8 @@ def register_layer(
             f"Received: cls={cls!r}. Pass the class, not a layer; weights of a model "
             "itself can be pruned if they are made in a layer of it."
         )
-    names = (kernels,) if isinstance(kernels, str) else tuple(kernels)
+    names = (kernels,) if isinstance(kernels, str) else kernels
+    names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
             "`kernels` must be names of attributes. "
@@ -224,13 +227,11 @@ def register_layer(
 def _checked_axes(names, given) -> dict[str, Axes]:
     by_name = dict(given) if isinstance(given, Mapping) else dict.fromkeys(names, given)
     axes = {
-        name: (-2,) if v is None else (v,) if isinstance(v, int) else v
+        name: (-2,) if v is None else (v,) if is_whole(v) else v
         for name, v in {**dict.fromkeys(names), **by_name}.items()
     }
     plain = all(
-        isinstance(v, (tuple, list))
-        and all(isinstance(i, int) and not isinstance(i, bool) for i in v)
-        for v in axes.values()
+        isinstance(v, (tuple, list)) and all(map(is_whole, v)) for v in axes.values()
     )
     if not plain or set(axes) != set(names):
         raise TypeError(

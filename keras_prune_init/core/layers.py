@@ -77,6 +77,30 @@ class _UpdatesNoted(keras.StatelessScope):
         super().add_update(update)
 
 
+def _checked_names(layer, given):
+    """The names of the kernels to mask."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "`layer` must be a keras.layers.Layer. Received: "
+            f"layer={layer!r}. Pass one, such as keras.layers.Dense(10)."
+        )
+    known = selection.kernel_names(layer)
+    listed = isinstance(given, (list, tuple)) and all(isinstance(n, str) for n in given)
+    if not (given is None or listed):
+        raise TypeError(
+            "`kernels` must be a list of attribute paths. Received: kernels="
+            f"{given!r}. Pass for example kernels=['kernel'], or leave it out."
+        )
+    # Of a class that `register_layer` does not know yet in this process, none are.
+    unknown = [name for name in given or () if known and name not in known]
+    if unknown:
+        raise ValueError(
+            f"`kernels` must be of those of the layer: {', '.join(known)}. Received: "
+            f"kernels={given!r} for {layer.name}. Choose of these."
+        )
+    return tuple(given or known)
+
+
 def part_name(kernel, kind):
     return f"{kernel}_{kind}".replace(".", "_")
 
@@ -131,7 +155,7 @@ class MaskedLayer(keras.layers.Wrapper):
         note: str = "",
         **kwargs,
     ):
-        kernels = tuple(kernels or selection.kernel_names(layer))
+        kernels = _checked_names(layer, kernels)
         if not kernels:
             raise ValueError(
                 "A MaskedLayer needs a layer with a kernel. "
@@ -315,6 +339,25 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def compute_mask(self, inputs, previous_mask=None):
         return self.layer.compute_mask(inputs, previous_mask)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        for name, mask in self.masks.items():
+            values = keras.ops.convert_to_numpy(mask)
+            if not np.isin(values, (0, 1)).all():
+                raise self._damaged(f"a mask of {name} with other values than 0 and 1")
+        self._check_scales()
+
+    def _check_scales(self):
+        for name, scale in self.scales.items():
+            if not np.isfinite(keras.ops.convert_to_numpy(scale)).all():
+                raise self._damaged(f"a scale of {name} that is no finite number")
+
+    def _damaged(self, what):
+        return ValueError(
+            "A pruned layer loads what one saved. Received: "
+            f"{what}, for {self.name}. The file is damaged: take another copy of it."
+        )
 
     def get_build_config(self):
         return {"layer": self.layer.get_build_config()}

@@ -11,17 +11,14 @@ from absl import logging
 
 from keras_prune_init.core import agreement, copying, selection, surgery
 from keras_prune_init.core.compact import CompactLayer
+from keras_prune_init.core.given import check_choice, check_model
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.core.objects import Copier
 
 
 def check_layout(layout: str) -> None:
     """Raises ValueError unless there is such a layout."""
-    if layout not in copying.LAYOUTS:
-        raise ValueError(
-            f"`layout` must be one of {', '.join(copying.LAYOUTS)}. Received: "
-            f"layout={layout!r}. Choose one of them."
-        )
+    check_choice("layout", layout, copying.LAYOUTS)
 
 
 def check_optimizer(model: keras.Model, layout: str) -> None:
@@ -58,6 +55,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     >>> compact = to_layout(pruned, "compact")
     >>> compact.fit(x, y)
     """
+    check_model(model)
     check_layout(layout)
     check_optimizer(model, layout)
     if not copying.masked_layers(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
+from keras_prune_init.core.given import called, is_number
 
 Schedule = str | Callable[[float, float], float]
 
@@ -30,7 +30,7 @@ def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
     """
     if callable(schedule):
         return schedule
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise ValueError(
             "`schedule` must be a name or a function (progress, sparsity) -> sparsity. "
             f"Received: schedule={schedule!r}. Use one of {sorted(SCHEDULES)}."
@@ -48,9 +48,8 @@ def check_schedule(
     """
     before = 0.0
     for i in range(1, iterations):
-        value = schedule(i / iterations, sparsity)
-        number = isinstance(value, (int, float, np.number))
-        if not number or not before - 1e-9 <= value <= sparsity + 1e-9:
+        value = called("schedule", schedule, i / iterations, sparsity)
+        if not is_number(value) or not before - 1e-9 <= value <= sparsity + 1e-9:
             raise ValueError(
                 "`schedule` must give sparsities that rise from 0 to the final one. "
                 f"Received: {value!r} for progress {i / iterations:.4g}, after "

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_prune_init.core import agreement, channels, copying, surgery
 from keras_prune_init.core.cost import cost
-from keras_prune_init.core.given import check_model
+from keras_prune_init.core.given import check_model, check_whole
 from keras_prune_init.core.lock import one_at_a_time
 
 L = keras.layers
@@ -107,8 +107,10 @@ def shrink_report(
         repeats: How often; the models take turns.
     """
     costs = cost(model), cost(small)
+    check_whole("repeats", repeats, 1)
     seconds = None
     if inputs is not None:
+        _check_inputs(model, inputs)
         passes = [_pass(m, inputs) for m in (model, small)]
         times = [[_seconds(run) for run in passes] for _ in range(repeats + 2)][2:]
         seconds = tuple(float(v) for v in np.median(times, axis=0))
@@ -116,6 +118,18 @@ def shrink_report(
     return ShrinkReport(
         tuple(c.weights for c in costs), tuple(c.macs for c in costs), seconds, stays
     )
+
+
+def _check_inputs(model, inputs):
+    try:
+        with keras.StatelessScope():
+            model(inputs, training=False)
+    except Exception as e:
+        raise ValueError(
+            "`inputs` must be a batch that the models take. Received: "
+            f"{type(inputs).__name__}, and {model.name} says: {e}. Pass an array with "
+            "samples along its first axis."
+        ) from e
 
 
 def _pass(model, inputs):

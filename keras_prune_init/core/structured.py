@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_prune_init.core.channel_groups import BUDGETS, ChannelGroups
+from keras_prune_init.core.given import check_choice, check_whole
 from keras_prune_init.core.masks import removed_count
 
 ALLOCATIONS = ("global", "uniform")
@@ -140,15 +141,13 @@ def _first(count, holds):
 
 def check_arguments(granularity: str, budget: str, multiple_of: int) -> None:
     """Raise a `ValueError` if an argument of channels is out of range, or of no use."""
-    if budget not in BUDGETS:
+    if not isinstance(granularity, str):
         raise ValueError(
-            f"`budget` must be one of {BUDGETS}. Received: budget={budget!r}."
+            "`granularity` must be a name such as 'weight', 'channel', 'block:1x4' or "
+            f"'2:4'. Received: granularity={granularity!r}. Pass one of them."
         )
-    if not isinstance(multiple_of, (int, np.integer)) or multiple_of < 1:
-        raise ValueError(
-            "`multiple_of` must be a whole number, 1 or more. "
-            f"Received: multiple_of={multiple_of!r}."
-        )
+    check_choice("budget", budget, BUDGETS)
+    check_whole("multiple_of", multiple_of, 1)
     if granularity != "channel" and (budget != "params" or multiple_of != 1):
         raise ValueError(
             "`budget` and `multiple_of` are of channels. "

@@ -89,7 +89,13 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
             convert.save(convert.plain(model), folder)
             content, _ = sparse.encode(convert.convert(folder, "float32"))
     elif isinstance(model, (str, os.PathLike)):
-        content = files.regular(model).read_bytes()
+        path = files.regular(model)
+        if not path.exists():
+            raise FileNotFoundError(
+                "`model` must be a keras.Model or the path of a .tflite file. "
+                f"Received: {path}, which does not exist. Export it first."
+            )
+        content = path.read_bytes()
     else:
         raise TypeError(
             "`model` must be a keras.Model or the path of a .tflite file. Received: "

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_prune_init.core import files, garbage
+from keras_prune_init.core.given import check_choice, check_flag, check_whole
 from keras_prune_init.export import convert, int8, mobile, samples
 from keras_prune_init.export import sparse as sparse_lib
 from keras_prune_init.export.report import Comparison, ExportReport, Size
@@ -70,6 +71,11 @@ def export_tflite(
     >>> report = export_tflite(pruned, "model.tflite", precision="float16")
     >>> print(report)
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"`path` must be the path of a file. Received: path={path!r}. Pass for "
+            "example path='model.tflite'."
+        )
     path = pathlib.Path(path)
     _check_arguments(path, precision, sparse, representative_data, batch_size, check)
     data = representative_data
@@ -168,30 +174,22 @@ def _run(content, inputs):
 
 
 def _check_arguments(path, precision, sparse, data, batch_size, check):
-    if precision not in convert.PRECISIONS:
-        raise ValueError(
-            f"`precision` must be one of {', '.join(convert.PRECISIONS)}. Received: "
-            f"precision={precision!r}."
-        )
-    if sparse != "auto" and not isinstance(sparse, bool):
-        raise ValueError(
-            f"`sparse` must be 'auto', True or False. Received: sparse={sparse!r}."
-        )
+    check_choice("precision", precision, convert.PRECISIONS)
+    if not isinstance(sparse, bool):
+        check_choice("sparse", sparse, ("auto", True, False))
+    check_flag("check", check)
     if precision == "int8" and data is None:
         raise ValueError(
             "int8 takes its ranges from data. Received: precision='int8', "
             "representative_data=None. Pass some hundred inputs."
         )
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
-        raise ValueError(
-            "`batch_size` must be a whole number, 1 or more, or None. Received: "
-            f"batch_size={batch_size!r}."
-        )
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1, 2**31 - 1)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "`path` must name a file in a folder that exists and can be written to. "
-            f"Received: path={path}."
+            f"Received: path={path}. Make the folder first, or choose another."
         )
     if check and not importlib.util.find_spec("ai_edge_litert"):
         raise ImportError(

@@ -51,6 +51,11 @@ def register_method(name: str, cls: type[Method]) -> None:
     Raises:
         ValueError: If the name is taken, or `cls` is no subclass of `Method`.
     """
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(
+            f"A method has a name. Received: name={name!r}. Pass some text, such as "
+            "'mine'."
+        )
     if name in _METHODS:
         raise ValueError(
             f"A method name can be registered once. Received: name={name!r}, which is "
@@ -59,7 +64,7 @@ def register_method(name: str, cls: type[Method]) -> None:
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise ValueError(
             "`cls` must be a subclass of keras_prune_init.Method. "
-            f"Received: cls={cls!r}."
+            f"Received: cls={cls!r}. Pass the class, not an object."
         )
     _METHODS[name] = cls
 

@@ -9,9 +9,13 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_prune_init.core.given import check_choice, check_whole
 from keras_prune_init.core.schedules import Schedule, get_schedule
 from keras_prune_init.core.structured import Scoring
 from keras_prune_init.tape import Network, Tensors
+
+# Each scores all weights, so more would never end.
+MOST_ITERATIONS = 100_000
 
 
 class Recipe(NamedTuple):
@@ -45,13 +49,8 @@ class Method(abc.ABC):
     needs_data = True
 
     def __init__(self, *, iterations: int = 1, schedule: Schedule = "exponential"):
-        whole = isinstance(iterations, int) and not isinstance(iterations, bool)
-        if not whole or iterations < 1:
-            raise ValueError(
-                "`iterations` must be a whole number, 1 or more. "
-                f"Received: iterations={iterations!r}."
-            )
-        self.iterations = iterations
+        check_whole("iterations", iterations, 1, MOST_ITERATIONS)
+        self.iterations = int(iterations)
         self.schedule = get_schedule(schedule)
 
     def recipe(self, model: keras.Model) -> Recipe:
@@ -109,9 +108,5 @@ class DataMethod(Method):
 
     def __init__(self, *, batch_norm: str = "train", **options):
         super().__init__(**options)
-        if batch_norm not in ("train", "eval"):
-            raise ValueError(
-                "`batch_norm` must be 'train' or 'eval'. "
-                f"Received: batch_norm={batch_norm!r}."
-            )
+        check_choice("batch_norm", batch_norm, ("train", "eval"))
         self.batch_norm = batch_norm

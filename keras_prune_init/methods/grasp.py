@@ -12,6 +12,7 @@ loss takes for logits or probabilities of a cross-entropy; all others stay as th
 from __future__ import annotations
 
 from keras_prune_init import temperature as temperatures
+from keras_prune_init.core.given import is_number
 from keras_prune_init.methods.base import DataMethod
 
 
@@ -30,10 +31,10 @@ class GraSP(DataMethod):
 
     def __init__(self, *, temperature: float = 200.0, **options):
         super().__init__(**options)
-        if not temperature > 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(
-                "`temperature` must be positive. "
-                f"Received: temperature={temperature!r}."
+                "`temperature` must be a positive number. Received: temperature="
+                f"{temperature!r}. The authors take 200."
             )
         self.temperature = float(temperature)
 

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from keras_prune_init.core.given import check_whole
 from keras_prune_init.methods.base import Method
 
 
@@ -25,11 +26,7 @@ class Random(Method):
 
     def __init__(self, *, seed: int = 0, **options):
         super().__init__(**options)
-        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-        if not whole or seed < 0:
-            raise ValueError(
-                f"`seed` must be a whole number, 0 or more. Received: seed={seed!r}."
-            )
+        check_whole("seed", seed, 0)
         self.seed = int(seed)
 
     def scores(self, network, weights):

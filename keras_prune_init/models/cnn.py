@@ -5,8 +5,8 @@ from keras import layers
 
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -58,7 +58,7 @@ def cnn(
         LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
         Recognition", 1998 (the family of nets it belongs to).
     """
-    check_positive(classes=classes, depth=depth, width=width)
+    check_common(activation, stable, classes=classes, depth=depth, width=width)
     check_image(input_shape, smallest=2**depth)
     inputs = x = keras.Input(input_shape, name="input")
     for stage in range(1, depth + 1):

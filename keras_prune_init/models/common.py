@@ -7,13 +7,18 @@ tuned with those.
 """
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import layers
 
+from keras_prune_init.core.given import check_choice, check_whole, is_whole
 from keras_prune_init.models.circular import CircularPadding2D
 from keras_prune_init.signal.initializers import Orthogonal, ScaledNormal, reinitialize
 from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
-from keras_prune_init.signal.stable import stabilize
+from keras_prune_init.signal.stable import VARIANTS, stabilize
 
+# Layers or units: more would never be made.
+MOST = 1_000_000
 Init = str | keras.initializers.Initializer | None
 
 
@@ -87,34 +92,44 @@ def finish(
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
         arXiv 2002.08797.
     """
-    if init == "ordered":
+    if isinstance(init, str) and init == "ordered":
         init = ScaledNormal(0.1**0.5, 1.0)
-    elif init == "orthogonal":
+    elif isinstance(init, str) and init == "orthogonal":
         init = Orthogonal(edge_of_chaos(activation).sigma_w)
     if init is not None:
         seed = getattr(init, "seed", None)
-        if not isinstance(seed, int):
+        if not is_whole(seed, 0):
             seed = int(keras.random.randint((), 0, 2**31 - 1))
         reinitialize(model, init, seed=seed)
     if stable:
-        model = stabilize(model, "uniform" if stable is True else stable)
+        name = stable if isinstance(stable, str) else "uniform"
+        model = stabilize(model, name)
     return model
 
 
-def check_positive(**values):
-    """Raises ValueError unless every given value is an integer of at least 1."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 1. Received: "
-                f"{name}={value!r}. Pass for example {name}=10."
-            )
+def check_common(activation, stable, **numbers):
+    """Raises ValueError unless numbers are positive integers, and the rest known."""
+    for name, value in numbers.items():
+        check_whole(name, value, 1, MOST)
+    try:
+        fits = keras.activations.get(activation)(tf.ones((2, 3))).shape == (2, 3)
+    except Exception:  # Keras and Python raise several
+        fits = False
+    if not fits:
+        raise ValueError(
+            "`activation` must be a Keras activation, its name, or a function of a "
+            f"tensor that keeps its shape. Received: activation={activation!r}. Pass "
+            "for example 'relu'."
+        )
+    if not isinstance(stable, (bool, np.bool_)):
+        check_choice("stable", stable, VARIANTS)
 
 
 def check_image(input_shape, smallest):
     """Raises ValueError unless `input_shape` is an image of enough pixels."""
-    shape = tuple(input_shape)
-    if len(shape) != 3 or None in shape or min(shape[:2]) < smallest:
+    shape = tuple(input_shape) if isinstance(input_shape, (list, tuple)) else ()
+    whole = len(shape) == 3 and all(is_whole(n, 1) for n in shape)
+    if not whole or min(shape[:2]) < smallest:
         raise ValueError(
             "`input_shape` must be (height, width, channels) with at least "
             f"{smallest}x{smallest} pixels. Received: input_shape={input_shape}. "

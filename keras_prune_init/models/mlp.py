@@ -3,7 +3,8 @@
 import keras
 from keras import layers
 
-from keras_prune_init.models.common import Init, check_positive, finish
+from keras_prune_init.core.given import is_whole
+from keras_prune_init.models.common import Init, check_common, finish
 from keras_prune_init.signal.mean_field import Activation
 
 
@@ -51,7 +52,13 @@ def mlp(
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
         arXiv 2002.08797 (the FFNN of its experiments).
     """
-    check_positive(classes=classes, depth=depth, width=width)
+    check_common(activation, stable, classes=classes, depth=depth, width=width)
+    shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
+    if not shape or not all(is_whole(n, 1) for n in shape):
+        raise ValueError(
+            "`input_shape` must be the shape of one example, without the batch size. "
+            f"Received: input_shape={input_shape!r}. Pass for example (28, 28, 1)."
+        )
     inputs = x = keras.Input(input_shape, name="input")
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)

@@ -3,10 +3,11 @@
 import keras
 from keras import layers
 
+from keras_prune_init.core.given import is_number, is_whole
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -70,14 +71,16 @@ def mobilenet(
         Howard et al., "MobileNets", 2017, arXiv 1704.04861; Sandler, Howard, Zhu,
         Zhmoginov, Chen, "MobileNetV2", 2018, arXiv 1801.04381.
     """
-    check_positive(classes=classes)
+    check_common(activation, stable, classes=classes)
     check_image(input_shape, smallest=16)
-    if version not in (1, 2):
-        raise ValueError(f"`version` must be 1 or 2. Received: version={version!r}.")
-    if not alpha > 0:
+    if not is_whole(version) or version not in (1, 2):
         raise ValueError(
-            f"`alpha` must be above 0. Received: alpha={alpha!r}. 1 is the published "
-            "width."
+            f"`version` must be 1 or 2. Received: version={version!r}. Pass one of them."
+        )
+    if not is_number(alpha) or not 0 < alpha <= 100:
+        raise ValueError(
+            f"`alpha` must be above 0, up to 100. Received: alpha={alpha!r}. 1 is the "
+            "published width."
         )
     inputs = keras.Input(input_shape, name="input")
     x = conv(inputs, _width(32, alpha), "stem_conv", stride=2)

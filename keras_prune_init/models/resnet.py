@@ -5,8 +5,8 @@ from keras import layers
 
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -61,7 +61,7 @@ def resnet(
         arXiv 1512.03385 (section 4.2); Hayou, Ton, Doucet, Teh, "Robust Pruning at
         Initialization", 2021, arXiv 2002.08797 (the width-32 variant).
     """
-    check_positive(classes=classes, depth=depth, width=width)
+    check_common(activation, stable, classes=classes, depth=depth, width=width)
     if depth < 8 or depth % 6 != 2:
         nearest = max(8, 6 * round((depth - 2) / 6) + 2)
         raise ValueError(

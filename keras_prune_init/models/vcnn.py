@@ -5,8 +5,8 @@ from keras import layers
 
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -62,12 +62,19 @@ def vcnn(
         arXiv 2002.08797 (its CNN); Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington,
         "Dynamical Isometry and a Mean Field Theory of CNNs", 2018, arXiv 1806.05393.
     """
-    check_positive(classes=classes, depth=depth, width=width, stride=stride)
+    check_common(
+        activation,
+        stable,
+        classes=classes,
+        depth=depth,
+        width=width,
+        stride=stride,
+    )
     check_image(input_shape, smallest=3)
     inputs = x = keras.Input(input_shape, name="input")
     for number in range(1, depth):
         name = f"conv{number}"
-        first = stride if number == 1 else 1
+        first = int(stride) if number == 1 else 1
         x = conv(x, width, name, stride=first, batch_norm=False, circular=True)
         x = layers.Activation(activation, name=f"{name}_activation")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)

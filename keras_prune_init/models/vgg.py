@@ -3,10 +3,11 @@
 import keras
 from keras import layers
 
+from keras_prune_init.core.given import check_flag, is_whole
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -75,12 +76,14 @@ def vgg(
         Recognition", 2015, arXiv 1409.1556; Hayou, Ton, Doucet, Teh, "Robust Pruning at
         Initialization", 2021, arXiv 2002.08797 (VGG-34, in its code).
     """
-    if depth not in STAGES:
+    if not is_whole(depth) or depth not in STAGES:
         raise ValueError(
             f"`depth` of a VGG must be one of {', '.join(map(str, STAGES))}. "
             f"Received: depth={depth!r}. Use depth=16."
         )
-    check_positive(classes=classes, width=width)
+    check_common(activation, stable, classes=classes, width=width)
+    check_flag("batch_norm", batch_norm)
+    check_flag("circular", circular)
     check_image(input_shape, smallest=16)
     inputs = x = keras.Input(input_shape, name="input")
     for stage, count in enumerate(STAGES[depth], start=1):

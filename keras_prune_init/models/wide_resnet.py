@@ -3,10 +3,11 @@
 import keras
 from keras import layers
 
+from keras_prune_init.core.given import is_number
 from keras_prune_init.models.common import (
     Init,
+    check_common,
     check_image,
-    check_positive,
     classifier,
     conv,
     finish,
@@ -62,12 +63,17 @@ def wide_resnet(
     Reference:
         Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146.
     """
-    check_positive(classes=classes, depth=depth, widening=widening)
+    check_common(activation, stable, classes=classes, depth=depth, widening=widening)
     if depth < 10 or depth % 6 != 4:
         nearest = max(10, 6 * round((depth - 4) / 6) + 4)
         raise ValueError(
             "`depth` of a wide ResNet must be 6n + 4 with n >= 1 (10, 16, 22, 28, 40, "
             f"...). Received: depth={depth}. Use depth={nearest}."
+        )
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(
+            "`dropout` must be a fraction, 0 <= dropout < 1. Received: dropout="
+            f"{dropout!r}. Pass for example dropout=0.3."
         )
     check_image(input_shape, smallest=4)
     inputs = keras.Input(input_shape, name="input")

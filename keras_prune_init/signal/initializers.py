@@ -9,11 +9,13 @@ import zlib
 import keras
 import numpy as np
 
+from keras_prune_init.core.given import called, check_whole, is_number
 from keras_prune_init.core.layers import PACKAGE
 from keras_prune_init.signal import reading
 from keras_prune_init.signal.matrices import MatrixKernel, matrix_kernels
-from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
+from keras_prune_init.signal.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.signal.orthogonal import Orthogonal
+from keras_prune_init.signal.quadrature import known_activation
 
 __all__ = ["EdgeOfChaos", "Orthogonal", "ScaledNormal", "reinitialize"]
 
@@ -54,7 +56,8 @@ class ScaledNormal(keras.initializers.VarianceScaling):
         input_axes=None,
         output_axes=None,
     ):
-        if not (0 < sigma_w < math.inf and 0 <= sigma_b < math.inf):
+        numbers = is_number(sigma_w) and is_number(sigma_b)
+        if not (numbers and 0 < sigma_w <= LARGEST and 0 <= sigma_b <= LARGEST):
             raise ValueError(
                 "Standard deviations are finite, `sigma_w` positive and `sigma_b` 0 or "
                 f"more. Received: sigma_w={sigma_w!r}, sigma_b={sigma_b!r}. "
@@ -111,7 +114,7 @@ class EdgeOfChaos(ScaledNormal):
     ):
         edge = edge_of_chaos(activation, sigma_b)
         super().__init__(edge.sigma_w, sigma_b, seed, **axes)
-        self.activation = keras.activations.get(activation)
+        self.activation = known_activation(activation)
 
     def get_config(self):
         config = super().get_config()
@@ -161,7 +164,9 @@ def reinitialize(
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
     """
     kernels = matrix_kernels(model)
-    if initializer == "eoc":
+    check_whole("seed", seed, 0)
+    named = initializer if isinstance(initializer, str) else None
+    if named == "eoc":
         edges = reading.deviations(model, kernels, sigma_b)
         chosen = [ScaledNormal(*edge) for edge in edges]
     elif sigma_b is not None:
@@ -170,15 +175,29 @@ def reinitialize(
             f"Received: sigma_b={sigma_b!r}, initializer={initializer!r}. "
             "Pass ScaledNormal(sigma_w, sigma_b)."
         )
-    elif initializer == "orthogonal":
+    elif named == "orthogonal":
         chosen = [Orthogonal()] * len(kernels)
     else:
-        chosen = [keras.initializers.get(initializer)] * len(kernels)
+        chosen = [_known(initializer)] * len(kernels)
     # All before the first is assigned: an error leaves the model as it was.
     pairs = zip(kernels, chosen, strict=True)
     values = [v for kernel, c in pairs for v in _values(kernel, c, seed)]
     for variable, value in values:
         variable.assign(value)
+
+
+def _known(initializer):
+    try:
+        found = keras.initializers.get(initializer)
+        if not callable(found):
+            raise ValueError("it cannot be called")
+        return found
+    except Exception as e:  # whatever Keras raises of other things
+        raise ValueError(
+            "`initializer` must be 'eoc', 'orthogonal', or a Keras initializer or its "
+            f"name. Received: initializer={initializer!r} ({e}). Pass for example "
+            "'he_normal'."
+        ) from e
 
 
 def _values(kernel: MatrixKernel, initializer, seed):
@@ -206,4 +225,11 @@ def _draw(initializer, shape, dtype, key):
     if hasattr(initializer, "seed"):
         initializer = copy.copy(initializer)
         initializer.seed = zlib.crc32(key.encode())
-    return np.asarray(initializer(tuple(shape), dtype))
+    value = np.asarray(called("initializer", initializer, tuple(shape), dtype))
+    if value.shape != tuple(shape):
+        raise ValueError(
+            "`initializer` must return an array of the shape that it is given. "
+            f"Received: initializer={initializer!r}, with shape {value.shape} for "
+            f"{tuple(shape)}. Pass for example 'he_normal'."
+        )
+    return value

@@ -18,7 +18,6 @@ the authors' 10,000 steps become a few hundred.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import keras
@@ -26,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from keras_prune_init.core.given import check_flag, is_number, is_whole
 from keras_prune_init.core.table import aligned
 from keras_prune_init.signal.matrices import MatrixKernel, matrix_kernels
 
@@ -126,6 +126,7 @@ def approximate_isometry(
         Networks at Initialization", arXiv 1906.06307.
     """
     _check(steps, learning_rate, tolerance)
+    check_flag("verbose", verbose)
     rows, results = [], []
     kernels = _masked(pruned)
     for k in tqdm(kernels, "isometry", delay=3, disable=not verbose):
@@ -162,8 +163,8 @@ def singular_values(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _check(steps, learning_rate, tolerance):
-    whole = isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0
-    if not (whole and 0 < learning_rate < math.inf and 0 <= tolerance < math.inf):
+    rates = is_number(learning_rate) and learning_rate > 0
+    if not (is_whole(steps, 0) and rates and is_number(tolerance) and tolerance >= 0):
         raise ValueError(
             "`steps` must be a whole number, 0 or more, `learning_rate` positive, "
             f"`tolerance` 0 or more. Received: steps={steps!r}, "

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prune_init.core import kinds, selection
+from keras_prune_init.core.given import check_model
 from keras_prune_init.core.layers import MaskedLayer
 
 L = keras.layers
@@ -121,11 +122,7 @@ def matrix_kernels(model: keras.Model) -> list[MatrixKernel]:
         TypeError: If `model` is no Keras model.
         ValueError: If it is not built, or has none.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a keras.Model. Received: "
-            f"{type(model).__module__}.{type(model).__name__}."
-        )
+    check_model(model)
     found, taken = [], {}
     for _, outer in selection.walk(model):
         masked = outer if isinstance(outer, MaskedLayer) else None

@@ -27,14 +27,15 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
-
+from keras_prune_init.core.given import check_whole, is_number
 from keras_prune_init.signal import quadrature
 
 Activation = str | Callable
 
 # What rounding and kinks of an activation may do to chi and to slopes.
 SLACK = 1e-4
+# Deviations whose squares are numbers in float32, too.
+LARGEST = 1e15
 
 
 class Edge(NamedTuple):
@@ -82,7 +83,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
         Hayou, Doucet, Rousseau, arXiv 1902.06853, algorithm 1 (by quadrature here).
     """
     _check_deviation("sigma_b", sigma_b)
-    q, sigma_w, chi, slope = _edge(keras.activations.get(activation), sigma_b)
+    q, sigma_w, chi, slope = _edge(quadrature.known_activation(activation), sigma_b)
     if q == math.inf:
         raise ValueError(
             "An activation needs a variance that its layers do not change. "
@@ -123,6 +124,13 @@ def variance_map(
     activation: Activation, sigma_w: float, sigma_b: float, q: float
 ) -> float:
     """Variance of the outputs of a layer whose inputs have variance `q`."""
+    _check_deviation("sigma_w", sigma_w)
+    _check_deviation("sigma_b", sigma_b)
+    if not is_number(q) or q < 0:
+        raise ValueError(
+            f"`q` is a variance, a number, 0 or more. Received: q={q!r}. Pass for "
+            "example q=1.0."
+        )
     function = quadrature.with_slopes(activation)
     return sigma_b**2 + sigma_w**2 * quadrature.moments(function, q).square
 
@@ -178,8 +186,11 @@ def correlation_map(
         activation, sigma_w, sigma_b, q: As in `chi`.
         c: Correlation of the pre-activations before, -1 <= c <= 1.
     """
-    if not -1 <= c <= 1:
-        raise ValueError(f"`c` is a correlation, -1 <= c <= 1. Received: c={c!r}.")
+    if not is_number(c) or not -1 <= c <= 1:
+        raise ValueError(
+            f"`c` is a correlation, a number from -1 to 1. Received: c={c!r}. Pass for "
+            "example c=0.5."
+        )
     q = _variance(activation, sigma_w, sigma_b, q)
     function = quadrature.with_slopes(activation)
     product = quadrature.product(function, q, c)
@@ -207,6 +218,11 @@ def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> Dept
         Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b)
+    if sigma_w == 0:
+        raise ValueError(
+            "Without weights no signal reaches any depth. Received: sigma_w=0. Pass a "
+            "positive sigma_w."
+        )
     moments = quadrature.moments(quadrature.with_slopes(activation), q)
     rates = sigma_w**2 * moments.change, sigma_w**2 * moments.slope
     return DepthScales(*(_scale(rate) for rate in rates))
@@ -234,8 +250,13 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
     Reference:
         Hayou, Ton, Doucet, Teh, arXiv 2002.08797, theorem 1.
     """
-    if not chi > 0:
-        raise ValueError(f"`chi` must be positive. Received: chi={chi!r}.")
+    if not is_number(chi) or chi <= 0:
+        raise ValueError(
+            f"`chi` must be a positive number. Received: chi={chi!r}. Take what "
+            "`mean_field.chi` returns."
+        )
+    check_whole("depth", depth, 1)
+    check_whole("width", width, 1)
     k = abs(math.log(chi)) / 8
     if k * depth * width**2 <= 1:
         return 1.0
@@ -244,8 +265,10 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
 
 def _variance(activation, sigma_w, sigma_b, q=None):
     """`q`, or the fixed variance; where signals die out, what the limit is taken of."""
+    _check_deviation("sigma_w", sigma_w)
+    _check_deviation("sigma_b", sigma_b)
     q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
-    if not 0 <= q < math.inf:
+    if not is_number(q) or q < 0:
         raise ValueError(
             "The variance must be a finite number, 0 or more. "
             f"Received: q={q} for activation={_name(activation)}, sigma_w={sigma_w}, "
@@ -260,7 +283,8 @@ def _name(activation):
 
 
 def _check_deviation(name, value):
-    if not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value <= LARGEST:
         raise ValueError(
-            f"`{name}` is a standard deviation, 0 or more. Received: {name}={value!r}."
+            f"`{name}` is a standard deviation, from 0 to {LARGEST:g}. Received: "
+            f"{name}={value!r}. Pass for example {name}=0.2."
         )

@@ -31,7 +31,7 @@ class Moments(NamedTuple):
 
 def with_slopes(activation: str | Callable) -> Function:
     """A function from an array to an activation's values and slopes, in float64."""
-    function = keras.activations.get(activation)
+    function = known_activation(activation)
 
     def values_and_slopes(x):
         x = tf.constant(x, tf.float64)
@@ -42,6 +42,30 @@ def with_slopes(activation: str | Callable) -> Function:
         return y.numpy(), (tf.zeros_like(x) if slopes is None else slopes).numpy()
 
     return values_and_slopes
+
+
+def known_activation(activation: str | Callable) -> Callable:
+    """The function that is meant by a Keras activation, its name, or a function.
+
+    Raises:
+        ValueError: If it is no function of a tensor that keeps the shape.
+    """
+    try:
+        function = keras.activations.get(activation)
+        values = np.asarray(function(tf.constant([-1.0, 0.0, 1.0], tf.float64)))
+        fits = values.shape == (3,) and values.dtype.kind == "f"
+    except Exception as e:  # whatever the function raises, or Keras of a name
+        raise ValueError(_NO_ACTIVATION.format(activation, f" ({e})")) from e
+    if not fits:
+        raise ValueError(_NO_ACTIVATION.format(activation, ""))
+    return function
+
+
+_NO_ACTIVATION = (
+    "`activation` must be a Keras activation, its name, or a function of a tensor that "
+    "returns one of the same shape. Received: activation={!r}{}. Pass for example "
+    "'tanh'."
+)
 
 
 def moments(function: Function, q: float) -> Moments:

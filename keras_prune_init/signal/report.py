@@ -14,6 +14,7 @@ from absl import logging
 
 from keras_prune_init import batches, checks, first_batch
 from keras_prune_init.core import layouts, selection, surgery, table
+from keras_prune_init.core.given import check_choice, check_model
 from keras_prune_init.core.lock import one_at_a_time
 from keras_prune_init.signal import panels, recording
 from keras_prune_init.signal.recording import LayerSignal
@@ -212,11 +213,8 @@ def signal_report(
         Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232; Hayou,
         Ton, Doucet, Teh, arXiv 2002.08797, definition 1 (m).
     """
-    if batch_norm not in ("train", "eval"):
-        raise ValueError(
-            "`batch_norm` must be 'train' or 'eval'. "
-            f"Received: batch_norm={batch_norm!r}."
-        )
+    check_choice("batch_norm", batch_norm, ("train", "eval"))
+    check_model(model)
     if not (isinstance(model, keras.Model) and surgery.masked_layers(model)):
         checks.prunable_kernels(model)
     model = layouts.as_masked(model)

@@ -19,10 +19,10 @@ import numpy as np
 
 from keras_prune_init.core import selection
 from keras_prune_init.core.copying import masked_layers
-from keras_prune_init.core.given import check_model
+from keras_prune_init.core.given import check_choice, check_flag, check_model, is_number
 from keras_prune_init.core.graph import Node, flat_graph, residual_additions
 from keras_prune_init.signal.matrices import LAYERS, MatrixKernel, matrix_kernels
-from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
+from keras_prune_init.signal.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.signal.phase import bias_deviation, energy
 from keras_prune_init.signal.reading import deviations
 
@@ -78,13 +78,13 @@ def rescale(
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
         (proposition 1, algorithms 1 and 2).
     """
-    if granularity not in GRANULARITIES:
+    check_choice("granularity", granularity, GRANULARITIES)
+    check_flag("force", force)
+    if sigma_w is not None and not (is_number(sigma_w) and 0 < sigma_w <= LARGEST):
         raise ValueError(
-            f"`granularity` must be one of {GRANULARITIES}. "
-            f"Received: granularity={granularity!r}."
+            f"`sigma_w` must be positive. Received: sigma_w={sigma_w!r}. "
+            "Leave it out, for the edge of chaos."
         )
-    if sigma_w is not None and not 0 < sigma_w < math.inf:
-        raise ValueError(f"`sigma_w` must be positive. Received: sigma_w={sigma_w!r}.")
     apply(targets(model, activation, sigma_w, force), granularity)
 
 

@@ -12,7 +12,7 @@ import math
 import keras
 
 from keras_prune_init.core import surgery
-from keras_prune_init.core.given import check_model
+from keras_prune_init.core.given import check_choice, check_model
 from keras_prune_init.core.graph import Addition, Node, flat_graph, residual_additions
 from keras_prune_init.core.lock import one_at_a_time
 
@@ -51,10 +51,7 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
         (proposition 2); Hayou et al., "Stable ResNet", arXiv 2010.12859 (decreasing).
     """
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"`variant` must be one of {list(VARIANTS)}. Received: variant={variant!r}."
-        )
+    check_choice("variant", variant, VARIANTS)
     check_model(model)
     nodes = flat_graph(model)
     additions = residual_additions(nodes)

@@ -102,7 +102,7 @@ def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
         raise TypeError(
             "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
             "(x, y), a keras.utils.PyDataset, or a generator of batches. "
-            f"Received: {type(dataset).__name__}."
+            f"Received: {type(dataset).__name__}. Pass one of these."
         )
     for element in source:
         parts = element if isinstance(element, (tuple, list)) else (element,)
@@ -127,7 +127,7 @@ def _array_batches(arrays, dtype, array_batch):
     if len(lengths) != 1:
         raise ValueError(
             "Arrays must have the same number of samples. "
-            f"Received: arrays of {lengths} samples."
+            f"Received: arrays of {lengths} samples. Pass a label for each input."
         )
     for start in range(0, lengths[0], array_batch):
         part = slice(start, start + array_batch)
@@ -173,7 +173,7 @@ def _balanced(source, count, classes):
         raise ValueError(
             "The dataset must hold `samples_per_class` samples of each class. "
             f"Received: samples_per_class={count}; class {poor} has only "
-            f"{count - int(left[poor])}."
+            f"{count - int(left[poor])}. Lower it, or pass more data."
         )
     whole = [
         keras.tree.map_structure(_concatenate, *part)

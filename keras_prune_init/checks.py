@@ -30,14 +30,16 @@ def prunable_kernels(
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
         raise ValueError(
             "The model must have at least one layer that can be pruned. "
-            f"Received: {model.name}, without any ({reasons or 'no weights at all'})."
+            f"Received: {model.name}, without any ({reasons or 'no weights at all'}). "
+            "Give it one with a kernel, change `filters`, or call `register_layer`."
         )
     fitting = [k for k in kernels if fits(k)]
     if not fitting:
         raise ValueError(
             "The numbers of inputs and outputs must be multiples of what `granularity` "
             f"says, of one layer at least. Received: {model.name}, whose kernels have "
-            f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}."
+            f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}. "
+            "Choose another granularity."
         )
     return fitting
 

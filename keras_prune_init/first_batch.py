@@ -60,6 +60,34 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
     return found
 
 
+def check_others(objective: Objective, batches: list[tuple]) -> None:
+    """See that batches after the first fit the model, too.
+
+    Args:
+        objective: What `objective_of` returned for the first.
+        batches: All of them.
+
+    Raises:
+        ValueError: With the number of the batch that does not.
+    """
+    if objective.example is None:
+        return
+    model, _, outputs = objective.example
+    for number, (x, y, sample_weight) in enumerate(batches[1:], 2):
+        try:
+            if selection.is_graph(model):
+                _check_ranks(model, x)
+            # Only labels that look wrong are tried, as this runs the model.
+            if y is not None and _out_of_range(y, outputs):
+                with keras.StatelessScope(collect_losses=True):
+                    made = _run(model, x)
+                    value, _ = _tried(objective, model, x, y, made, sample_weight)
+                if not np.isfinite(value).all():
+                    raise _misfit(y, made, "There is no loss for these labels.")
+        except ValueError as e:
+            raise ValueError(f"{e} This is batch {number} of the dataset.") from e
+
+
 def _tried(objective, model, x, y, outputs, sample_weight):
     """The loss, and the outputs that it is of; those given may have other shapes."""
     try:
@@ -71,7 +99,24 @@ def _tried(objective, model, x, y, outputs, sample_weight):
     except Exception as e:
         if y is None:
             raise _no_labels() from e
+        _check_keys("loss", objective.user_loss, model, outputs, e)
+        _check_keys("labels", y, model, outputs, e)
         raise _misfit(y, outputs, e) from e
+
+
+def _check_keys(what, given, model, outputs, error):
+    """Raises ValueError if a dict has other keys than names of outputs."""
+    if not isinstance(given, dict):
+        return
+    names = list(outputs) if isinstance(outputs, dict) else []
+    names += [n for n in getattr(model, "output_names", ()) if n not in names]
+    unknown = [str(key) for key in given if key not in names]
+    if unknown:
+        raise ValueError(
+            f"A dict of {what} has the names of outputs as keys: "
+            f"{', '.join(names) or 'none here'}. Received: {what} for "
+            f"{', '.join(unknown)}. Use these names; for a single output pass no dict."
+        ) from error
 
 
 def _inferred(model, x, y, outputs):
@@ -130,7 +175,7 @@ def _run(model, x):
             _check_ranks(model, x)
         raise ValueError(
             "The model must take the first batch of the dataset. Received: x of "
-            f"{_told(x)}. {_first_line(e)}"
+            f"{_told(x)}. {_first_line(e)}. Pass data of the shape that it takes."
         ) from e
 
 
@@ -143,7 +188,8 @@ def _check_ranks(model, x):
     if len(given) != len(wanted):
         raise ValueError(
             "The dataset must give one array for each input of the model. "
-            f"Received: {len(given)} arrays for {len(wanted)} inputs."
+            f"Received: {len(given)} arrays for {len(wanted)} inputs. Pass "
+            "several as a tuple or dict."
         )
     for a, b in zip(given, wanted, strict=True):
         _check_input(tuple(a), b)
@@ -168,7 +214,7 @@ def _check_input(shape, wanted):
     if not fits:
         raise ValueError(
             "x must have the shape of the model's input. "
-            f"Received: x of shape {shape} for an input of shape {wanted}."
+            f"Received: x of shape {shape} for an input of shape {wanted}. Reshape it."
         )
 
 
@@ -191,7 +237,7 @@ def _misfit(y, outputs, error) -> ValueError:
         )
     return ValueError(
         "The loss must take the labels and the outputs of the model. Received: labels "
-        f"of {_told(y)} for outputs of {_told(outputs)}. {_first_line(error)} "
+        f"of {_told(y)} for outputs of {_told(outputs)}. {_first_line(error)}. "
         "Pass `loss=`, or labels that fit."
     )
 
@@ -200,7 +246,8 @@ def _out_of_range(y, outputs):
     """(least, largest, number of classes) of class indices beyond it; else `None`."""
     labels, outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
     for label, output in zip(labels, outputs, strict=False):
-        shape, classes = tuple(output.shape), output.shape[-1]
+        shape = tuple(output.shape)
+        classes = shape[-1] if shape else 0
         label = np.asarray(label)
         sparse = label.shape in (shape[:-1], (*shape[:-1], 1))
         if label.dtype.kind in "iuf" and sparse and classes > 1 and label.size:
@@ -248,4 +295,4 @@ def _first_line(error) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [v for v in lines if not v.startswith("Exception encountered")]
-    return (lines or [type(error).__name__])[0][:300]
+    return (lines or [type(error).__name__])[0][:300].rstrip(".")

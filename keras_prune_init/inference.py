@@ -64,6 +64,12 @@ def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
         ValueError: If what an output is cannot be known, or labels do not fit it.
     """
     flat = keras.tree.flatten(outputs)
+    if any(len(output.shape) == 0 for output in flat):
+        raise ValueError(
+            "A loss can be inferred for outputs whose first axis counts samples. "
+            "Received: an output that is a single number. Pass `loss=`, or leave the "
+            "mean over samples to the loss."
+        )
     labels = _by_output(model, y, outputs)
     kinds = [*map(_kind_in_graph, _symbolic(model, len(flat)))]
     if None in kinds:

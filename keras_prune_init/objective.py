@@ -60,6 +60,11 @@ class Objective:
             return _call(model.compute_loss, x, y, outputs, sample_weight)
 
     @property
+    def user_loss(self) -> Any:
+        """The loss that was given."""
+        return self._losses and self._losses._user_loss
+
+    @property
     def was_used(self) -> bool:
         """Whether the given loss has been part of what was computed, if one was."""
         return self._losses is None or self._losses.built

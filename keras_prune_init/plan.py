@@ -221,4 +221,5 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
     if selection.is_graph(model) and model.inputs:
         size = model.inputs[0].shape[0] or size
     data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype, size)
+    first_batch.check_others(objective, data)
     return data, objective

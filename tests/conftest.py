@@ -4,6 +4,7 @@ from unittest import mock
 import keras
 import pytest
 import tensorflow as tf
+from hypothesis import settings
 from tensorflow.python import pywrap_tfe
 
 # Devices for strategies; everything else runs on the first one.
@@ -16,6 +17,11 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 # What runs a few times only is not worth optimizing.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+# Of `given` tests; --hypothesis-profile=long for more.
+for name, count in (("short", 300), ("long", 8000)):
+    settings.register_profile(name, max_examples=count, deadline=None, database=None)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,7 @@ class ChannelGroups:
                 "The model must have channels that can be removed. "
                 f"Received: {model.name}, of which all must stay"
                 + "".join(f"; {reason}" for reason in [*self.plan.reasons][:3])
-                + "."
+                + ". Remove weights in place of channels."
             )
 
     def _kernel(self, i, kernel, path, price):

@@ -151,7 +151,8 @@ def make(
             return NOfM(kept, group)
     raise ValueError(
         "`granularity` must be 'weight', 'channel', blocks of outputs x inputs such as "
-        f"'block:1x4', or N of M such as '2:4'. Received: granularity={granularity!r}."
+        f"'block:1x4', or N of M such as '2:4'. Received: granularity={granularity!r}. "
+        "Choose one of these."
     )
 
 

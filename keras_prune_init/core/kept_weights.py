@@ -27,7 +27,8 @@ class KeptWeights(keras.layers.Layer):
         if math.prod(kernel.shape) >= 2**31:
             raise ValueError(
                 "A kernel of the compact layout has less than 2**31 weights. "
-                f"Received: {kernel.path} of shape {tuple(kernel.shape)}."
+                f"Received: {kernel.path} of shape {tuple(kernel.shape)}. "
+                "Use layout='masked'."
             )
         self.dense_shape = tuple(kernel.shape)
         regularizer, constraint = kernel.regularizer, kernel.constraint

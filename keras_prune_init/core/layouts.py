@@ -61,7 +61,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     if not copying.masked_layers(model):
         raise ValueError(
             "`to_layout` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer."
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     new = surgery.change_layers(model, copying.to_layout(layout))
     agreement.check(model, new)

@@ -237,7 +237,8 @@ def _report_of_channels(model, dense):
     ):
         raise ValueError(
             "`dense` must be the model that channels were removed from. "
-            f"Received: dense={dense.name}, which has other layers than {model.name}."
+            f"Received: dense={dense.name}, which has other layers than {model.name}. "
+            "Pass the model as it was before."
         )
     tensors, shapes = [], []
     for key, kernel in whole.items():

@@ -52,7 +52,7 @@ class Channels:
         if allocation not in ALLOCATIONS:
             raise ValueError(
                 f"The `allocation` of channels must be one of {ALLOCATIONS}. "
-                f"Received: allocation={allocation!r}."
+                f"Received: allocation={allocation!r}. Choose one of them."
             )
         self.groups = ChannelGroups(model, kernels, budget)
         self.sparsity = sparsity

@@ -115,7 +115,7 @@ def strip(model: keras.Model) -> keras.Model:
     if not masked_layers(model):
         raise ValueError(
             "`strip` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer."
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     # It leaves its strategy: one process of several may want it.
     plain = _copy_model(model, copying.folded, scope=False)

@@ -99,7 +99,7 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
     else:
         raise TypeError(
             "`model` must be a keras.Model or the path of a .tflite file. Received: "
-            f"{model!r}."
+            f"{model!r}. Pass one of them."
         )
     return check(content)
 

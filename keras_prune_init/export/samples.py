@@ -87,7 +87,8 @@ class Samples:
                 break
         if not total:
             raise ValueError(
-                "`representative_data` must hold at least one sample. Received: none."
+                "`representative_data` must hold at least one sample. Received: none. "
+                "Pass some inputs, or leave it out."
             )
         return [
             np.concatenate(arrays)[:MOST].astype(tensor.dtype)
@@ -108,7 +109,8 @@ class Samples:
         if len(given) != len(wanted) or not all(map(fits, given, wanted)):
             raise ValueError(
                 "`representative_data` must be batched and fit the model's inputs, "
-                f"{wanted}. Received: a batch of shapes {given}."
+                f"{wanted}. Received: a batch of shapes {given}. Pass arrays, or "
+                "batches of them, of these shapes."
             )
 
     def _random(self):

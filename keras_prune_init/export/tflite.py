@@ -154,7 +154,8 @@ def _compare(content, inputs, wanted, precision):
     if not comparison.difference <= allowed:  # NaN fails too
         raise ValueError(
             "The file must compute what the model does, to "
-            f"{TOLERANCES[precision]:g} of its largest output. Received: {comparison}."
+            f"{TOLERANCES[precision]:g} of its largest output. Received: {comparison}. "
+            "Choose another precision, or pass inputs like those in use."
         )
     return comparison
 
@@ -169,7 +170,10 @@ def _run(content, inputs):
             runner = Interpreter(model_path=str(file)).get_signature_runner()
             found = [runner(**batch) for batch in inputs]
         except RuntimeError as e:
-            raise ValueError(f"The runtime does not run the file: {e}") from e
+            raise ValueError(
+                "The runtime for phones must run the file. Received from it: "
+                f"{e}. Leave what it cannot do to code around the model."
+            ) from e
     return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 
 

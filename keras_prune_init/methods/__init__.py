@@ -88,19 +88,21 @@ def get_method(name: str | Method, **options) -> Method:
         if options:
             raise ValueError(
                 "Options go to the constructor of a method object. "
-                f"Received: {sorted(options)} beside a {type(name).__name__} object."
+                f"Received: {sorted(options)} beside a {type(name).__name__} object. "
+                "Make the object with them."
             )
         return name
     if not isinstance(name, str) or name not in _METHODS:
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
         raise ValueError(
             f"`method` must be a Method object or one of {method_names()}. "
-            f"Received: method={name!r}.{hint}"
+            f"Received: method={name!r}. {hint}"
         )
     try:
         return _METHODS[name](**options)
     except TypeError as e:
         raise ValueError(
-            f"Method {name!r} does not take these options. Received: {options}. ({e})"
+            f"Method {name!r} does not take these options. Received: {options}, and "
+            f"Python says: {e}. Leave out what it does not have."
         ) from None

@@ -40,7 +40,7 @@ def conv(
         x = pad(size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     x = layers.Conv2D(
-        filters,
+        int(filters),
         size,
         strides=stride,
         padding=padding,
@@ -62,7 +62,7 @@ def normalization(x, name):
 def classifier(x, classes):
     """The linear layer that gives one logit per class."""
     initializer = keras.initializers.RandomNormal(stddev=0.01)
-    return layers.Dense(classes, kernel_initializer=initializer, name="logits")(x)
+    return layers.Dense(int(classes), kernel_initializer=initializer, name="logits")(x)
 
 
 def finish(

@@ -67,11 +67,11 @@ def mlp(
     )
     for number in range(1, depth):
         x = layers.Dense(
-            width,
+            int(width),
             activation=activation,
             kernel_initializer=initializer.clone(),
             name=f"dense{number}",
         )(x)
-    logits = layers.Dense(classes, kernel_initializer=initializer, name="logits")
+    logits = layers.Dense(int(classes), kernel_initializer=initializer, name="logits")
     model = keras.Model(inputs, logits(x), name=f"mlp{depth}")
     return finish(model, activation, init, stable)

@@ -75,7 +75,7 @@ def mobilenet(
     check_image(input_shape, smallest=16)
     if not is_whole(version) or version not in (1, 2):
         raise ValueError(
-            f"`version` must be 1 or 2. Received: version={version!r}. Pass one of them."
+            f"`version` must be 1 or 2. Received: version={version!r}. Pass one."
         )
     if not is_number(alpha) or not 0 < alpha <= 100:
         raise ValueError(

@@ -9,7 +9,7 @@ import zlib
 import keras
 import numpy as np
 
-from keras_prune_init.core.given import called, check_whole, is_number
+from keras_prune_init.core.given import called, check_whole, is_number, is_whole
 from keras_prune_init.core.layers import PACKAGE
 from keras_prune_init.signal import reading
 from keras_prune_init.signal.matrices import MatrixKernel, matrix_kernels
@@ -64,6 +64,7 @@ class ScaledNormal(keras.initializers.VarianceScaling):
                 "For ReLU layers use sigma_w=2**0.5, sigma_b=0."
             )
         axes = {"input_axes": input_axes, "output_axes": output_axes}
+        seed = int(seed) if is_whole(seed) else seed  # Keras takes none of numpy
         super().__init__(sigma_w**2, "fan_in", "untruncated_normal", seed, **axes)
         self.sigma_w, self.sigma_b = sigma_w, sigma_b
 
@@ -231,5 +232,11 @@ def _draw(initializer, shape, dtype, key):
             "`initializer` must return an array of the shape that it is given. "
             f"Received: initializer={initializer!r}, with shape {value.shape} for "
             f"{tuple(shape)}. Pass for example 'he_normal'."
+        )
+    if not np.isfinite(value.astype("float32")).all():
+        raise ValueError(
+            "`initializer` must return finite numbers. Received: initializer="
+            f"{initializer!r}, with NaN or infinite ones. Nothing was changed; pass "
+            "for example 'he_normal'."
         )
     return value

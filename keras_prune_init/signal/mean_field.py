@@ -218,18 +218,13 @@ def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> Dept
         Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b)
-    if sigma_w == 0:
-        raise ValueError(
-            "Without weights no signal reaches any depth. Received: sigma_w=0. Pass a "
-            "positive sigma_w."
-        )
     moments = quadrature.moments(quadrature.with_slopes(activation), q)
     rates = sigma_w**2 * moments.change, sigma_w**2 * moments.slope
     return DepthScales(*(_scale(rate) for rate in rates))
 
 
 def _scale(rate):
-    distance = abs(math.log(rate))
+    distance = abs(math.log(rate)) if rate > 0 else math.inf
     return 1 / distance if distance > SLACK else math.inf
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_prune_init.core.given import is_whole
 from keras_prune_init.core.layers import PACKAGE
 
 
@@ -44,7 +45,8 @@ class Orthogonal(keras.initializers.Orthogonal):
     """
 
     def __init__(self, gain: float = 1.0, seed=None):
-        super().__init__(gain, seed)
+        # Keras takes no integers of numpy.
+        super().__init__(gain, int(seed) if is_whole(seed) else seed)
 
     def __call__(self, shape, dtype=None):
         if not 2 <= len(shape) <= 5:

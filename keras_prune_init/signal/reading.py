@@ -69,7 +69,10 @@ def _one(read, kernel):
 
 def _edge(activation: Activation, sigma_b, known):
     """Looked for once: two ReLU layers are not the same function, but equal ones."""
-    values = _values(activation, PROBE)
+    try:
+        values = _values(activation, PROBE)
+    except Exception:  # a layer as an activation, say: it wants more than numbers
+        return None
     key = values.tobytes()
     if key not in known:
         if not np.array_equal(_values(activation, PROBE[:2]), values[:2]):

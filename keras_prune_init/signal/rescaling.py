@@ -102,7 +102,7 @@ def targets(
     if not masked_layers(model):
         raise ValueError(
             "`rescale` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer."
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     if not force:
         check(model)
@@ -119,8 +119,19 @@ def targets(
 def apply(aims: Targets, granularity: str = "unit") -> None:
     """Set the scale of kernels to what `targets` found."""
     factors = [_factors(kernel, sigma_w, granularity) for kernel, sigma_w in aims]
+    wrong = [k.path for (k, _), f in zip(aims, factors, strict=True) if not _fits(f)]
+    if wrong:
+        raise ValueError(
+            "Scales must be finite numbers. Received: weights in "
+            f"{', '.join(wrong)} that need others. Look for NaN in them; nothing was "
+            "changed."
+        )
     for (kernel, _), factor in zip(aims, factors, strict=True):
         kernel.scale.assign(factor)
+
+
+def _fits(factor):
+    return np.all(np.abs(factor) < np.finfo("float32").max)
 
 
 def undo(model: keras.Model) -> None:

@@ -64,7 +64,8 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     if is_stable(nodes, additions):
         raise ValueError(
             "Residual branches are scaled once. "
-            f"Received: {model.name}, whose branches end in Rescaling layers already."
+            f"Received: {model.name}, whose branches end in Rescaling layers already. "
+            "Use it as it is."
         )
     changes = {}
     for k, addition in enumerate(additions, start=1):

@@ -34,11 +34,14 @@ def parse(text: str, config: str | None = None) -> list[Cell]:
         if not key or "" in values or len(set(values)) < len(values) or key in axes:
             raise ValueError(
                 "A grid is key=value,value;key=value with different keys and values. "
-                f"Received: {part!r} in grid={text!r}."
+                f"Received: {part!r} in grid={text!r}. Write it as in seed=0,1,2."
             )
         axes[key] = values
     if not axes:
-        raise ValueError(f"A grid must have a key. Received: grid={text!r}.")
+        raise ValueError(
+            f"A grid must have a key. Received: grid={text!r}. Write it as in "
+            "seed=0,1,2."
+        )
     cells = [
         dict(zip(axes, values, strict=True))
         for values in itertools.product(*axes.values())

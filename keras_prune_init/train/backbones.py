@@ -52,7 +52,7 @@ def make(
     if weights and not regular(weights).exists():
         raise FileNotFoundError(
             "`model.weights` is a file. Received: model.weights="
-            f"{weights!r}, which does not exist."
+            f"{weights!r}, which does not exist. Check the path."
         )
     given = {k: v for k, v in arguments.items() if v is not None}
     try:
@@ -60,12 +60,14 @@ def make(
     except TypeError as e:
         raise ValueError(
             "The arguments in `model` must be those of the model. Received: "
-            f"model.name={name!r} with {given}, and Python says: {e}."
+            f"model.name={name!r} with {given}, and Python says: {e}. Leave out what "
+            "it does not take."
         ) from e
     if not isinstance(model, keras.Model):
         raise ValueError(
             "`model.name` must name a function that returns a keras.Model. Received: "
-            f"model.name={name!r}, which returned {type(model).__name__}."
+            f"model.name={name!r}, which returned {type(model).__name__}. "
+            "Let it return one."
         )
     if weights:
         _load(model, weights)
@@ -109,7 +111,8 @@ def _keras_cv(name, what):
     if cls is None or not what.endswith("Backbone") and what not in FAMILIES:
         raise ValueError(
             f"`model.name` keras_cv:NAME must name one of {', '.join(FAMILIES)}, or a "
-            f"class such as ResNet18V2Backbone. Received: model.name={name!r}."
+            f"class such as ResNet18V2Backbone. Received: model.name={name!r}. Choose "
+            "one of them."
         )
 
     def with_classifier(input_shape, classes, **arguments):
@@ -139,7 +142,8 @@ def _load(model, path):
         except Exception as e:  # whatever Keras and h5py meet in another kind of file
             raise ValueError(
                 "`model.weights` must be a file .weights.h5, .keras or .h5 that Keras "
-                f"wrote. Received: model.weights={path!r}, and Keras says: {e}."
+                f"wrote. Received: model.weights={path!r}, and Keras says: {e}. Save "
+                "it again."
             ) from e
     for warning in told:
         logging.warning("%s: %s", path, warning.message)

@@ -164,7 +164,8 @@ def _tfds(name, splits, more=""):
     if len(splits) != 2:
         raise ValueError(
             "A tfds source is tfds:NAME, or tfds:NAME,TRAIN,TEST with two splits, such "
-            f"as train[:90%]. Received: tfds:{name} with the splits {splits}."
+            f"as train[:90%]. Received: tfds:{name} with the splits {splits}. "
+            "Name two."
         )
     try:
         yield tfds

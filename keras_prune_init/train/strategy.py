@@ -173,7 +173,8 @@ def _tpu(name):
     except (ValueError, tf.errors.OpError) as e:
         raise ValueError(
             f"There must be a TPU to use it. Received: strategy='tpu', tpu={name!r}, "
-            f"and TensorFlow says: {e}"
+            f"and TensorFlow says: {e}. Run it on a machine with one, or use "
+            "another --strategy."
         ) from e
     return tf.distribute.TPUStrategy(resolver)
 
@@ -182,7 +183,7 @@ def _split_processor(count):
     if count < 1:
         raise ValueError(
             "`num_virtual_devices` must be 1 or more. Received: "
-            f"num_virtual_devices={count}."
+            f"num_virtual_devices={count}. Pass for example 2."
         )
     [processor] = tf.config.list_physical_devices("CPU")
     parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
@@ -191,5 +192,6 @@ def _split_processor(count):
     except RuntimeError as e:
         raise ValueError(
             "Virtual devices must be made before anything else uses TensorFlow. "
-            f"Received: num_virtual_devices={count}, too late."
+            f"Received: num_virtual_devices={count}, too late. Make the strategy "
+            "first."
         ) from e

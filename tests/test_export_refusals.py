@@ -77,12 +77,36 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tflite.convert, "convert", converted_and_then_full)
     try:
-        with pytest.raises(OSError, match="File too large"):
+        message = f"could not be written to {path}: .*File too large.*still there. Free"
+        with pytest.raises(OSError, match=message):
             kpi.export_tflite(mlp(), path, check=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["m.tflite"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 20 kB; only root may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20k", "none", folder]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f"no file system can be mounted here: {e}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_small_disk_leaves_the_old_file(small_disk):
+    path = small_disk / "m.tflite"
+    path.write_text("old")
+    with pytest.raises(OSError, match=f"written to {path}: .*No space left.*Free some"):
+        kpi.export_tflite(kpi.models.mlp((28, 28, 1)), path, check=False)
+    assert path.read_text() == "old"
+    assert os.listdir(small_disk) == ["m.tflite"]
 
 
 def test_killed_process_leaves_nothing(tmp_path):

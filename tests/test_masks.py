@@ -65,6 +65,13 @@ def test_many_scores_in_several_arrays_among_some(levels, order, block, monkeypa
         (0.95, 3684, 3499),
         (0, 7, 0),
         (0.999, 999, 998),
+        (np.float32(0.9), 10, 9),
+        (1 - 1e-10, 1000, 999),
+        (1 - 1e-10, 10**10, 10**10 - 1),
+        (0.9999999997, 10**10, 10**10 - 3),
+        (1 - 1e-15, 10, 9),
+        (1 - 2**-53, 7, 6),
+        (1 - 999 / 1000, 1000, 1),
     ],
 )
 def test_removed_count_is_that_of_the_number_typed(sparsity, total, removed):

@@ -149,3 +149,141 @@ def test_a_list_is_no_name():
         kpi.get_method(["snip"])
     with pytest.raises(ValueError, match=r"must be one of.*Received: .*\['erk'\]"):
         kpi.select({"a": np.ones(3)}, 0.5, ["erk"])
+
+
+def classified(count=300):
+    x = np.random.default_rng(0).normal(size=(count, 5)).astype("float32")
+    return x, np.arange(count) % 3
+
+
+@pytest.mark.parametrize("label", [7, -1, 2**32 + 1])
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_labels_out_of_range_in_a_later_batch_are_refused(label, method):
+    x, y = classified()
+    y[200] = label
+    with pytest.raises(ValueError, match=rf"from 0 to 2.* {label}.*is batch 2 of"):
+        kpi.prune_at_init(mlp(), (x, y), method, batches=None)
+
+
+def test_a_loss_that_knows_other_labels_decides():
+    def ignoring(y, outputs):
+        known = tf.cast(y[:, 0] >= 0, outputs.dtype)
+        return known * outputs[:, 0]
+
+    x, y = classified()
+    y[200] = -1
+    kpi.prune_at_init(mlp(), (x, y[:, None]), loss=ignoring, batches=None)
+
+
+def test_inputs_of_another_shape_in_a_later_batch_are_refused():
+    x, y = classified(64)
+    batches = iter([(x[:32], y[:32]), (x[32:, :4], y[32:])])
+    with pytest.raises(ValueError, match=r"shape \(32, 4\).*This is batch 2"):
+        kpi.prune_at_init(mlp(), batches, batches=2)
+
+
+def two_outputs():
+    x = keras.Input((5,))
+    h = L.Dense(4)(x)
+    return keras.Model(x, {"a": L.Dense(3, name="a")(h), "b": L.Dense(1, name="b")(h)})
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "loss", "message"),
+    [
+        (mlp, {}, {"foo": "mse"}, "dict of loss .* Received: loss for foo. Use"),
+        (two_outputs, {}, {"a": "mse", "c": "mse"}, "keys: a, b. .*loss for c"),
+        (
+            two_outputs,
+            {"a": 0, "c": 0},
+            {"a": "mse", "b": "mse"},
+            "dict of labels has .* keys: a, b. Received: labels for c",
+        ),
+    ],
+)
+def test_dicts_with_other_keys_than_outputs_are_refused(model, labels, loss, message):
+    x, y = classified(16)
+    y = dict.fromkeys(labels, y[:, None].astype("float32")) or y
+    with pytest.raises(ValueError, match=message):
+        kpi.prune_at_init(model(), (x, y), loss=loss)
+
+
+def test_a_loss_of_an_output_that_is_one_number_must_be_given():
+    x = keras.Input((5,))
+    model = keras.Model(x, keras.ops.mean(L.Dense(3)(x)))
+    with pytest.raises(ValueError, match="an output that is a single number. Pass"):
+        kpi.prune_at_init(model, classified(16))
+    kpi.prune_at_init(model, classified(16), loss="mse")  # as `fit` trains it
+
+
+@pytest.fixture
+def pruned():
+    return kpi.prune_at_init(mlp(), None, "magnitude")
+
+
+@pytest.mark.parametrize("context", ["function", "graph", "replica"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m: kpi.prune_at_init(m, None, "magnitude"),
+        lambda m: kpi.score(m, None, "magnitude"),
+        lambda m: kpi.to_layout(m, "compact"),
+        lambda m: kpi.signal_report(m, classified(16)),
+        lambda m: kpi.initializers.reinitialize(m, "eoc"),
+        lambda m: kpi.export_tflite(m, "never.tflite"),
+        *(kpi.report, kpi.strip, kpi.shrink, kpi.cost, kpi.rescale, kpi.mobile_check),
+        *(kpi.stabilize, kpi.singular_values, kpi.enable_workers),
+        kpi.approximate_isometry,
+    ],
+)
+def test_calls_within_graphs_and_replicas_are_refused(pruned, function, context):
+    @tf.autograph.experimental.do_not_convert
+    def call():
+        function(pruned)
+
+    with pytest.raises(ValueError, match="inside tf.function.* Call it eagerly"):
+        if context == "function":
+            tf.function(call)()
+        elif context == "graph":
+            with tf.Graph().as_default():
+                call()
+        else:
+            tf.distribute.MirroredStrategy(["CPU:0"]).run(call)
+
+
+def test_names_that_are_none_are_refused():
+    for name in ("", " ", None, 3):
+        with pytest.raises(ValueError, match="A method has a name. Received: name="):
+            kpi.register_method(name, kpi.get_method("snip").__class__)
+
+
+def test_integers_of_numpy_are_whole_numbers():
+    two = np.int64(2)
+    model = kpi.models.mlp((two, 3), two, depth=two, width=np.int8(8))
+    options = {"iterations": two, "batches": two, "min_per_layer": np.uint8(1)}
+    x, y = np.ones((300, 2, 3)), np.arange(300) % 2
+    pruned = kpi.prune_at_init(
+        model,
+        (x, y),
+        "snip",
+        loss=keras.losses.SparseCategoricalCrossentropy(True),
+        **options,
+    )
+    assert kpi.report(pruned).kept == 7  # of 64
+    kpi.prune_at_init(model, None, "random", seed=two, multiple_of=np.int32(1))
+    kpi.approximate_isometry(pruned, steps=two, verbose=0)
+    kpi.initializers.reinitialize(model, "eoc", seed=two)
+    kpi.initializers.ScaledNormal(1.0, seed=two)((2, 3))
+
+
+def test_nothing_is_changed_to_what_is_no_number(pruned):
+    before = [np.array(v) for v in pruned.variables]
+    with pytest.raises(ValueError, match="must return finite numbers"):
+        kpi.initializers.reinitialize(
+            pruned, lambda shape, dtype: np.full(shape, np.nan)
+        )
+    pruned.layers[0].layer.kernel.assign(np.full((5, 8), 1e-30))
+    before = [np.array(v) for v in pruned.variables]
+    with pytest.raises(ValueError, match="Scales must be finite"):
+        kpi.rescale(pruned, sigma_w=1e15)
+    np.testing.assert_equal(before, [np.array(v) for v in pruned.variables])

@@ -15,9 +15,9 @@ def few_images(folder):
 
 
 def random_npz(folder, classes):
-    """100 random 32x32 colour images of at most 100 classes, as an npz source."""
-    x = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), "uint8")
-    y = np.arange(100) % classes
+    """200 random 32x32 colour images of at most 100 classes, as an npz source."""
+    x = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), "uint8")
+    y = np.arange(200) % classes
     path = folder / f"random{classes}.npz"
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     return f"npz:{path}"

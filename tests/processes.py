@@ -28,6 +28,10 @@ class Forked:
         )
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def poll(self) -> int | None:
         """Its exit status, or `None` while it runs; minus the signal that ended it."""
         return self._process.exitcode
@@ -36,7 +40,7 @@ class Forked:
         self._process.kill()
 
     def send(self, number: int) -> None:
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int | None:
         self._process.join(timeout)

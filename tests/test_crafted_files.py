@@ -62,6 +62,7 @@ def test_other_numbers_that_a_pruning_makes_are_loaded(tmp_path):
             "positions of kernel that do not rise, or too far",
         ),
         ("compact", {"3": -GAPS.astype("int64")}, "positions of kernel"),
+        ("compact", {"3": GAPS.astype("uint64") << 62}, "positions of kernel"),
         ("compact", {"3": GAPS * 0.5}, "positions of kernel"),
         ("compact", {"3": GAPS[None]}, "positions of kernel"),
         ("compact", {"2": VALUES[:5], "3": GAPS[:6]}, "5 values at 6 positions"),

@@ -171,7 +171,7 @@ def test_an_empty_layer_can_be_drawn(tmp_path):
     [
         ({"model": 3}, TypeError, "`model` must be a keras.Model"),
         ({"batch": "data"}, TypeError, "`dataset` must be a batched"),
-        ({"batch_norm": "no"}, ValueError, "'train' or 'eval'.*batch_norm='no'"),
+        ({"batch_norm": "no"}, ValueError, "'train', 'eval'.*batch_norm='no'"),
         ({"model": keras.Sequential([L.Dense(2)])}, ValueError, "must be built"),
         (
             {"batch": (np.zeros((1, 5)), np.zeros(1, int))},

@@ -2,18 +2,30 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 
 import pytest
 
-from keras_prune_init.train import run_folder, run_lock
+from keras_prune_init.train import default_config, run_folder, run_lock
 
 
 def test_folder_of_something_else_is_not_resumed(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(FileExistsError, match="no config.json"):
         run_folder.check(tmp_path, {}, resume=True)
+
+
+def test_a_run_of_before_a_key_was_added_had_its_default(tmp_path):
+    config = json.loads(default_config.get_config().to_json())
+    earlier = json.loads(default_config.get_config().to_json())
+    del earlier["data"]["skip_corrupt"]
+    run_folder.write_json(tmp_path / "config.json", earlier)
+    run_folder.check(tmp_path, config, resume=True)
+    config["data"]["skip_corrupt"] = True
+    with pytest.raises(ValueError, match=r"skip_corrupt \(then False, now True\)"):
+        run_folder.check(tmp_path, config, resume=True)
 
 
 @pytest.mark.parametrize(

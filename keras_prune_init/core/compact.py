@@ -152,8 +152,9 @@ class CompactLayer(MaskedLayer):
         }
         kept = {name: k for name, k in self.kept.items() if k.built}
         for name, k in kept.items():
-            values, found = stored[id(k.values)], positions(stored[id(k.index)])
-            if found is None or len(found) and found[-1] >= math.prod(k.dense_shape):
+            values, size = stored[id(k.values)], math.prod(k.dense_shape)
+            found = positions(stored[id(k.index)], size)
+            if found is None:
                 raise self._damaged(f"positions of {name} that do not rise, or too far")
             if values.shape != found.shape:
                 raise self._damaged(f"{len(values)} values at {len(found)} positions")

@@ -100,7 +100,10 @@ def gaps(index):
     return gaps.astype(np.min_scalar_type(gaps.max(initial=0)))
 
 
-def positions(gaps):
-    """The opposite of `gaps`; `None` if these are no differences of rising ones."""
-    rising = gaps.ndim == 1 and gaps.dtype.kind in "iu" and np.all(gaps[1:] > 0)
-    return np.cumsum(gaps, dtype="int64") if rising and np.all(gaps >= 0) else None
+def positions(gaps, size):
+    """The opposite of `gaps`; `None` if these are none of rising ones below `size`."""
+    whole = gaps.ndim == 1 and gaps.dtype.kind in "iu"
+    if not whole or np.any(gaps[1:] < 1) or np.any((gaps < 0) | (gaps >= size)):
+        return None
+    found = np.cumsum(gaps, dtype="int64")
+    return found if not len(found) or found[-1] < size else None

@@ -26,7 +26,9 @@ def shrink(model: keras.Model) -> keras.Model:
     file. Channels go together with those that they are added to; what a cut channel
     still emits in inference (a bias, an activation of 0) goes into the biases of the
     layers that read it, or it stays, where padding would make that uneven. Layers of
-    which nothing is known keep all channels they read and make.
+    which nothing is known keep all channels they read and make. In training mode the
+    outputs are the same only while the batch statistics of what is cut are those of a
+    fresh model: biases have what its running statistics made of it.
 
     Args:
         model: A Sequential or Functional model, pruned or not. It is not changed.

@@ -14,16 +14,11 @@ def scope(model: keras.Model) -> contextlib.AbstractContextManager:
     """Where variables are made that belong to a copy of `model`.
 
     Raises:
-        RuntimeError: If another strategy is in use, or one of its replicas runs this.
+        RuntimeError: If another strategy is in use.
     """
     if not tf.distribute.has_strategy():
         return model.distribute_strategy.scope()
     current = tf.distribute.get_strategy()
-    if not tf.distribute.in_cross_replica_context():
-        raise RuntimeError(
-            "A model is pruned once, for all replicas. Received: a call inside "
-            f"{type(current).__name__}.run. Call it outside, where the model is made."
-        )
     if model.distribute_strategy is not current:
         raise RuntimeError(
             "A model is pruned under the strategy that it was made in. Received: "

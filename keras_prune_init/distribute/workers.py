@@ -138,18 +138,17 @@ def meet(addresses: Iterable[str], mine: str) -> None:
 
 def _listening(address):
     port = int(address.rpartition(":")[2])
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        listener.bind(("", port))
-        listener.listen(1024)
+        return socket.create_server(
+            ("", port), family=family, backlog=1024, dualstack_ipv6=both
+        )
     except OSError as e:
-        listener.close()
         raise OSError(
             f"A worker listens at its port. Received: {address}, and port {port} cannot"
             f" be had ({e}). Stop the other process there, or choose another port."
         ) from e
-    return listener
 
 
 def _reached(address):

@@ -57,6 +57,8 @@ def run(
             run to resume.
         PermissionError: If `workdir` cannot be written to.
         OSError: If the run cannot be saved, as on a full disk.
+        FloatingPointError: If a loss or a weight becomes NaN or infinite; what was
+            saved last stays.
         RuntimeError: If another worker was lost.
         SystemExit: After SIGTERM, when all is saved.
     """

@@ -14,6 +14,7 @@ import keras
 from keras_prune_init.core import files
 from keras_prune_init.core.files import TEMPORARY, atomic
 from keras_prune_init.core.given import is_number, is_whole
+from keras_prune_init.train import default_config
 from keras_prune_init.train.run_lock import LOCK, not_writable
 
 # The names a reader of the folder meets; "model" is written again and again.
@@ -225,7 +226,10 @@ def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
             f"Only the folder of a run can be resumed. Received: workdir={folder}, "
             f"which has files but no {CONFIG}. Choose another --workdir."
         )
-    changed = _differences(_flat(earlier or config), _flat(config))
+    # A key that was added to the package since then had its default.
+    defaults = json.loads(default_config.get_config().to_json())
+    earlier = {**_flat(defaults), **_flat(earlier or config)}
+    changed = _differences(earlier, {**_flat(defaults), **_flat(config)})
     if changed:
         raise ValueError(
             "A run is resumed with the configuration it was started with. Received: "

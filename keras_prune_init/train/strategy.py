@@ -117,7 +117,7 @@ def _addresses(text):
         jobs = {job: [*map(_address, addresses)] for job, addresses in cluster.items()}
         if jobs and not 0 <= task["index"] < len(jobs[task["type"]]):
             raise ValueError(f"there is no task {task}")
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ValueError(
             'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host:port", '
             '"host:port"]}, "task": {"type": "worker", "index": 0}}. Received: '
@@ -150,7 +150,8 @@ def _multi_worker():
     else:
         resolver = _slurm()
     cluster = resolver.cluster_spec()
-    addresses = [a for job in cluster.jobs for a in cluster.job_tasks(job)]
+    jobs = {"chief", "worker"} & set(cluster.jobs)  # those that train together
+    addresses = [a for job in jobs for a in cluster.job_tasks(job)]
     if len(addresses) > 1:
         mine = cluster.task_address(resolver.task_type, resolver.task_id)
         workers.meet(addresses, mine)

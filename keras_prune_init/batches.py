@@ -144,7 +144,20 @@ def _array(value, dtype):
 
 
 def _tensors(batch):
-    return _map(lambda v: v if tf.is_tensor(v) else tf.convert_to_tensor(v), batch)
+    return _map(_tensor, batch)
+
+
+def _tensor(value):
+    if tf.is_tensor(value):
+        return value
+    try:
+        return tf.convert_to_tensor(value)
+    except (ValueError, TypeError) as e:
+        raise ValueError(
+            "The dataset must give arrays of numbers or text. Received: "
+            f"{type(value).__name__}, and TensorFlow says: {str(e).rstrip('.')}. "
+            "Convert it, as by `np.asarray(x, 'float32')`."
+        ) from e
 
 
 def _map(function, values):

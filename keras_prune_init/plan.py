@@ -16,7 +16,7 @@ from keras_prune_init.core import allocation as allocation_lib
 from keras_prune_init.core import granularity as granularity_lib
 from keras_prune_init.core import masks as masks_lib
 from keras_prune_init.core import selection, structured, surgery
-from keras_prune_init.core.given import check_flag
+from keras_prune_init.core.given import check_flag, check_whole
 from keras_prune_init.core.layers import MaskedLayer
 from keras_prune_init.core.schedules import check_schedule
 from keras_prune_init.core.selection import Kernel, scoring_dtype
@@ -91,6 +91,7 @@ def make(
     allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
     check_schedule(method.schedule, method.iterations, sparsity)
     check_flag("verbose", verbose)
+    check_whole("seed", seed, 0)
     units = None
     if granularity != "channel":
         units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
@@ -137,7 +138,9 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
         if i == 1:
             masks_lib.check_nonzero(scores)
         last = i == total
-        target = plan.sparsity if last else method.schedule(i / total, plan.sparsity)
+        target = plan.sparsity
+        if not last:
+            target = float(method.schedule(i / total, plan.sparsity))
         masks = units.choose(scores, max(target, least), within)
         masks = workers.from_chief(strategy, masks)
         if not last:

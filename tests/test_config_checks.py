@@ -54,6 +54,7 @@ def test_every_number_and_flag_of_the_default_has_a_rule():
         ("seed", 2**32),
         ("train.epochs", 0),
         ("train.epochs", 1.5),
+        ("train.epochs", 10**20),
         ("train.batch_size", True),
         ("train.momentum", 1.1),
         ("train.nesterov", 1),

@@ -45,7 +45,9 @@ DAMAGES = {
     "result.json": ["", "[]", '{"finished": 1}', "\0", "[" * 100_000, None],
     "config.json": ["{", "3"],
     "history.csv": ["", "epoch,loss\n1\n", "epoch\n7\n", "epoch,loss\n1,nan\n", None],
-    "model.keras": ["no zip", cut, flip, without_optimizer],
+    "model.keras": ["no zip", cut, flip, without_optimizer, None],
+    "report.json": ["{", None],
+    "report.png": [None],
     f"progress-{STOPPED}.json": ["{}", '{"step": 6, "batches": 2, "logs": 3}', None],
 }
 
@@ -69,10 +71,18 @@ def test_a_damaged_file_is_named_and_nothing_goes_on(stopped, tmp_path, name, da
     assert before == {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
-def test_the_copy_that_was_not_damaged_goes_on(stopped, tmp_path):
-    shutil.copytree(stopped[1], tmp_path / "run")
-    result = main.run(stopped[0], tmp_path / "run", resume=True)
+def test_the_copy_that_was_not_damaged_goes_on_until_it_is(stopped, tmp_path):
+    config, folder = stopped[0], tmp_path / "run"
+    shutil.copytree(stopped[1], folder)
+    result = main.run(config, folder, resume=True)
     assert result["finished"] and result["epochs"] == 2
+    assert main.run(config, folder, resume=True) == result
+    for name in ("history.csv", "model.keras", "stripped.keras", "report.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-100])
+        with pytest.raises(ValueError, match=f"Received: {folder / name}, which is d"):
+            main.run(config, folder, resume=True)
+        (folder / name).write_bytes(whole)
 
 
 def is_finite(path):

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ def mlp():
         ({"batch_size": 0}, "`batch_size` must be.*batch_size=0"),
         ({"representative_data": np.zeros((0, 5))}, "at least one sample"),
         (
+            {"representative_data": np.full((2, 5), np.nan)},
+            "must be finite numbers. Received: NaN",
+        ),
+        (
             {"representative_data": np.zeros((3, 4))},
             r"fit the model's inputs.*\(3, 4\)",
         ),
@@ -49,6 +54,14 @@ def test_bad_arguments_are_refused_and_nothing_is_written(arguments, message, tm
 def test_paths_that_cannot_be_written_are_refused_first(path, tmp_path):
     with pytest.raises(ValueError, match="`path` must name a file in a folder"):
         kpi.export_tflite(helpers.mlp(), tmp_path / path)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(ValueError, match=f"read or replaced. Received: {path}"):
+            kpi.export_tflite(mlp(), path)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_layer_without_an_operator_is_named(tmp_path):

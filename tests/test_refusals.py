@@ -287,3 +287,30 @@ def test_nothing_is_changed_to_what_is_no_number(pruned):
     with pytest.raises(ValueError, match="Scales must be finite"):
         kpi.rescale(pruned, sigma_w=1e15)
     np.testing.assert_equal(before, [np.array(v) for v in pruned.variables])
+
+
+@pytest.mark.parametrize(
+    "activation", ["softmax", lambda z: z / 0, lambda z: z[:1], "no such one", 3]
+)
+def test_what_is_no_function_of_numbers_is_no_activation(activation):
+    with pytest.raises(ValueError, match="`activation` must be a Keras activation"):
+        kpi.mean_field.edge_of_chaos(activation)
+
+
+def test_an_activation_without_an_edge_of_chaos_is_refused():
+    with pytest.raises(ValueError, match="needs a variance that its layers do not"):
+        kpi.mean_field.edge_of_chaos(lambda z: 0 * z)
+
+
+def test_all_layers_cannot_be_registered_at_once():
+    with pytest.raises(TypeError, match="must be a subclass of keras.layers.Layer"):
+        kpi.register_layer(keras.layers.Layer, "w")
+
+
+def test_a_schedule_may_return_a_tensor():
+    def schedule(progress, sparsity):
+        return tf.constant(progress) * sparsity
+
+    options = {"iterations": 3, "schedule": schedule, "sparsity": 0.5}
+    pruned = kpi.prune_at_init(mlp(), None, "magnitude", **options)
+    assert kpi.report(pruned).sparsity == pytest.approx(0.5, abs=0.01)

@@ -301,7 +301,8 @@ def test_an_image_that_is_cut_off_is_named(tmp_path, part, size):
         write_image(tmp_path / f"{name}.jpg", 20, 20)
     bad = next((tmp_path / part / "a").glob("0.jpg"))
     bad.write_bytes(bad.read_bytes()[:200])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"whole.*{bad}"):
+    error = ValueError if size is None else tf.errors.InvalidArgumentError
+    with pytest.raises(error, match=f"whole.*{bad}"):
         data = load(f"folder:{tmp_path}", size)
         list(data.train(3) if part == "train" else data.test(3))
 
@@ -324,10 +325,11 @@ def test_corrupt_images_are_left_out_if_that_is_wanted(tmp_path, size, caplog):
     (tmp_path / "train/a/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (tmp_path / "train/b/gone.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "val/b/pipe.png")
+    (tmp_path / "val/b/self.png").symlink_to("self.png")
     with caplog.at_level("WARNING"):
         data = load(source, size, skip_corrupt=True)
     assert "leaves out 3 of 6 files" in caplog.text
-    assert "leaves out 2 of 4 files" in caplog.text and "val/a/bad.png" in caplog.text
+    assert "leaves out 3 of 5 files" in caplog.text and "val/a/bad.png" in caplog.text
     for part in ("train", "test"):
         for new, old in zip(
             batches(getattr(data, part)(2)),

@@ -69,6 +69,11 @@ def test_auto_goes_by_the_environment(monkeypatch):
                 '{"cluster": {"worker": ["a:1", "b:x"]}}',
                 '{"cluster": {"worker": ["a:1", "b:1"]}}',
                 '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+                '{"cluster": {"worker": ["a:1", "a:1"]},'
+                ' "task": {"type": "worker", "index": 0}}',
+                '{"cluster": {"worker": ["a:1", "b:1"]},'
+                ' "task": {"type": "worker", "index": 0.5}}',
+                '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
                 '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
                 '{"cluster": {"worker": ["a:1"]},'
                 ' "task": {"type": "worker", "index": 1}}',

@@ -41,7 +41,7 @@ def regular(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(
-            "Only an ordinary file can be read. Received: "
+            "Only an ordinary file can be read or replaced. Received: "
             f"{path}, which is a folder, a pipe or a device. Pass the path of a file."
         )
     return path
@@ -49,7 +49,12 @@ def regular(path: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path beside `path` to write to, and moves it there when that is done."""
+    """Yields a path beside `path` to write to, and moves it there when that is done.
+
+    Raises:
+        ValueError: If there is something else than a file, which that would replace.
+    """
+    path = regular(path)
     # Another process may be writing the same file.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:

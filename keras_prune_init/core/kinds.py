@@ -195,7 +195,7 @@ def register_layer(
     >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
     """
     layer = isinstance(cls, type) and issubclass(cls, L.Layer)
-    if not layer or issubclass(cls, keras.Model):
+    if not layer or issubclass(cls, keras.Model) or cls is L.Layer:
         raise TypeError(
             "`cls` must be a subclass of keras.layers.Layer, and no keras.Model. "
             f"Received: cls={cls!r}. Pass the class, not a layer; weights of a model "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import tensorflow as tf
+
 from keras_prune_init.core.given import called, is_number
 
 Schedule = str | Callable[[float, float], float]
@@ -49,6 +51,8 @@ def check_schedule(
     before = 0.0
     for i in range(1, iterations):
         value = called("schedule", schedule, i / iterations, sparsity)
+        if tf.is_tensor(value) and not value.shape.rank:
+            value = value.numpy().item()
         if not is_number(value) or not before - 1e-9 <= value <= sparsity + 1e-9:
             raise ValueError(
                 "`schedule` must give sparsities that rise from 0 to the final one. "

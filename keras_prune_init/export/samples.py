@@ -81,6 +81,11 @@ class Samples:
         for x in _iterate(data):
             flat = [np.asarray(a) for a in keras.tree.flatten(x)]
             self._check(flat)
+            if not all(np.isfinite(a).all() for a in flat if a.dtype.kind == "f"):
+                raise ValueError(
+                    "`representative_data` must be finite numbers. Received: NaN or "
+                    "infinite ones. Leave those samples out."
+                )
             parts.append(flat)
             total += len(flat[0])
             if total >= MOST:

@@ -190,6 +190,8 @@ def _check_arguments(path, precision, sparse, data, batch_size, check):
     if batch_size is not None:
         check_whole("batch_size", batch_size, 1, 2**31 - 1)
     folder = path.parent
+    if not path.is_dir():
+        files.regular(path)
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "`path` must name a file in a folder that exists and can be written to. "

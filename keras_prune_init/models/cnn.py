@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from keras_prune_init.core.given import check_whole
 from keras_prune_init.models.common import (
     Init,
     check_common,
@@ -59,6 +60,7 @@ def cnn(
         Recognition", 1998 (the family of nets it belongs to).
     """
     check_common(activation, stable, classes=classes, depth=depth, width=width)
+    check_whole("depth", depth, 1, 20)  # each halves the image
     check_image(input_shape, smallest=2**depth)
     inputs = x = keras.Input(input_shape, name="input")
     for stage in range(1, depth + 1):

@@ -17,8 +17,8 @@ from keras_prune_init.signal.initializers import Orthogonal, ScaledNormal, reini
 from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
 from keras_prune_init.signal.stable import VARIANTS, stabilize
 
-# Layers or units: more would never be made.
-MOST = 1_000_000
+# More would never be made.
+MOST_LAYERS, MOST = 10_000, 1_000_000
 Init = str | keras.initializers.Initializer | None
 
 
@@ -110,7 +110,7 @@ def finish(
 def check_common(activation, stable, **numbers):
     """Raises ValueError unless numbers are positive integers, and the rest known."""
     for name, value in numbers.items():
-        check_whole(name, value, 1, MOST)
+        check_whole(name, value, 1, MOST_LAYERS if name == "depth" else MOST)
     try:
         fits = keras.activations.get(activation)(tf.ones((2, 3))).shape == (2, 3)
     except Exception:  # Keras and Python raise several

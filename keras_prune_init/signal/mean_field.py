@@ -110,6 +110,8 @@ def _edge(activation, sigma_b):
 
     def excess(q):
         moments = quadrature.moments(function, q)
+        if not moments.slope:  # of a constant
+            return math.inf
         return sigma_b**2 + moments.square / moments.slope - q
 
     q = quadrature.smallest_root(excess)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_prune_init.core.given import is_whole
+from keras_prune_init.core.given import is_number, is_whole
 from keras_prune_init.core.layers import PACKAGE
 
 
@@ -45,6 +45,11 @@ class Orthogonal(keras.initializers.Orthogonal):
     """
 
     def __init__(self, gain: float = 1.0, seed=None):
+        if not is_number(gain):
+            raise ValueError(
+                f"`gain` must be a number. Received: gain={gain!r}. Pass for example "
+                "2**0.5."
+            )
         # Keras takes no integers of numpy.
         super().__init__(gain, int(seed) if is_whole(seed) else seed)
 

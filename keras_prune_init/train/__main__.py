@@ -66,5 +66,16 @@ def _main(arguments):
     )
 
 
+def _parse(arguments):
+    try:
+        return flags.FLAGS(arguments)
+    except (AttributeError, KeyError, TypeError) as e:
+        raise flags.Error(
+            "--config.KEY=VALUE must be of the keys of the configuration, "
+            f"--config=FILE.py:ARGUMENT of a file that takes one. Received: {e}. "
+            "default_config.py explains the keys."
+        ) from e
+
+
 if __name__ == "__main__":
-    app.run(_main)
+    app.run(_main, flags_parser=_parse)

@@ -73,6 +73,10 @@ class Checkpoints(keras.callbacks.Callback):
         before = signal.signal(signal.SIGTERM, stop)
         try:
             yield
+        except KeyboardInterrupt:
+            told = "Interrupted at step %d; --resume goes on from step %d"
+            logging.info(told, self.taken, self.saved)
+            raise
         finally:
             signal.signal(signal.SIGTERM, before)
 

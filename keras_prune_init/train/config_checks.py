@@ -1,6 +1,5 @@
 """Whether a configuration makes a run, asked before any work."""
 
-import functools
 import itertools
 
 import ml_collections
@@ -9,9 +8,13 @@ from keras_prune_init.core.given import is_number, is_whole
 from keras_prune_init.train import augment, loop
 from keras_prune_init.train import strategy as strategies
 
+# No run takes more steps, epochs or images in a batch.
+MOST = 10**9
+
 
 def _whole(least):
-    return f"a whole number, {least} or more", functools.partial(is_whole, least=least)
+    rule = f"a whole number, {least} or more, and at most {MOST:,}"
+    return rule, lambda v: is_whole(v, least) and v <= MOST
 
 
 def _from_0(most=float("inf"), below=float("inf")):

@@ -7,6 +7,7 @@ Two layouts are known, those in which ImageNet and Tiny-ImageNet are handed out:
     val/val_annotations.txt    ... lines "FILE<tab>CLASS...", with the files below val/
 """
 
+import contextlib
 import itertools
 import os
 from typing import NamedTuple
@@ -121,7 +122,7 @@ def _classes(folder):
     real = os.path.realpath(folder)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         inner = os.path.realpath(entry.path)
-        if entry.is_dir() and not _is_within(real, inner):
+        if _is_folder(entry) and not _is_within(real, inner):
             yield entry.name, inner
 
 
@@ -129,7 +130,7 @@ def _by_class(folder):
     """All images below a folder, of which those of no class folder are of class "."."""
     real = os.path.realpath(folder)
     images = [
-        _Image(entry.path, os.path.realpath(entry.path), entry.is_file(), ".")
+        _Image(entry.path, os.path.realpath(entry.path), _is_file(entry), ".")
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
         if _is_image(entry)
     ]
@@ -149,15 +150,27 @@ def _walk(place, above, seen):
         if entry.is_symlink():
             real = os.path.realpath(entry.path)
         if _is_image(entry):
-            yield entry.path, real, entry.is_file()
-        elif entry.is_dir() and real not in seen:
+            yield entry.path, real, _is_file(entry)
+        elif _is_folder(entry) and real not in seen:
             if not any(_is_within(folder, real) for folder in above):
                 seen.add(real)
                 yield from _walk(entry.path, (*above, real), seen)
 
 
 def _is_image(entry):
-    return entry.name.lower().endswith(ENDINGS) and not entry.is_dir()
+    return entry.name.lower().endswith(ENDINGS) and not _is_folder(entry)
+
+
+def _is_folder(entry):
+    with contextlib.suppress(OSError):  # of a link to itself
+        return entry.is_dir()
+    return False
+
+
+def _is_file(entry):
+    with contextlib.suppress(OSError):
+        return entry.is_file()
+    return False
 
 
 def _is_within(path, folder):
@@ -241,8 +254,15 @@ def _pixels(paths):
     dataset = tf.data.Dataset.from_tensor_slices(paths).map(
         streaming.decode_file, num_parallel_calls=streaming.THREADS
     )
-    images = []
-    for path, image in zip(paths, dataset.as_numpy_iterator(), strict=True):
+    images, found = [], dataset.as_numpy_iterator()
+    for path in paths:
+        try:
+            image = next(found)
+        except tf.errors.InvalidArgumentError as e:
+            raise ValueError(
+                f"Every image file must be whole. Received: {path}, which cannot be "
+                "decoded. Remove or replace it, or set --config.data.skip_corrupt=True."
+            ) from e
         images.append(image)
         if image.shape != images[0].shape:
             raise ValueError(

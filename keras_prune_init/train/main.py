@@ -79,10 +79,11 @@ def _run(config, folder, strategy, resume, deterministic):
         run_folder.check(folder, settings, resume)
     result = run_folder.read_result(folder)
     if result and result["finished"]:
+        run_folder.check_finished(folder, result)
         logging.info("The run in %s is finished: %s", folder, _summary(result))
         return result
-    if result is None and (folder / run_folder.MODEL).exists():
-        raise run_folder.damaged(folder / run_folder.RESULT, "it is not there")
+    if chief:
+        run_folder.check_unfinished(folder, result)
 
     keras.utils.set_random_seed(config.seed)
     if deterministic:

@@ -99,13 +99,32 @@ def read_result(folder: pathlib.Path) -> dict | None:
     return result
 
 
-def read_model(folder: pathlib.Path) -> keras.Model:
-    """The model that training goes on with.
+def check_finished(folder: pathlib.Path, result: dict) -> None:
+    """Raise a ValueError if a file of a finished run is damaged, or not there."""
+    read_history(folder, result["epochs"])
+    for name in (MODEL, STRIPPED):
+        _check_archive(folder / name)
+    _check_report(folder)
 
-    Raises:
-        ValueError: If its file is damaged, or Keras cannot load it.
-    """
-    path = folder / MODEL
+
+def check_unfinished(folder: pathlib.Path, result: dict | None) -> None:
+    """Raise a ValueError if a file is not there that must be, or no report is."""
+    if (folder / MODEL).exists():
+        if result is None:
+            raise damaged(folder / RESULT, "it is not there")
+        _check_report(folder)
+    elif (folder / HISTORY).exists() or [*folder.glob(PROGRESS.format("*"))]:
+        raise damaged(folder / MODEL, "it is not there")
+
+
+def _check_report(folder):
+    if not isinstance(read_json(folder / REPORT), dict):
+        raise damaged(folder / REPORT, "it is no report")
+    if not (folder / PLOT).is_file():
+        raise damaged(folder / PLOT, "it is no file")
+
+
+def _check_archive(path):
     try:
         with zipfile.ZipFile(files.regular(path)) as archive:
             broken = archive.testzip()  # Keras reads on past a wrong checksum
@@ -113,6 +132,16 @@ def read_model(folder: pathlib.Path) -> keras.Model:
         raise damaged(path, e) from e
     if broken:
         raise damaged(path, f"a wrong checksum of {broken}")
+
+
+def read_model(folder: pathlib.Path) -> keras.Model:
+    """The model that training goes on with.
+
+    Raises:
+        ValueError: If its file is damaged, or Keras cannot load it.
+    """
+    path = folder / MODEL
+    _check_archive(path)
     try:
         model = keras.models.load_model(path)
     except Exception as e:  # whatever the classes in it raise

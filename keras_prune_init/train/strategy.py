@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from keras_prune_init.core.given import is_whole
 from keras_prune_init.distribute import workers
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
@@ -115,8 +116,12 @@ def _addresses(text):
         config = json.loads(text)
         cluster, task = config.get("cluster", {}), config.get("task")
         jobs = {job: [*map(_address, addresses)] for job, addresses in cluster.items()}
-        if jobs and not 0 <= task["index"] < len(jobs[task["type"]]):
+        job = jobs and task["type"] in ("chief", "worker") and jobs[task["type"]]
+        if jobs and not (is_whole(task["index"], 0) and task["index"] < len(job)):
             raise ValueError(f"there is no task {task}")
+        found = [address for addresses in jobs.values() for address in addresses]
+        if len(set(found)) < len(found):
+            raise ValueError("two workers have one address")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise ValueError(
             'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host:port", '
@@ -124,7 +129,7 @@ def _addresses(text):
             f"TF_CONFIG={text!r} ({e}). Set it on each worker, with the same cluster "
             "and its own index."
         ) from e
-    return [address for addresses in jobs.values() for address in addresses]
+    return found
 
 
 def _address(text):
@@ -174,8 +179,8 @@ def _tpu(name):
     except (ValueError, tf.errors.OpError) as e:
         raise ValueError(
             f"There must be a TPU to use it. Received: strategy='tpu', tpu={name!r}, "
-            f"and TensorFlow says: {e}. Run it on a machine with one, or use "
-            "another --strategy."
+            f"and TensorFlow says: {str(e).rstrip('.')}. Run it on a machine with one, "
+            "or use another --strategy."
         ) from e
     return tf.distribute.TPUStrategy(resolver)
 

@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -57,11 +56,11 @@ def test_paths_that_cannot_be_written_are_refused_first(path, tmp_path):
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(ValueError, match=f"read or replaced. Received: {path}"):
-            kpi.export_tflite(mlp(), path)
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"read or replaced. Received: {path}"):
+        kpi.export_tflite(mlp(), path)
+    assert path.is_fifo()
 
 
 def test_layer_without_an_operator_is_named(tmp_path):

@@ -121,7 +121,7 @@ def _classes(folder):
     """Name and real path of the folders in one, but of those that it is in itself."""
     real = os.path.realpath(folder)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        inner = os.path.realpath(entry.path)
+        inner = _real(entry, real)
         if _is_folder(entry) and not _is_within(real, inner):
             yield entry.name, inner
 
@@ -130,7 +130,7 @@ def _by_class(folder):
     """All images below a folder, of which those of no class folder are of class "."."""
     real = os.path.realpath(folder)
     images = [
-        _Image(entry.path, os.path.realpath(entry.path), _is_file(entry), ".")
+        _Image(entry.path, _real(entry, real), _is_file(entry), ".")
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
         if _is_image(entry)
     ]
@@ -146,15 +146,19 @@ def _walk(place, above, seen):
     `above` are the real paths of this folder and those on the way to it.
     """
     for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
-        real = os.path.join(above[-1], entry.name)
-        if entry.is_symlink():
-            real = os.path.realpath(entry.path)
+        real = _real(entry, above[-1])
         if _is_image(entry):
             yield entry.path, real, _is_file(entry)
         elif _is_folder(entry) and real not in seen:
             if not any(_is_within(folder, real) for folder in above):
                 seen.add(real)
                 yield from _walk(entry.path, (*above, real), seen)
+
+
+def _real(entry, folder):
+    """The real path of what is in a folder of this real path."""
+    linked = entry.is_symlink()
+    return os.path.realpath(entry.path) if linked else os.path.join(folder, entry.name)
 
 
 def _is_image(entry):

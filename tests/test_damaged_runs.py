@@ -1,5 +1,6 @@
 """Runs that go wrong, or whose files do, say so and lose nothing."""
 
+import resource
 import shutil
 import zipfile
 
@@ -83,6 +84,30 @@ def test_the_copy_that_was_not_damaged_goes_on_until_it_is(stopped, tmp_path):
         with pytest.raises(ValueError, match=f"Received: {folder / name}, which is d"):
             main.run(config, folder, resume=True)
         (folder / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [("_save_start", "before its first step"), ("_save_end", "at its end")],
+)
+def test_full_disk_at_the_first_and_last_save_is_explained(
+    name, when, tmp_path, monkeypatch
+):
+    config, folder = small(tmp_path), tmp_path / "run"
+    original, limit = getattr(main, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        return original(*args)
+
+    message = f"{folder} could not be saved {when}: .*--resume, when the folder"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
+            patch.setattr(main, name, full)
+            main.run(config, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert main.run(config, folder, resume=True)["finished"]
 
 
 def is_finite(path):

@@ -216,7 +216,7 @@ def test_a_loss_of_an_output_that_is_one_number_must_be_given():
     kpi.prune_at_init(model, classified(16), loss="mse")  # as `fit` trains it
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pruned():
     return kpi.prune_at_init(mlp(), None, "magnitude")
 
@@ -276,7 +276,8 @@ def test_integers_of_numpy_are_whole_numbers():
     kpi.initializers.ScaledNormal(1.0, seed=two)((2, 3))
 
 
-def test_nothing_is_changed_to_what_is_no_number(pruned):
+def test_nothing_is_changed_to_what_is_no_number():
+    pruned = kpi.prune_at_init(mlp(), None, "magnitude")
     before = [np.array(v) for v in pruned.variables]
     with pytest.raises(ValueError, match="must return finite numbers"):
         kpi.initializers.reinitialize(

@@ -95,20 +95,20 @@ def test_stopped_sweep_goes_on_without_repeating_runs(tmp_path):
     more += ["--config.train.save_every=1"]
     done, begun = (folder / f"sparsity=0.5-seed={n}/result.json" for n in (0, 1))
 
-    # SIGTERM stops the run too, before the sweep ends.
-    zeroth = start(*more)
-    wait_for(done.parent / "progress-1.json", zeroth)
-    zeroth.send(signal.SIGTERM)
-    assert zeroth.wait(60) == 128 + signal.SIGTERM, zeroth.printed()
-    log = (folder / "sparsity=0.5-seed=0.log").read_text()
-    assert "SIGTERM: saved after step" in log, log
-    assert not (done.parent / "lock").exists()
-
-    # SIGKILL does not reach it.
+    # SIGKILL does not reach the run, which goes on.
     first = start(*more)
-    wait_for(begun, first)
+    wait_for(done, first)
     first.kill()
     assert first.wait() == -signal.SIGKILL, first.printed()
+
+    # The next waits for it. SIGTERM stops the run too, before the sweep ends.
+    stopped = start(*more)
+    wait_for(begun.parent / "progress-1.json", stopped)
+    stopped.send(signal.SIGTERM)
+    assert stopped.wait(60) == 128 + signal.SIGTERM, stopped.printed()
+    log = (folder / "sparsity=0.5-seed=1.log").read_text()
+    assert "SIGTERM: saved after step" in log, log
+    assert not (begun.parent / "lock").exists()
     before = done.stat().st_mtime_ns
 
     second = start(*more)

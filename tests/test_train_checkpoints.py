@@ -125,29 +125,6 @@ def test_full_disk_while_saving_is_named_and_the_last_state_stays(
     check_same(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("name", ["_save_start", "_save_end"])
-def test_full_disk_at_the_first_and_last_save_is_explained(
-    whole, name, tmp_path, monkeypatch
-):
-    config, expected = whole
-    original, limit = getattr(main, name), resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def full(*args):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-        return original(*args)
-
-    when = {"_save_start": "before its first step", "_save_end": "at its end"}[name]
-    message = f"{tmp_path}/run could not be saved {when}: .*--resume, when the folder"
-    try:
-        with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
-            patch.setattr(main, name, full)
-            main.run(config, tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    main.run(config, tmp_path / "run", resume=True)
-    check_same(tmp_path / "run", expected)
-
-
 def test_unwritable_folder_is_refused_before_any_work(whole, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written to"):

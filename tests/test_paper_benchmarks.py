@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import pytest
+from processes import SERVER
 
 PAPER = pathlib.Path(__file__).parents[1] / "benchmarks" / "paper"
 sys.path.append(str(PAPER))
@@ -83,7 +84,9 @@ def test_script_gives_every_cell_a_seed_and_no_cell_twice(name):
     assert len({json.dumps(c) for c in cells}) == len(cells)
 
 
-def test_stopped_run_keeps_finished_cells_and_goes_on(tmp_path):
+def test_stopped_run_keeps_finished_cells_and_goes_on(tmp_path, monkeypatch):
+    # The server of these processes has imported TensorFlow and not used it.
+    monkeypatch.setattr(grid.multiprocessing, "get_context", lambda method: SERVER)
     cells = [{"seed": 1}, {"seed": 2}, {"seed": 3}]
     with pytest.raises(RuntimeError, match="This seed fails"):
         run(tmp_path, options("--fails_at=3"), cells)

@@ -249,7 +249,8 @@ def _out_of_range(y, outputs):
         shape = tuple(output.shape)
         classes = shape[-1] if shape else 0
         label = np.asarray(label)
-        sparse = label.shape in (shape[:-1], (*shape[:-1], 1))
+        # Of any number of samples: a last batch may be smaller.
+        sparse = label.shape[1:] in (shape[1:-1], (*shape[1:-1], 1))
         if label.dtype.kind in "iuf" and sparse and classes > 1 and label.size:
             low, high = label.min(), label.max()
             if low < 0 or high >= classes:

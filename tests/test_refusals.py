@@ -158,10 +158,11 @@ def classified(count=300):
 
 @pytest.mark.parametrize("label", [7, -1, 2**32 + 1])
 @pytest.mark.parametrize("method", ["snip", "grasp"])
-def test_labels_out_of_range_in_a_later_batch_are_refused(label, method):
+@pytest.mark.parametrize(("place", "number"), [(200, 2), (290, 3)])  # 3: a smaller one
+def test_labels_out_of_range_in_a_later_batch_are_refused(label, method, place, number):
     x, y = classified()
-    y[200] = label
-    with pytest.raises(ValueError, match=rf"from 0 to 2.* {label}.*is batch 2 of"):
+    y[place] = label
+    with pytest.raises(ValueError, match=rf" 0 to 2.* {label}.*is batch {number} of"):
         kpi.prune_at_init(mlp(), (x, y), method, batches=None)
 
 

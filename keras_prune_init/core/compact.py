@@ -205,7 +205,9 @@ def without_storage(names: Iterable[str]):
 
     def create(next_creator, **kwargs):
         if kwargs["name"] in names:
-            kwargs["initial_value"] = tf.zeros([0], kwargs["dtype"])
+            # A function, as TensorFlow may lift this out of a graph.
+            dtype = kwargs["dtype"]
+            kwargs["initial_value"] = lambda: tf.zeros([0], dtype)
         return next_creator(**kwargs)
 
     with tf.variable_creator_scope(create):

@@ -34,7 +34,10 @@ def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
         for name in _attributes(holder, variable):
             holder._delete_tracking(name)
     variable.trainable = False
-    variable._initialize(tf.zeros([0], variable.dtype))
+    if variable._value is None:  # Keras will give it one once all layers are called
+        variable._initializer = lambda shape, dtype: tf.zeros([0], dtype)
+    else:
+        variable._initialize(tf.zeros([0], variable.dtype))
     return places
 
 

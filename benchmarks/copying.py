@@ -31,12 +31,12 @@ def build(name):
 def compare(name):
     import keras
 
-    from keras_prune_init.core import surgery
+    from keras_prune_init.surgery import rebuild
 
     model = build(name)
     measures = {
         "dense": lambda: common.seconds(lambda: keras.models.clone_model(model)),
-        "copy": lambda: common.seconds(lambda: surgery.copy_model(model)),
+        "copy": lambda: common.seconds(lambda: rebuild.copy_model(model)),
     }
     for measure in measures.values():
         measure()

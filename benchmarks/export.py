@@ -78,10 +78,10 @@ def measure(name, sparsity, epochs):
     import keras
 
     import keras_prune_init as kpi
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
     keras.utils.set_random_seed(0)
-    images = data.load("fashion_mnist_mini")
+    images = load_images("fashion_mnist_mini")
 
     def adapted(x, y):
         return ((x[:, :, :14], x[:, :, 14:]), (y, y)) if "two" in name else (x, y)

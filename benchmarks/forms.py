@@ -60,9 +60,9 @@ def forms(network, images):
 
 
 def load(source):
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
-    return data.load(source)
+    return load_images(source)
 
 
 def make(network, folder, source):

@@ -21,8 +21,9 @@ import keras
 import numpy as np
 
 from keras_prune_init import models
-from keras_prune_init.train import data as image_data
-from keras_prune_init.train import default_config, feed
+from keras_prune_init.train import default_config
+from keras_prune_init.train.data import feed
+from keras_prune_init.train.data.loading import load_images
 
 BATCH, WARM_UP, STEPS, REPEATS = 128, 5, 40, 3
 ROWS = (
@@ -78,14 +79,14 @@ def pipeline_rate(images, row):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="fashion_mnist_mini")
-    images = image_data.load(parser.parse_args().data)
+    images = load_images(parser.parse_args().data)
     training = training_rate()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         write_images(pathlib.Path(name), images)
         for row in ROWS:
             size = row.get("size")
-            source = image_data.load(f"folder:{name}", size) if size else images
+            source = load_images(f"folder:{name}", size) if size else images
             found = pipeline_rate(source, row)
             rows.append(
                 {

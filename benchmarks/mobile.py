@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 import keras_prune_init as kpi
-from keras_prune_init.train import data
+from keras_prune_init.train.data.loading import load_images
 
 SIZE = 96
 PRECISIONS = "float32", "float16", "int8"
@@ -106,7 +106,7 @@ def time_files(rows, timer, folder):
 if __name__ == "__main__":
     options = parse()
     keras.utils.set_random_seed(0)
-    images = data.load(options.data)
+    images = load_images(options.data)
     pruned = trained(images, options)
     accuracy = pruned.evaluate(images.test(100).map(enlarged), verbose=0)[1]
     with tempfile.TemporaryDirectory() as name:

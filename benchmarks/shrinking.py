@@ -113,9 +113,9 @@ def data(source):
     """Test images, a batch to score on, batches to train on, and the loss."""
     import keras
 
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
-    images = data.load(source)
+    images = load_images(source)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     test = next(iter(images.test(64)))[0]
     return test, next(iter(images.train(128))), images.train(BATCH), loss

@@ -72,9 +72,9 @@ def build(network, method, seed, images):
 
 
 def accuracy_of(network, method, seed, source):
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
-    images, steps = data.load(source), STEPS[network]
+    images, steps = load_images(source), STEPS[network]
     model = build(network, method, int(seed), images)
     epochs = -(-steps // images.steps(128))
     batches = images.train(128, seed=int(seed), augment="crop+flip", epochs=epochs)
@@ -93,9 +93,9 @@ def sizes(model):
 def times_of(network, folder, source):
     """Rows of all methods, without the ARM times, and the .tflite files."""
     import keras_prune_init as kpi
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
-    images = data.load(source)
+    images = load_images(source)
     models = {m: build(network, m, 0, images) for m in METHODS | OTHERS}
     files = {}
     for method, model in models.items():

@@ -11,10 +11,10 @@ import keras
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import data
+from keras_prune_init.train.data.loading import load_images
 
 EPOCHS = 3
-images = data.load("fashion_mnist_mini")
+images = load_images("fashion_mnist_mini")
 
 keras.utils.set_random_seed(0)
 model = models.mlp(images.input_shape, images.classes, depth=4, width=300)

@@ -10,14 +10,14 @@ import tensorflow as tf
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import data
 from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train.data.loading import load_images
 
 gpus = tf.config.list_physical_devices("GPU")
 strategy = strategies.create("mirrored", num_virtual_devices=None if gpus else 2)
 print(f"Replicas: {strategy.num_replicas_in_sync}")
 
-images = data.load("fashion_mnist_mini")
+images = load_images("fashion_mnist_mini")
 with strategy.scope():
     model = models.mlp(images.input_shape, images.classes, depth=3, width=300)
     model.compile(

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import data
+from keras_prune_init.train.data.loading import load_images
 
 EPOCHS, BATCH = 4, 64
-images = data.load("fashion_mnist_mini")
+images = load_images("fashion_mnist_mini")
 
 
 def in_color(x, y):

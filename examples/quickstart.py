@@ -9,9 +9,9 @@ import keras
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import data
+from keras_prune_init.train.data.loading import load_images
 
-images = data.load("fashion_mnist_mini")  # 10,000 real images, part of the package
+images = load_images("fashion_mnist_mini")  # 10,000 real images, part of the package
 
 model = models.mlp(images.input_shape, images.classes, depth=3, width=300)
 model.compile(

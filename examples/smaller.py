@@ -10,10 +10,10 @@ import keras
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import data
+from keras_prune_init.train.data.loading import load_images
 
 EPOCHS, BATCH = 3, 64
-images = data.load("fashion_mnist_mini")
+images = load_images("fashion_mnist_mini")
 
 model = models.resnet(images.input_shape, images.classes, depth=14)
 model.compile(

@@ -1,41 +1,27 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
-from keras_prune_init.compatibility import check as _check
-
-_check()
-
-from keras_prune_init import models  # noqa: E402
-from keras_prune_init.api import prune_at_init, score  # noqa: E402
-from keras_prune_init.core.allocation import critical_sparsity, select  # noqa: E402
-from keras_prune_init.core.compact import CompactLayer  # noqa: E402
-from keras_prune_init.core.cost import CostReport, cost  # noqa: E402
-from keras_prune_init.core.kinds import register_layer  # noqa: E402
-from keras_prune_init.core.layers import MaskedLayer  # noqa: E402
-from keras_prune_init.core.layouts import to_layout  # noqa: E402
-from keras_prune_init.core.report import PruningReport, report  # noqa: E402
-from keras_prune_init.core.shrinking import (  # noqa: E402
-    ShrinkReport,
-    shrink,
-    shrink_report,
-)
-from keras_prune_init.core.surgery import enable_workers, strip  # noqa: E402
-from keras_prune_init.export.mobile import MobileReport, mobile_check  # noqa: E402
-from keras_prune_init.export.report import ExportReport  # noqa: E402
-from keras_prune_init.export.tflite import export_tflite  # noqa: E402
-from keras_prune_init.methods import (  # noqa: E402
-    Method,
-    get_method,
-    method_names,
-    register_method,
-)
-from keras_prune_init.signal import initializers, mean_field  # noqa: E402
-from keras_prune_init.signal.isometry import (  # noqa: E402
-    approximate_isometry,
-    singular_values,
-)
-from keras_prune_init.signal.report import SignalReport, signal_report  # noqa: E402
-from keras_prune_init.signal.rescaling import rescale  # noqa: E402
-from keras_prune_init.signal.stable import stabilize  # noqa: E402
+from keras_prune_init import _compatibility as _compatibility  # refuses first
+from keras_prune_init import models
+from keras_prune_init.api import prune_at_init, score
+from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
+from keras_prune_init.channels.shrinking import shrink
+from keras_prune_init.export.mobile import MobileReport, mobile_check
+from keras_prune_init.export.report import ExportReport
+from keras_prune_init.export.tflite import export_tflite
+from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.types import register_layer
+from keras_prune_init.masks.allocation import critical_sparsity, select
+from keras_prune_init.methods import Method, get_method, method_names, register_method
+from keras_prune_init.reports.cost import CostReport, cost
+from keras_prune_init.reports.pruning import PruningReport, report
+from keras_prune_init.surgery.layouts import to_layout
+from keras_prune_init.surgery.rebuild import enable_workers, strip
+from keras_prune_init.theory import initializers, mean_field
+from keras_prune_init.theory.isometry import approximate_isometry, singular_values
+from keras_prune_init.theory.rescaling import rescale
+from keras_prune_init.theory.signal_report import SignalReport, signal_report
+from keras_prune_init.theory.stable import stabilize
 
 __version__ = "0.1.0"
 

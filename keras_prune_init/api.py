@@ -8,27 +8,22 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init import checks
+from keras_prune_init import _gc
 from keras_prune_init import plan as plans
-from keras_prune_init.core import (
-    agreement,
-    copying,
-    garbage,
-    layouts,
-    report,
-    structured,
-    surgery,
-)
-from keras_prune_init.core.given import check_flag, check_model
-from keras_prune_init.core.lock import one_at_a_time
-from keras_prune_init.core.schedules import Schedule
-from keras_prune_init.core.selection import Filters
+from keras_prune_init._arguments import check_flag, check_model
+from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.channels.choosing import check_arguments
+from keras_prune_init.layers.filters import Filters
+from keras_prune_init.masks.schedules import Schedule
 from keras_prune_init.methods import Method
-from keras_prune_init.signal import rescaling
+from keras_prune_init.reports import pruning
+from keras_prune_init.scoring import checks
+from keras_prune_init.surgery import agreement, exchange, layouts, rebuild
+from keras_prune_init.theory import rescaling
 
 
 @one_at_a_time
-@garbage.old_objects_aside()
+@_gc.old_objects_aside()
 def prune_at_init(
     model: keras.Model,
     dataset=None,
@@ -141,7 +136,7 @@ def prune_at_init(
     check_model(model)
     layouts.check_layout(layout)
     check_flag("rescale", rescale)
-    structured.check_arguments(granularity, budget, multiple_of)
+    check_arguments(granularity, budget, multiple_of)
     if granularity == "channel" and layout != "masked":
         raise ValueError(
             "Without channels a model is small as it is, and has no masks to store. "
@@ -153,21 +148,21 @@ def prune_at_init(
     if granularity == "channel":
         return _without_channels(plan, rescale)
     model, kernels = plan.recipe.model, plan.kernels_of_pruned()
-    pruned = surgery.wrap(model, kernels, plan.recipe.note, layout)
+    pruned = rebuild.wrap(model, kernels, plan.recipe.note, layout)
     targets = rescaling.targets(pruned) if rescale else None
     masks = {**plan.before, **plans.run(plan)[-1]}
-    surgery.set_masks(pruned, kernels, masks)
+    rebuild.set_masks(pruned, kernels, masks)
     agreement.check(model, pruned, plan.few_inputs(), kernels, masks)
     if rescale:
         rescaling.apply(targets)
     elif plan.recipe.finish:
         more = plan.recipe.finish(pruned, plan.network)
-        surgery.set_note(pruned, f"{plan.recipe.note} {more}")
+        rebuild.set_note(pruned, f"{plan.recipe.note} {more}")
     return pruned
 
 
 @one_at_a_time
-@garbage.old_objects_aside()
+@_gc.old_objects_aside()
 def score(
     model: keras.Model,
     dataset=None,
@@ -217,15 +212,15 @@ def _without_channels(plan, rescale):
         rescaling.check(model)
     small = plan.units.cut(model, plans.run(plan)[-1])
     if rescale or plan.recipe.finish:  # which work on scales
-        wrapped = surgery.wrap(small, checks.prunable_kernels(small))
+        wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
         if rescale:
             rescaling.rescale(wrapped)
         else:
             note = f"{note} {plan.recipe.finish(wrapped, plan.network)}"
-        small = surgery.change_layers(wrapped, copying.folded)
+        small = rebuild.change_layers(wrapped, exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)
-        report.keep_note(small, note)
+        pruning.keep_note(small, note)
     return small
 
 

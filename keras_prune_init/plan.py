@@ -10,19 +10,21 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_prune_init import batches as batches_lib
-from keras_prune_init import checks, first_batch
-from keras_prune_init.core import allocation as allocation_lib
-from keras_prune_init.core import granularity as granularity_lib
-from keras_prune_init.core import masks as masks_lib
-from keras_prune_init.core import selection, structured, surgery
-from keras_prune_init.core.given import check_flag, check_whole
-from keras_prune_init.core.layers import MaskedLayer
-from keras_prune_init.core.schedules import check_schedule
-from keras_prune_init.core.selection import Kernel, scoring_dtype
+from keras_prune_init._arguments import check_flag, check_whole
+from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.distribute import workers
+from keras_prune_init.layers.kernels import Kernel, find_kernels, scoring_dtype
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.walk import is_graph, walk
+from keras_prune_init.masks import patterns
+from keras_prune_init.masks.allocation import check_arguments
+from keras_prune_init.masks.schedules import check_schedule
+from keras_prune_init.masks.top_k import check_finite, check_nonzero, removed_count
 from keras_prune_init.methods import Method, Recipe, get_method
-from keras_prune_init.tape import Network
+from keras_prune_init.scoring import checks, first_batch
+from keras_prune_init.scoring.batches import ARRAY_BATCH, take
+from keras_prune_init.scoring.network import Network
+from keras_prune_init.surgery import rebuild
 
 
 class Plan(NamedTuple):
@@ -43,14 +45,14 @@ class Plan(NamedTuple):
     kernels: list[Kernel]
     before: dict[str, np.ndarray]
     network: Network
-    units: granularity_lib.Weights | structured.Channels
+    units: patterns.Weights | Channels
     sparsity: float
     verbose: int
 
     def kernels_of_pruned(self) -> list[Kernel]:
         """Those that will have a mask: these, and others that had one before."""
         known = {k.path for k in self.kernels}
-        found = selection.find_kernels(self.recipe.model)[0] if self.before else []
+        found = find_kernels(self.recipe.model)[0] if self.before else []
         others = [k for k in found if k.path in self.before and k.path not in known]
         return [*self.kernels, *others]
 
@@ -88,23 +90,23 @@ def make(
 ) -> Plan:
     """Check the arguments of `prune_at_init`; raises as it does."""
     method = _method(method, iterations, schedule, batch_norm, seed)
-    allocation_lib.check_arguments(sparsity, allocation, min_per_layer)
+    check_arguments(sparsity, allocation, min_per_layer)
     check_schedule(method.schedule, method.iterations, sparsity)
     check_flag("verbose", verbose)
     check_whole("seed", seed, 0)
     units = None
     if granularity != "channel":
-        units = granularity_lib.make(granularity, sparsity, allocation, min_per_layer)
+        units = patterns.make(granularity, sparsity, allocation, min_per_layer)
     fits = units.fits if units else lambda kernel: True
     given_masks = {}
-    if isinstance(model, keras.Model) and surgery.masked_layers(model):
+    if isinstance(model, keras.Model) and rebuild.masked_layers(model):
         model, given_masks = _stripped(model, granularity)
     checks.prunable_kernels(model, filters, fits)
     recipe = method.recipe(model)
     model = recipe.model
     kernels = checks.prunable_kernels(model, filters, fits)
     if units is None:
-        units = structured.Channels(
+        units = Channels(
             model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
         )
     _check_rises(sparsity, kernels, given_masks)
@@ -134,9 +136,9 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
         within = masks and list(masks.values())  # what is gone stays gone
         scores = units.scores(method, network, weights, within)
-        masks_lib.check_finite(scores)
+        check_finite(scores)
         if i == 1:
-            masks_lib.check_nonzero(scores)
+            check_nonzero(scores)
         last = i == total
         target = plan.sparsity
         if not last:
@@ -159,9 +161,9 @@ def _stripped(model, granularity):
             f"Received: granularity='channel' and {model.name}, which is pruned. "
             "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
         )
-    layers, plain = dict(selection.walk(model)), surgery.strip(model)
+    layers, plain = dict(walk(model)), rebuild.strip(model)
     masks = {}
-    for kernel in selection.find_kernels(plain)[0]:
+    for kernel in find_kernels(plain)[0]:
         layer = layers[kernel.address]
         if isinstance(layer, MaskedLayer) and kernel.name in layer.kernels:
             masks[kernel.path] = layer.kept_mask(kernel.name)
@@ -189,7 +191,7 @@ def _check_rises(sparsity, kernels, masks):
         n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
     )
     total = sum(sizes.values())
-    if removed > masks_lib.removed_count(sparsity, total):
+    if removed > removed_count(sparsity, total):
         raise ValueError(
             "Pruning a pruned model goes on from its masks, so `sparsity` rises. "
             f"Received: sparsity={sparsity} for kernels of sparsity "
@@ -220,9 +222,9 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
         if samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
-    size = batches_lib.ARRAY_BATCH
-    if selection.is_graph(model) and model.inputs:
+    size = ARRAY_BATCH
+    if is_graph(model) and model.inputs:
         size = model.inputs[0].shape[0] or size
-    data = batches_lib.take(dataset, inspect, batches, samples_per_class, dtype, size)
+    data = take(dataset, inspect, batches, samples_per_class, dtype, size)
     first_batch.check_others(objective, data)
     return data, objective

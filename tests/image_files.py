@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 
-from keras_prune_init.train import data as image_data
+from keras_prune_init.train.data import sources
+from keras_prune_init.train.data.loading import load_images
 
 
 def few_images(folder):
     """256 training and 64 test images of the embedded data, as an npz source."""
-    data = image_data.load().first(256, 64)
-    arrays = {key: getattr(data, key) for key in image_data.sources.ARRAYS}
+    data = load_images().first(256, 64)
+    arrays = {key: getattr(data, key) for key in sources.ARRAYS}
     np.savez(folder / "few.npz", **arrays)
     return f"npz:{folder}/few.npz"
 

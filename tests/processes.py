@@ -7,7 +7,7 @@ import runpy
 import sys
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["keras_prune_init.train.main"])
+SERVER.set_forkserver_preload(["keras_prune_init.train.run"])
 
 
 class Forked:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_prune_init.train import checkpoints, default_config, main
+from keras_prune_init.train import checkpoints, default_config, run
 
 
 def little(input_shape, classes):
@@ -50,7 +50,7 @@ def run_until(step, config, folder):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
-        main.run(config, folder)
+        run.run(config, folder)
 
 
 def history(folder):

@@ -5,7 +5,7 @@ import pytest
 
 import keras_prune_init as kpi
 from keras_prune_init import critical_sparsity, select
-from keras_prune_init.core import allocation
+from keras_prune_init.masks import allocation
 
 
 def random_scores(seed=0):

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_prune_init as kpi
-from keras_prune_init.train import data, main, run_folder, sources
+from keras_prune_init.train import run, run_folder
+from keras_prune_init.train.data import sources
+from keras_prune_init.train.data.loading import load_images
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,11 @@ def files(tmp_path_factory):
     (folder / "result.json").write_text(json.dumps(result))
     readers = {
         "a.tflite": kpi.mobile_check,
-        "a.npz": lambda path: data.load(f"npz:{path}"),
-        "b.npz": lambda path: data.load(f"npz:{path}"),
-        sources.IDX_FILES[0]: lambda path: data.load(f"idx:{path.parent}"),
-        sources.IDX_FILES[1]: lambda path: data.load(f"idx:{path.parent}"),
-        "result.json": lambda path: main._summary(run_folder.read_result(path.parent)),
+        "a.npz": lambda path: load_images(f"npz:{path}"),
+        "b.npz": lambda path: load_images(f"npz:{path}"),
+        sources.IDX_FILES[0]: lambda path: load_images(f"idx:{path.parent}"),
+        sources.IDX_FILES[1]: lambda path: load_images(f"idx:{path.parent}"),
+        "result.json": lambda path: run._summary(run_folder.read_result(path.parent)),
     }
     return [
         (folder / n, (folder / n).read_bytes(), read) for n, read in readers.items()

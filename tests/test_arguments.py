@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import keras_prune_init as kpi
 from keras_prune_init import methods
-from keras_prune_init.core import kinds
+from keras_prune_init.layers import types
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 L = keras.layers
@@ -152,7 +152,7 @@ def test_every_call_works_or_says_what_is_wrong(calls, data):
     function = data.draw(st.sampled_from(functions), "function")
     name = data.draw(st.sampled_from(sorted(calls[function])), "argument")
     text, make = data.draw(JUNK, "value")
-    with mock.patch.dict(methods._METHODS), mock.patch.dict(kinds.KINDS):
+    with mock.patch.dict(methods._METHODS), mock.patch.dict(types.KINDS):
         try:
             function(**{**calls[function], name: make()})
         except (ValueError, TypeError, FileNotFoundError) as e:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_prune_init.core.batch_norm import batch_norm, group_norm
+from keras_prune_init.scoring.batch_norm import batch_norm, group_norm
 
 EPSILON = 1e-3
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import L, batch, mlp
 
 import keras_prune_init as kpi
-from keras_prune_init import batches
+from keras_prune_init.scoring import batches
 
 
 def take(dataset, *args, **options):

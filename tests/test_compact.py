@@ -9,9 +9,9 @@ from helpers import L, batch, masked_list, mlp
 from test_layers import LAYERS
 
 import keras_prune_init as kpi
-from keras_prune_init.core import selection
-from keras_prune_init.core.compact import CompactLayer
-from keras_prune_init.train import data as image_data
+from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.kernel_paths import get_kernel
+from keras_prune_init.train.data.loading import load_images
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZERS = {
@@ -52,7 +52,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def images():
-    return image_data.load().train(32, epochs=2)
+    return load_images().train(32, epochs=2)
 
 
 # --- the layer ------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_outputs_and_gradients_are_those_of_the_masked_layer(name):
             y = layer(x)
             loss = tf.reduce_sum(tf.sin(y))
         if of == "layer":
-            kernels = [selection.get_kernel(layer.layer, n) for n in layer.kernels]
+            kernels = [get_kernel(layer.layer, n) for n in layer.kernels]
             slopes = tape.gradient(loss, [k.value for k in kernels])
             slopes = [
                 tf.convert_to_tensor(g).numpy()[layer.kept_mask(n)]

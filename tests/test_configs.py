@@ -7,7 +7,7 @@ import pytest
 from image_files import imagenet_folder, random_npz, tiny_imagenet_folder
 
 import keras_prune_init as kpi
-from keras_prune_init.train import default_config, main
+from keras_prune_init.train import default_config, run
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
@@ -65,7 +65,7 @@ def test_config_runs(path, tmp_path, stand_ins, eagerly):
     config.model.update(SMALLER.get(path.stem, {}))
     if config.data.image_size:
         config.data.image_size = 64
-    result = main.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run")
     assert result["finished"] and result["epochs"] == 1
     removed = int(config.prune.sparsity * result["total"])
     # "uniform" rounds in each tensor, but the total is exact all the same.

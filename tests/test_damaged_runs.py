@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from runs import history, run_until, small
 
-from keras_prune_init.train import checkpoints, loop, main, run_folder
+from keras_prune_init.train import checkpoints, run, run_folder
+from keras_prune_init.train.optimizer import steps_taken
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 STOPPED = 6  # in the second of two epochs of four steps
@@ -68,21 +69,21 @@ def test_a_damaged_file_is_named_and_nothing_goes_on(stopped, tmp_path, name, da
         (folder / name).write_text(damage)
     before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     with pytest.raises(ValueError, match=f"Received: {folder / name}, which is dam"):
-        main.run(config, folder, resume=True)
+        run.run(config, folder, resume=True)
     assert before == {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def test_the_copy_that_was_not_damaged_goes_on_until_it_is(stopped, tmp_path):
     config, folder = stopped[0], tmp_path / "run"
     shutil.copytree(stopped[1], folder)
-    result = main.run(config, folder, resume=True)
+    result = run.run(config, folder, resume=True)
     assert result["finished"] and result["epochs"] == 2
-    assert main.run(config, folder, resume=True) == result
+    assert run.run(config, folder, resume=True) == result
     for name in ("history.csv", "model.keras", "stripped.keras", "report.json"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[:-100])
         with pytest.raises(ValueError, match=f"Received: {folder / name}, which is d"):
-            main.run(config, folder, resume=True)
+            run.run(config, folder, resume=True)
         (folder / name).write_bytes(whole)
 
 
@@ -94,7 +95,7 @@ def test_full_disk_at_the_first_and_last_save_is_explained(
     name, when, tmp_path, monkeypatch
 ):
     config, folder = small(tmp_path), tmp_path / "run"
-    original, limit = getattr(main, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+    original, limit = getattr(run, name), resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
@@ -103,11 +104,11 @@ def test_full_disk_at_the_first_and_last_save_is_explained(
     message = f"{folder} could not be saved {when}: .*--resume, when the folder"
     try:
         with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
-            patch.setattr(main, name, full)
-            main.run(config, folder)
+            patch.setattr(run, name, full)
+            run.run(config, folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert main.run(config, folder, resume=True)["finished"]
+    assert run.run(config, folder, resume=True)["finished"]
 
 
 def is_finite(path):
@@ -121,7 +122,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, save_e
     config = small(tmp_path, learning_rate=1e30, save_every=save_every)
     message = r"Received: .* after step (\d) of the run in .* of step (\d), stays saved"
     with pytest.raises(FloatingPointError, match=message):
-        main.run(config, tmp_path / "run")
+        run.run(config, tmp_path / "run")
     result = run_folder.read_result(tmp_path / "run")
     assert not result["finished"]
     assert is_finite(tmp_path / "run/model.keras")
@@ -140,7 +141,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", spoil)
     message = "infinite values in .*kernel after step 3 .* of step 2, stays saved"
     with pytest.raises(FloatingPointError, match=message):
-        main.run(small(tmp_path, save_every=1), tmp_path / "run")
+        run.run(small(tmp_path, save_every=1), tmp_path / "run")
     assert is_finite(tmp_path / "run/model.keras")
 
 
@@ -153,9 +154,9 @@ def test_a_run_in_float16_goes_on_after_the_steps_that_it_skipped(
     monkeypatch.setattr(scaled.__init__, "__defaults__", defaults)
     config = small(tmp_path, precision="mixed_float16", save_every=1)
     whole, again = tmp_path / "whole", tmp_path / "run"
-    result = main.run(config, whole)
+    result = run.run(config, whole)
     run_until(STOPPED, config, again)
-    assert main.run(config, again, resume=True)["test_loss"] == result["test_loss"]
+    assert run.run(config, again, resume=True)["test_loss"] == result["test_loss"]
     names = "loss", "accuracy", "val_loss", "learning_rate"
     rows = [[row[name] for row in history(f) for name in names] for f in (whole, again)]
     np.testing.assert_allclose(*np.array(rows, float), rtol=1e-6)
@@ -164,7 +165,7 @@ def test_a_run_in_float16_goes_on_after_the_steps_that_it_skipped(
         models = [keras.models.load_model(f / "model.keras") for f in (whole, again)]
     finally:
         keras.config.set_dtype_policy("float32")
-    taken, applied = loop.steps_taken(models[0]), models[0].optimizer.iterations
+    taken, applied = steps_taken(models[0]), models[0].optimizer.iterations
     assert 0 < int(applied) < taken == 8
     for one, other in zip(*(m.optimizer.variables for m in models), strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())

@@ -5,7 +5,7 @@ import pytest
 from helpers import L
 
 import keras_prune_init as kpi
-from keras_prune_init.core import selection
+from keras_prune_init.layers.kernels import find_kernels
 
 
 def model_of(*layers, shape=(5,)):
@@ -21,7 +21,7 @@ def test_filters_of_trainable_kernels():
     cell = model.layers[1].forward_layer.cell
     kernels = cell.kernel, cell.recurrent_kernel, model.layers[-1].kernel
     assert paths == [kernel.path for kernel in kernels]
-    assert selection.find_kernels(model, "trainable")[1] == [
+    assert find_kernels(model, "trainable")[1] == [
         (model.get_layer("a").path, "left out by `filters` or `granularity`")
     ]
     model.trainable = False

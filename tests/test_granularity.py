@@ -6,8 +6,8 @@ import pytest
 from helpers import L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
-from keras_prune_init.core import granularity
-from keras_prune_init.core.selection import find_kernels
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.masks import patterns
 
 
 def net():
@@ -111,7 +111,7 @@ def test_what_earlier_iterations_removed_stays_removed():
     model = mlp((16, 8), 12, 4)
     kernels, _ = find_kernels(model)
     for name, sparsity in (("block:1x4", 0.7), ("2:4", 0.5)):
-        units = granularity.make(name, sparsity, "global", 0)
+        units = patterns.make(name, sparsity, "global", 0)
         assert all(units.fits(k) for k in kernels)
         rng = np.random.default_rng(0)
         first, second = (

@@ -4,8 +4,9 @@ import keras
 import pytest
 from helpers import L, mlp, subclassed, two_inputs_two_outputs
 
-from keras_prune_init.core import graph
-from keras_prune_init.core.activations import activations
+from keras_prune_init.graph import residual
+from keras_prune_init.graph import wiring as graph
+from keras_prune_init.graph.activations import activations
 
 
 def wiring(model):
@@ -118,7 +119,7 @@ def test_a_nested_model_called_twice_has_nodes_for_both_calls():
     inner = keras.Model(inner_in, block(inner_in, "inner"))
     x = keras.Input((4,))
     nodes = graph.flat_graph(keras.Model(x, inner(inner(x))))
-    assert len(graph.residual_additions(nodes)) == 2
+    assert len(residual.residual_additions(nodes)) == 2
 
 
 def test_outputs_of_a_nested_model_are_told_apart():
@@ -146,7 +147,7 @@ def additions(model):
         nodes[a.position].operation.name: [
             nodes[nodes[a.position].parents[i]].operation.name for i in a.branches
         ]
-        for a in graph.residual_additions(nodes)
+        for a in residual.residual_additions(nodes)
     }
 
 

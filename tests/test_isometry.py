@@ -7,8 +7,8 @@ import tensorflow as tf
 from helpers import L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
-from keras_prune_init.signal import isometry
-from keras_prune_init.signal.isometry import approximate_isometry, singular_values
+from keras_prune_init.theory import isometry
+from keras_prune_init.theory.isometry import approximate_isometry, singular_values
 
 
 def pruned_mlp(sparsity=0.5, **options):

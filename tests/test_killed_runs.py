@@ -12,7 +12,7 @@ import numpy as np
 from processes import Forked, logs_of
 from runs import free_ports, history, small
 
-from keras_prune_init.train import main
+from keras_prune_init.train import run
 
 EPOCH = 4  # steps, in `small`
 
@@ -156,7 +156,7 @@ def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_p
     assert "weights kept" in logs[0] and "weights kept" not in logs[1]
     result = json.loads((tmp_path / "whole/result.json").read_text())
     assert result["finished"] and result["epochs"] == 4
-    alone = main.run(config, tmp_path / "alone")
+    alone = run.run(config, tmp_path / "alone")
     assert result["mask_digest"] == alone["mask_digest"]
 
     chief, other = two_workers(tmp_path, "killed")

@@ -6,7 +6,8 @@ import pytest
 from helpers import L, masked_list
 
 import keras_prune_init as kpi
-from keras_prune_init.core import kinds, selection
+from keras_prune_init.layers import types
+from keras_prune_init.layers.kernels import find_kernels
 
 # The last of a layout is trained.
 METHODS = {
@@ -157,7 +158,7 @@ def masks(model):
 def test_from_pruning_to_the_file(name, layout, tmp_path):
     model, macs = MODELS[name]()
     x, y = data(model)
-    total = sum(np.prod(k.variable.shape) for k in selection.find_kernels(model)[0])
+    total = sum(np.prod(k.variable.shape) for k in find_kernels(model)[0])
     options = {"loss": LOSS, "min_per_layer": 3, "layout": layout}
     for method in METHODS[layout]:
         pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.6, **options)
@@ -193,7 +194,7 @@ def test_without_pruning_everything_is_in_use(name):
 
 
 def test_every_row_of_the_table_has_a_kernel_or_holds_them():
-    for cls, kind in kinds.KINDS.items():
+    for cls, kind in types.KINDS.items():
         assert issubclass(cls, L.Layer) and (kind.kernels or kind.loop)
 
 
@@ -242,7 +243,7 @@ def test_a_cell_in_an_attribute_of_its_own_is_pruned_once():
             return self.loop(x)
 
     model = keras.Sequential([keras.Input((3, 5)), Reader(), L.Dense(2)])
-    names = [(k.address, k.name) for k in selection.find_kernels(model)[0]]
+    names = [(k.address, k.name) for k in find_kernels(model)[0]]
     assert names == [
         (("0", "loop"), "cell.kernel"),
         (("0", "loop"), "cell.recurrent_kernel"),
@@ -252,7 +253,7 @@ def test_a_cell_in_an_attribute_of_its_own_is_pruned_once():
 
 def test_two_channels_first_pixels_count_as_pixels():
     layer = L.ConvLSTM2D(3, 2, data_format="channels_first", return_sequences=True)
-    assert kinds.CELL.uses(layer, (2, 2, 5, 12), (1, 5, 6, 7), (1, 3, 5, 6)) == 30
+    assert types.CELL.uses(layer, (2, 2, 5, 12), (1, 5, 6, 7), (1, 3, 5, 6)) == 30
 
 
 def test_attributes_may_be_named_as_those_of_tensorflow_begin():
@@ -267,4 +268,4 @@ def test_attributes_may_be_named_as_those_of_tensorflow_begin():
             return self._layers_of_it[0](self._self_attention_layer(x, x))
 
     model = keras.Sequential([keras.Input((3, 4)), Encoder()])
-    assert len(selection.find_kernels(model)[0]) == 5
+    assert len(find_kernels(model)[0]) == 5

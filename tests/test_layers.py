@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from helpers import L
 
-from keras_prune_init.core import selection
-from keras_prune_init.core.layers import MaskedLayer
+from keras_prune_init.layers.kernel_paths import get_kernel
+from keras_prune_init.layers.masked import MaskedLayer
 
 RNG = np.random.default_rng(0)
 LAYERS = {
@@ -57,7 +57,7 @@ def folded(layer):
     plain.build_from_config(layer.layer.get_build_config())
     plain.set_weights(layer.layer.get_weights())
     for name in layer.kernels:
-        kernel = selection.get_kernel(plain, name)
+        kernel = get_kernel(plain, name)
         kernel.assign(kernel * layer.masks[name] * layer.scales[name])
     return plain
 

@@ -8,7 +8,7 @@ import keras_prune_init as kpi
 from keras_prune_init import models
 from keras_prune_init.methods.synflow import HOMOGENEOUS
 from keras_prune_init.models.circular import CircularPadding2D
-from keras_prune_init.signal.initializers import ScaledNormal
+from keras_prune_init.theory.initializers import ScaledNormal
 
 ALL = {
     "mlp": {"depth": 3, "width": 8},

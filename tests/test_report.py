@@ -92,13 +92,13 @@ def residual():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_without_use_can_be_zeroed_and_others_cannot(seed):
-    from keras_prune_init.core import probe
+    from keras_prune_init.reports import live_paths
 
     model = residual()
     for variable in model.trainable_variables:  # no ReLU may hide a path by chance
         variable.assign(abs(variable))
     pruned = kpi.prune_at_init(model, None, "random", sparsity=0.85, seed=seed)
-    used = probe.used_weights(pruned)
+    used = live_paths.used_weights(pruned)
     x = np.random.default_rng(seed).uniform(size=(16, 12, 12, 3)).astype("float32")
     before = pruned(x).numpy()
     assert 0 < kpi.report(pruned).effective < kpi.report(pruned).kept

@@ -6,7 +6,7 @@ import pytest
 from helpers import L, batch, masked_list, mlp, subclassed, transformer
 
 import keras_prune_init as kpi
-from keras_prune_init.signal.phase import phase_of
+from keras_prune_init.theory.phase import phase_of
 
 
 def deep(sigma_w=None, depth=30, width=100, seed=0):

@@ -7,7 +7,7 @@ from helpers import L, subclassed
 from shrinking import NETWORKS, assert_same, data, float64, multiply_adds, randomized
 
 import keras_prune_init as kpi
-from keras_prune_init.core import channels
+from keras_prune_init.channels import analysis
 
 pytestmark = pytest.mark.usefixtures(float64.__name__)
 
@@ -135,7 +135,7 @@ def test_a_constant_stays_where_padding_makes_it_uneven(padding, filters):
     small = kpi.shrink(pruned)
     assert small.get_layer("a").layer.filters == filters
     assert_same(pruned, small, data(model)[0])
-    reasons = channels.analyse(pruned).reasons
+    reasons = analysis.analyse(pruned).reasons
     assert any("padding makes it uneven" in r and g for r, g in reasons.items()) == (
         padding == "same"
     )
@@ -176,7 +176,7 @@ def test_layers_of_which_nothing_is_known_keep_what_they_read():
     small = kpi.shrink(pruned)
     assert small.get_layer("a").layer.units == 5
     assert_same(pruned, small, data(model)[0])
-    reasons = channels.analyse(pruned).reasons
+    reasons = analysis.analyse(pruned).reasons
     assert "`layer_normalization` reads them" in " ".join(reasons)
 
 

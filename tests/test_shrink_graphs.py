@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from shrinking import assert_same, data, float64, randomized
 
 import keras_prune_init as kpi
-from keras_prune_init.core import surgery
-from keras_prune_init.core.selection import find_kernels
-from keras_prune_init.core.structured import Channels
+from keras_prune_init.channels.choosing import Channels
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.surgery import rebuild
 
 pytestmark = pytest.mark.usefixtures(float64.__name__)
 
@@ -83,8 +83,8 @@ def test_without_channels_any_graph_computes_what_it_did_without_their_weights(g
         [possible] = re.findall("that works is ([0-9.]+)", str(e))
         masks = units.choose({"channels": scores}, float(possible), None)
     small = units.cut(model, masks)
-    masked = surgery.wrap(model, kernels)
-    surgery.set_masks(masked, kernels, masks)
+    masked = rebuild.wrap(model, kernels)
+    rebuild.set_masks(masked, kernels, masks)
     assert_same(masked, small, data(model)[0])
     kept = units.groups.cost_of(units.groups.kept(masks))
     assert sum(k.total for k in kpi.cost(small).kernels) == kept

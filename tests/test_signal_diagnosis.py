@@ -10,7 +10,7 @@ from helpers import L, batch, mlp
 from test_signal_report import EDGE, column, deep
 
 import keras_prune_init as kpi
-from keras_prune_init.signal.report import signal_report
+from keras_prune_init.theory.signal_report import signal_report
 
 
 def test_an_empty_layer_is_named():

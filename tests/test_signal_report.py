@@ -15,9 +15,9 @@ from helpers import (
 )
 
 import keras_prune_init as kpi
-from keras_prune_init.core import selection
-from keras_prune_init.signal import mean_field, recording
-from keras_prune_init.signal.report import signal_report
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.theory import mean_field, signals
+from keras_prune_init.theory.signal_report import signal_report
 
 # sigma_w, sigma_b of tanh networks in the three phases
 ORDERED, EDGE, CHAOTIC = (0.6, 0.2), (1.3041, 0.2), (3.0, 0.2)
@@ -182,11 +182,11 @@ def test_m_is_the_mean_square_of_snip_scores(make):
     scores = kpi.score(model, data, "snip")
     squares = {
         id(k.variable): np.square(scores[k.path], dtype="float64").ravel()
-        for k in selection.find_kernels(model)[0]
+        for k in find_kernels(model)[0]
     }
     expected = {
         site.path: np.concatenate([squares.pop(id(k)) for k in site.kernels]).mean()
-        for site in recording.sites(model)
+        for site in signals.sites(model)
     }
     assert not squares  # every kernel has its row
     report = signal_report(model, data)

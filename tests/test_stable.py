@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import L, batch, mlp, subclassed
 
 import keras_prune_init as kpi
-from keras_prune_init.core import selection
+from keras_prune_init.layers.walk import flatten
 
 A = keras.applications
 
@@ -15,7 +15,7 @@ A = keras.applications
 def scalings(model):
     return [
         layer
-        for layer in selection.flatten(model)
+        for layer in flatten(model)
         if isinstance(layer, L.Rescaling) and "_stable" in layer.name
     ]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import L
 
 import keras_prune_init as kpi
-from keras_prune_init.core.probe import ones_input
+from keras_prune_init.graph.inputs import ones_input
 
 
 def flow(model):

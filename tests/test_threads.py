@@ -8,7 +8,7 @@ import tensorflow as tf
 from helpers import L, batch, masked_list
 
 import keras_prune_init as kpi
-from keras_prune_init.core.lock import one_at_a_time
+from keras_prune_init._lock import one_at_a_time
 
 
 def network():

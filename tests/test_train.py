@@ -10,8 +10,8 @@ from image_files import few_images
 from runs import history
 
 import keras_prune_init as kpi
-from keras_prune_init.train import data as image_data
-from keras_prune_init.train import default_config, main
+from keras_prune_init.train import default_config, run
+from keras_prune_init.train.data.loading import load_images
 
 # Runs of graphs are in test_train_checkpoints.py, and in the tests of processes.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -52,7 +52,7 @@ def small_config(source):
 def finished(source, tmp_path_factory):
     """The folder and the result of a run without incident."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    return folder, main.run(small_config(source), folder)
+    return folder, run.run(small_config(source), folder)
 
 
 # --- what a run leaves behind ---------------------------------------------------------
@@ -83,7 +83,7 @@ def test_result_counts_weights_exactly(finished, config):
 
 def test_saved_models_are_those_that_were_measured(finished, config):
     folder, result = finished
-    test = image_data.load(config.data.source).test(64)
+    test = load_images(config.data.source).test(64)
     pruned = keras.models.load_model(folder / "model.keras")
     measured = pruned.evaluate(test, return_dict=True, verbose=0)
     assert measured["accuracy"] == result["test_accuracy"]
@@ -126,7 +126,7 @@ def test_tensorboard_logs_hold_the_curves(finished):
 def test_sparsity_zero_trains_the_dense_net(config, tmp_path):
     config.smoke = True
     config.prune.sparsity = 0.0
-    result = main.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run")
     assert result["kept"] == result["total"]
 
 
@@ -135,13 +135,13 @@ def test_masks_are_a_function_of_the_seed(config, tmp_path):
     digests = []
     for number, seed in enumerate((1, 1, 2)):
         config.seed = seed
-        digests.append(main.run(config, tmp_path / str(number))["mask_digest"])
+        digests.append(run.run(config, tmp_path / str(number))["mask_digest"])
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_steps_in_place_of_epochs_end_within_an_epoch(config, tmp_path):
     config.train.steps = 6  # of 4 in an epoch
-    result = main.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run")
     assert result["epochs"] == len(history(tmp_path / "run")) == 2
     model = keras.models.load_model(tmp_path / "run/model.keras")
     assert model.optimizer.iterations == 6
@@ -157,7 +157,7 @@ def test_scoring_batch_size_is_that_of_the_scoring_batches(config, monkeypatch):
     monkeypatch.setattr(kpi, "prune_at_init", prune_at_init)
     config.prune.scoring_batch_size = 100
     with pytest.raises(KeyboardInterrupt):
-        main.run(config, "never_written")
+        run.run(config, "never_written")
     assert seen == [100, 100]
 
 
@@ -183,7 +183,7 @@ def test_scoring_batch_size_is_that_of_the_scoring_batches(config, monkeypatch):
 def test_impossible_values_leave_no_folder(config, tmp_path, key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=message):
-        main.run(config, tmp_path / "run")
+        run.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -191,7 +191,7 @@ def test_folder_in_use_is_never_overwritten(finished, config):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(FileExistsError, match=f"workdir={folder}.*Add --resume"):
-        main.run(config, folder)
+        run.run(config, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
@@ -201,7 +201,7 @@ def test_resume_refuses_another_configuration_and_names_the_keys(finished, confi
     config.train.epochs = 7
     message = r"prune.sparsity \(then 0.95, now 0.5\); train.epochs \(then 3, now 7\)"
     with pytest.raises(ValueError, match=message):
-        main.run(config, folder, resume=True)
+        run.run(config, folder, resume=True)
 
 
 # --- going on after a stop ------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
     folder, result = finished
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with caplog.at_level("INFO", logger="absl"):
-        assert main.run(config, folder, resume=True) == result
+        assert run.run(config, folder, resume=True) == result
     assert f"The run in {folder} is finished: test accuracy" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -219,9 +219,9 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
 @pytest.mark.parametrize(
     ("place", "epochs_done"),
     [
-        ("keras_prune_init.train.main._train", 0),
+        ("keras_prune_init.train.run._train", 0),
         ("keras_prune_init.train.checkpoints._write_scalar", 0),
-        ("keras_prune_init.train.main._save_end", 3),
+        ("keras_prune_init.train.run._save_end", 3),
     ],
 )
 def test_a_run_stopped_anywhere_goes_on(
@@ -233,12 +233,12 @@ def test_a_run_stopped_anywhere_goes_on(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(place, stop)
-        main.run(config, folder)
+        run.run(config, folder)
     stopped = json.loads((folder / "result.json").read_text())
     model = keras.models.load_model(folder / "model.keras")
     assert not stopped["finished"]
     assert model.optimizer.iterations == 4 * epochs_done
-    result = main.run(config, folder, resume=True)
+    result = run.run(config, folder, resume=True)
     assert result["finished"] and result["epochs"] == len(history(folder)) == 3
     assert result["mask_digest"] == stopped["mask_digest"]
     assert result["mask_digest"] == finished[1]["mask_digest"]
@@ -247,7 +247,7 @@ def test_a_run_stopped_anywhere_goes_on(
 
 def test_a_run_without_channels_leaves_a_smaller_network(config, tmp_path):
     config.prune.update(granularity="channel", budget="flops", sparsity=0.6)
-    result = main.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert result["kept"] == report["kept"] < 0.8 * result["total"]
     for name in ("model", "stripped"):

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from runs import run_until, small
 
-from keras_prune_init.train import augment, main
-from keras_prune_init.train import data as image_data
+from keras_prune_init.train import run
+from keras_prune_init.train.data import augment
+from keras_prune_init.train.data.loading import load_images
 
 KINDS = [
     {"rand_augment": 0.5},
@@ -17,7 +18,7 @@ KINDS = [
 
 
 def batches(first=0, **kind):
-    data = image_data.load().first(96, 16)
+    data = load_images().first(96, 16)
     train = data.train(16, seed=1, first_batch=first, augment="crop+flip")
     train = augment.one_hot(train, data.classes)
     found = augment.apply(train, data.normalisation, seed=1, first_batch=first, **kind)
@@ -59,7 +60,7 @@ def test_rand_augment_keeps_labels_and_range():
     plain = batches()
     for (x, y), (_, y2) in zip(batches(rand_augment=0.9), plain, strict=True):
         np.testing.assert_array_equal(y, y2)
-        mean, scale = image_data.load().first(96, 16).normalisation
+        mean, scale = load_images().first(96, 16).normalisation
         pixels = x / scale + mean
         assert pixels.min() > -1e-3 and pixels.max() < 255.001
 
@@ -67,8 +68,8 @@ def test_rand_augment_keeps_labels_and_range():
 def test_run_with_everything_trains_and_resumes(tmp_path):
     config = small(tmp_path, label_smoothing=0.1, save_every=1)
     config.data.mix, config.data.rand_augment = "mixup+cutmix", 0.3
-    whole = main.run(config, tmp_path / "whole")
+    whole = run.run(config, tmp_path / "whole")
     run_until(6, config, tmp_path / "run")
-    again = main.run(config, tmp_path / "run", resume=True)
+    again = run.run(config, tmp_path / "run", resume=True)
     assert again["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
     assert again["mask_digest"] == whole["mask_digest"]

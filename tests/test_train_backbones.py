@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_prune_init as kpi
-from keras_prune_init.train import backbones
+from keras_prune_init.train import networks
 
 
 def own(input_shape, classes, units=4):
@@ -37,7 +37,7 @@ def no_model(input_shape, classes):
     ],
 )
 def test_named_models_give_logits_and_can_be_pruned(name, arguments):
-    model = backbones.make(name, (32, 32, 3), 5, **arguments)
+    model = networks.make(name, (32, 32, 3), 5, **arguments)
     assert model.output_shape == (None, 5)
     x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     outputs = np.asarray(model(x))
@@ -46,12 +46,12 @@ def test_named_models_give_logits_and_can_be_pruned(name, arguments):
     assert report.kept == report.total - int(0.9 * report.total)
 
 
-@pytest.mark.parametrize("family", backbones.FAMILIES)
+@pytest.mark.parametrize("family", networks.FAMILIES)
 def test_families_of_keras_cv_need_a_download(family, monkeypatch):
     """What cannot run here: their configurations come from Kaggle."""
     import keras_cv
 
-    name = backbones.FAMILIES[family]
+    name = networks.FAMILIES[family]
     preset = getattr(keras_cv.models, name)
 
     def offline(*args, **kwargs):
@@ -59,7 +59,7 @@ def test_families_of_keras_cv_need_a_download(family, monkeypatch):
 
     monkeypatch.setattr(preset.__mro__[1], "from_preset", offline)
     with pytest.raises(RuntimeError, match="Use a class without a size"):
-        backbones.make(f"keras_cv:{family}", (32, 32, 3), 5)
+        networks.make(f"keras_cv:{family}", (32, 32, 3), 5)
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
@@ -68,10 +68,10 @@ def test_weights_are_loaded_where_they_fit(ending, tmp_path, caplog):
     path = str(tmp_path / f"model{ending}")
     model.save_weights(path) if ending == ".weights.h5" else model.save(path)
     name = "test_train_backbones:own"
-    same = backbones.make(name, (8, 8, 1), 5, weights=path)
+    same = networks.make(name, (8, 8, 1), 5, weights=path)
     for a, b in zip(model.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = backbones.make(name, (8, 8, 1), 3, weights=path)
+    other = networks.make(name, (8, 8, 1), 3, weights=path)
     np.testing.assert_array_equal(other.get_weights()[0], model.get_weights()[0])
     assert other.output_shape == (None, 3)
     assert "dense" in caplog.text  # what does not fit is named
@@ -92,13 +92,13 @@ def test_weights_are_loaded_where_they_fit(ending, tmp_path, caplog):
 )
 def test_unknown_models_are_refused(name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        backbones.make(name, (8, 8, 3), 5, **arguments)
+        networks.make(name, (8, 8, 3), 5, **arguments)
 
 
 def test_wrong_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="which does not exist"):
-        backbones.make("mlp", (8, 8, 1), 5, weights=str(tmp_path / "none.weights.h5"))
+        networks.make("mlp", (8, 8, 1), 5, weights=str(tmp_path / "none.weights.h5"))
     path = str(tmp_path / "other.weights.h5")
     own((4, 4, 1), 2, units=3).save_weights(path)
     with pytest.raises(ValueError, match="of another architecture"):
-        backbones.make("test_train_backbones:own", (8, 8, 1), 5, weights=path)
+        networks.make("test_train_backbones:own", (8, 8, 1), 5, weights=path)

@@ -10,7 +10,7 @@ import pytest
 from runs import history, run_until, small
 from tensorflow.python.framework import config as config_lib  # to undo determinism
 
-from keras_prune_init.train import checkpoints, main
+from keras_prune_init.train import checkpoints, run
 
 # Steps of an epoch in `small`, and of a whole run.
 EPOCH, WHOLE = 4, 8
@@ -41,7 +41,7 @@ def whole(tmp_path_factory):
     """A configuration, and a run of it that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
     config = small(folder, save_every=1)
-    main.run(config, folder / "run", deterministic=True)
+    run.run(config, folder / "run", deterministic=True)
     yield config, folder / "run"
     config_lib.disable_op_determinism()
 
@@ -53,7 +53,7 @@ def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path):
     model = keras.models.load_model(tmp_path / "run/model.keras")
     # The last step of an epoch is saved with the epoch.
     assert int(model.optimizer.iterations) == step - (step % EPOCH == 0)
-    main.run(config, tmp_path / "run", resume=True)
+    run.run(config, tmp_path / "run", resume=True)
     check_same(tmp_path / "run", expected)
 
 
@@ -71,8 +71,8 @@ def test_a_last_epoch_in_part_is_in_the_history_wherever_it_was_stopped(
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
-        main.run(config, tmp_path / "run")
-    result = main.run(config, tmp_path / "run", resume=True)
+        run.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run", resume=True)
     assert result["finished"] and result["epochs"] == 1
     assert len(history(tmp_path / "run")) == 1
 
@@ -91,12 +91,12 @@ def test_sigterm_saves_first(whole, step, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
-        main.run(config, tmp_path / "run")
+        run.run(config, tmp_path / "run")
     assert stopped.value.code == 143 and stopped.value.step == step
     assert signal.getsignal(signal.SIGTERM) is handler
     model = keras.models.load_model(tmp_path / "run/model.keras")
     assert int(model.optimizer.iterations) == step
-    main.run(config, tmp_path / "run", resume=True)
+    run.run(config, tmp_path / "run", resume=True)
     check_same(tmp_path / "run", expected)
 
 
@@ -116,16 +116,16 @@ def test_full_disk_while_saving_is_named_and_the_last_state_stays(
     try:
         with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
             patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", fill)
-            main.run(config, tmp_path / "run")
+            run.run(config, tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     model = keras.models.load_model(tmp_path / "run/model.keras")
     assert int(model.optimizer.iterations) == 2
-    main.run(config, tmp_path / "run", resume=True)
+    run.run(config, tmp_path / "run", resume=True)
     check_same(tmp_path / "run", expected)
 
 
 def test_unwritable_folder_is_refused_before_any_work(whole, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written to"):
-        main.run(whole[0], tmp_path / "file/run")
+        run.run(whole[0], tmp_path / "file/run")

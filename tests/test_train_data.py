@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_prune_init.train import data as image_data
-from keras_prune_init.train.data import ImageData, load
+from keras_prune_init.train.data import memory, sources
+from keras_prune_init.train.data.loading import load_images
+from keras_prune_init.train.data.memory import ImageData
 
 EMBEDDED = importlib.resources.files("keras_prune_init.train") / "embedded"
 
@@ -37,7 +38,7 @@ def to_pixels(data, x):
 
 
 def test_embedded_data_is_balanced_fashion_mnist():
-    data = load("fashion_mnist_mini")
+    data = load_images("fashion_mnist_mini")
     assert (data.input_shape, data.classes) == ((28, 28, 1), 10)
     assert data.sizes == (10_000, 2_000)
     np.testing.assert_array_equal(np.bincount(data.y_train), [1000] * 10)
@@ -65,7 +66,7 @@ def arrays(count=6):
 def test_npz_source(tmp_path):
     stored = arrays()
     np.savez(tmp_path / "a.npz", **stored)
-    data = load(f"npz:{tmp_path}/a.npz")
+    data = load_images(f"npz:{tmp_path}/a.npz")
     np.testing.assert_array_equal(data.x_train[..., 0], stored["x_train"])
     np.testing.assert_array_equal(data.y_test, stored["y_test"])
     assert (data.input_shape, data.classes, data.sizes) == ((5, 4, 1), 3, (6, 3))
@@ -90,7 +91,7 @@ def test_arrays_that_are_not_labelled_images_are_refused(tmp_path, change, messa
     stored = {k: v for k, v in (arrays() | change).items() if v is not None}
     np.savez(tmp_path / "a.npz", **stored)
     with pytest.raises(ValueError, match=message):
-        load(f"npz:{tmp_path}/a.npz")
+        load_images(f"npz:{tmp_path}/a.npz")
 
 
 def test_what_is_no_npz_file_is_named(tmp_path):
@@ -98,12 +99,12 @@ def test_what_is_no_npz_file_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=f"Received: npz:{path}, which does not"
     ):
-        load(f"npz:{path}")
+        load_images(f"npz:{path}")
     with pytest.raises(ValueError, match="a folder, a pipe or a device"):
-        load(f"npz:{tmp_path}")
+        load_images(f"npz:{tmp_path}")
     np.savez(path, x_train=np.array([{}], object))
     with pytest.raises(ValueError, match=f"Received: {path}, and numpy says: .*pickle"):
-        load(f"npz:{path}")
+        load_images(f"npz:{path}")
 
 
 def write_idx(path, array, opener):
@@ -122,7 +123,7 @@ def test_idx_source_reads_the_files_of_mnist(tmp_path, opener, ending):
         write_idx(
             tmp_path / f"{name}-labels-idx1-ubyte{ending}", stored[f"y_{split}"], opener
         )
-    data = load(f"idx:{tmp_path}")
+    data = load_images(f"idx:{tmp_path}")
     np.testing.assert_array_equal(data.x_train[..., 0], stored["x_train"])
     np.testing.assert_array_equal(data.y_train, stored["y_train"])
     np.testing.assert_array_equal(data.x_test[..., 0], stored["x_test"])
@@ -130,30 +131,30 @@ def test_idx_source_reads_the_files_of_mnist(tmp_path, opener, ending):
 
 def test_idx_source_names_what_is_missing_or_broken(tmp_path):
     with pytest.raises(FileNotFoundError, match="without train-images-idx3-ubyte"):
-        load(f"idx:{tmp_path}")
-    for name in image_data.sources.IDX_FILES:
+        load_images(f"idx:{tmp_path}")
+    for name in sources.IDX_FILES:
         write_idx(tmp_path / name, np.zeros((2, 3), "uint8"), open)
     broken = tmp_path / "train-labels-idx1-ubyte"
     broken.write_bytes(broken.read_bytes()[:-1])
     with pytest.raises(
         ValueError, match=r"train-labels.*with 5 bytes for shape \(2, 3"
     ):
-        load(f"idx:{tmp_path}")
+        load_images(f"idx:{tmp_path}")
     broken.write_bytes(b"\0\0\x08\2" + b"\xff" * 8 + b"\0")
     with pytest.raises(ValueError, match=r"1 bytes for shape \(4294967295, 4294967295"):
-        load(f"idx:{tmp_path}")
+        load_images(f"idx:{tmp_path}")
     broken.write_bytes(b"<html>")
     with pytest.raises(ValueError, match="starts with 3c 68 74 6d"):
-        load(f"idx:{tmp_path}")
+        load_images(f"idx:{tmp_path}")
     broken.unlink()
     broken.with_name(f"{broken.name}.gz").write_bytes(gzip.compress(bytes(99))[:-9])
     with pytest.raises(ValueError, match=r"labels-idx1-ubyte.gz, and gzip says"):
-        load(f"idx:{tmp_path}")
+        load_images(f"idx:{tmp_path}")
 
 
 def test_tfds_source():
     with tfds.testing.mock_data(num_examples=12):
-        data = load("tfds:cifar10")
+        data = load_images("tfds:cifar10")
     assert (data.input_shape, data.sizes) == ((32, 32, 3), (12, 12))
     assert data.x_train.dtype == np.uint8
 
@@ -167,11 +168,11 @@ def test_tfds_source_takes_splits(monkeypatch):
         return [tf.data.Dataset.from_tensor_slices((x, y)) for _ in split]
 
     monkeypatch.setattr(tfds, "load", load_splits)
-    assert load("tfds:mnist,train[:90%],train[90%:]").sizes == (6, 6)
+    assert load_images("tfds:mnist,train[:90%],train[90%:]").sizes == (6, 6)
     assert asked == [("mnist", ["train[:90%]", "train[90%:]"])]
     for image_size in (None, 16):
         with pytest.raises(ValueError, match="with two splits"):
-            load("tfds:mnist,train", image_size)
+            load_images("tfds:mnist,train", image_size)
 
 
 def test_tfds_source_says_what_to_do_when_a_download_fails(monkeypatch):
@@ -180,7 +181,7 @@ def test_tfds_source_says_what_to_do_when_a_download_fails(monkeypatch):
 
     monkeypatch.setattr(tfds, "load", load_without_network)
     with pytest.raises(RuntimeError, match="(?s)no route to host.*TFDS_DATA_DIR.*npz:"):
-        load("tfds:mnist")
+        load_images("tfds:mnist")
 
 
 def test_keras_source(monkeypatch):
@@ -190,7 +191,7 @@ def test_keras_source(monkeypatch):
         for split in ("train", "test")
     )
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (train, test))
-    data = load("keras:cifar10")
+    data = load_images("keras:cifar10")
     np.testing.assert_array_equal(data.y_train, stored["y_train"])
 
 
@@ -200,13 +201,13 @@ def test_keras_source_says_what_to_do_when_a_download_fails(monkeypatch):
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
     with pytest.raises(RuntimeError, match="(?s)URL fetch.*np.savez.*npz:mnist.npz"):
-        load("keras:mnist")
+        load_images("keras:mnist")
 
 
 @pytest.mark.parametrize("source", ["mnist", "npz:", "zip:x", "", "keras:imdb"])
 def test_unknown_source_is_refused(source):
     with pytest.raises(ValueError, match=f"Received: .*{source}"):
-        load(source)
+        load_images(source)
 
 
 # --- pipelines ------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_batches_have_one_size_and_leave_out_other_images_in_each_epoch():
         data.train(11)
 
 
-@pytest.mark.parametrize("augment", image_data.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", memory.AUGMENTATIONS)
 def test_batches_depend_only_on_seed_and_epoch(augment):
     data = numbered_images()
     whole = batches(data.train(4, seed=5, augment=augment, epochs=3))

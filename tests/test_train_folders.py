@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from image_files import imagenet_folder, tiny_imagenet_folder, write_image
 
-from keras_prune_init.train import folders, streaming
-from keras_prune_init.train.data import load
+from keras_prune_init.train.data import folders, streaming
+from keras_prune_init.train.data.loading import load_images
 
 MEAN, STD = np.array(streaming.MEAN), np.array(streaming.STD)
 
@@ -77,7 +77,7 @@ def test_folders_that_are_no_source_are_refused(tmp_path, files, error, message)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     with pytest.raises(error, match=message):
-        load(f"folder:{tmp_path}")
+        load_images(f"folder:{tmp_path}")
 
 
 # --- in memory ------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_folders_that_are_no_source_are_refused(tmp_path, files, error, message)
 def test_images_of_one_size_are_kept_in_memory(tmp_path):
     for number, name in enumerate(("train/a/1", "train/b/1", "val/a/1")):
         write_image(tmp_path / f"{name}.png", 8, 6, number)
-    data = load(f"folder:{tmp_path}")
+    data = load_images(f"folder:{tmp_path}")
     assert (data.input_shape, data.classes, data.sizes) == ((8, 6, 3), 2, (2, 1))
     stored = tf.io.decode_png(tf.io.read_file(str(tmp_path / "train/b/1.png")))
     np.testing.assert_array_equal(data.x_train[1], stored)
@@ -95,14 +95,14 @@ def test_images_of_one_size_are_kept_in_memory(tmp_path):
 
 def test_images_of_several_sizes_are_refused_in_memory(imagenet):
     with pytest.raises(ValueError, match="of one size.*Set --config.data.image_size"):
-        load(imagenet)
+        load_images(imagenet)
 
 
 # --- streamed -------------------------------------------------------------------------
 
 
 def test_streamed_source_has_the_interface_of_one_in_memory(imagenet):
-    data = load(imagenet, 32)
+    data = load_images(imagenet, 32)
     assert (data.input_shape, data.classes, data.sizes) == ((32, 32, 3), 3, (12, 6))
     assert data.steps(5) == len(data.train(5)) == 2
     first = data.first(5, 2)
@@ -113,8 +113,8 @@ def test_streamed_source_has_the_interface_of_one_in_memory(imagenet):
 
 
 def test_an_epoch_holds_every_image_once_and_each_epoch_has_its_own_order(imagenet):
-    data = load(imagenet, 8)
-    test = load(imagenet, 8).test(1)
+    data = load_images(imagenet, 8)
+    test = load_images(imagenet, 8).test(1)
     assert len(batches(test)) == 6
     images = [x for x, _ in batches(data.train(12, epochs=2))]
     first, second = (x.reshape(12, -1) for x in images)
@@ -125,7 +125,7 @@ def test_an_epoch_holds_every_image_once_and_each_epoch_has_its_own_order(imagen
 
 @pytest.mark.parametrize("augment", ["", "resized_crop+flip"])
 def test_batches_depend_only_on_seed_and_epoch(imagenet, augment):
-    data = load(imagenet, 8)
+    data = load_images(imagenet, 8)
     tf.random.set_seed(1)
     whole = batches(data.train(5, seed=5, augment=augment, epochs=3))
     tf.random.set_seed(2)
@@ -204,7 +204,7 @@ def test_grey_images_get_three_channels(tmp_path):
         path = tmp_path / f"{name}.jpg"
         path.parent.mkdir(parents=True)
         path.write_bytes(tf.io.encode_jpeg(np.full((9, 7, 1), 90, "uint8")).numpy())
-    (x, _), *_ = batches(load(f"folder:{tmp_path}", 8).test(1))
+    (x, _), *_ = batches(load_images(f"folder:{tmp_path}", 8).test(1))
     np.testing.assert_allclose(pixels(x), 90, atol=1.5)
 
 
@@ -225,7 +225,7 @@ def test_streamed_tfds_source(monkeypatch, splits, tested):
     infos = {name: tfds.core.SplitInfo(name=name, **empty) for name in splits}
     monkeypatch.setattr(tfds.core.DatasetInfo, "splits", infos)
     with tfds.testing.mock_data(as_dataset_fn=as_dataset):
-        data = load("tfds:imagenet2012", 16)
+        data = load_images("tfds:imagenet2012", 16)
     assert asked == ["train", tested]
     assert (data.input_shape, data.classes, data.sizes) == ((16, 16, 3), 1000, (6, 6))
     [(x, y)] = batches(data.train(4))
@@ -262,7 +262,7 @@ def test_files_that_tfds_wrote_are_streamed(monkeypatch, tmp_path):
     builder = tfds.builder("dots", data_dir=tmp_path)
     builder.download_and_prepare()
     monkeypatch.setattr(tfds, "builder", lambda name: builder)
-    data = load("tfds:dots,train[:80%],train[80%:]", 6)
+    data = load_images("tfds:dots,train[:80%],train[80%:]", 6)
     assert (data.sizes, data.classes, data.input_shape) == ((16, 4), 20, (6, 6, 3))
     images = batches(data.train(4, epochs=2)) + batches(data.test(4))
     for x, y in images:
@@ -277,19 +277,19 @@ def test_files_that_tfds_wrote_are_streamed(monkeypatch, tmp_path):
 )
 def test_impossible_image_size_is_refused(source, size):
     with pytest.raises(ValueError, match=f"Received: image_size={size} with"):
-        load(source, size)
+        load_images(source, size)
 
 
 def test_augmentations_of_the_other_kind_are_refused_with_the_way_out(imagenet):
     with pytest.raises(ValueError, match="augment='crop'.*image_size=None"):
-        load(imagenet, 8).train(4, augment="crop")
+        load_images(imagenet, 8).train(4, augment="crop")
     with pytest.raises(ValueError, match="augment='resized_crop'.*data.image_size"):
-        load().train(4, augment="resized_crop")
+        load_images().train(4, augment="resized_crop")
 
 
 def test_streams_do_not_tune_themselves(imagenet):
     # An iterator that does was seen to hang for many seconds when it is deleted.
-    data = load(imagenet, 8)
+    data = load_images(imagenet, 8)
     for dataset in (data.train(4), data.test(4)):
         assert dataset.options().autotune.enabled is False
 
@@ -303,7 +303,7 @@ def test_an_image_that_is_cut_off_is_named(tmp_path, part, size):
     bad.write_bytes(bad.read_bytes()[:200])
     error = ValueError if size is None else tf.errors.InvalidArgumentError
     with pytest.raises(error, match=f"whole.*{bad}"):
-        data = load(f"folder:{tmp_path}", size)
+        data = load_images(f"folder:{tmp_path}", size)
         list(data.train(3) if part == "train" else data.test(3))
 
 
@@ -319,7 +319,7 @@ def small_folder(folder, images=("train/a/0", "train/a/1", "train/b/0", "val/a/0
 @pytest.mark.parametrize("size", [None, 16])
 def test_corrupt_images_are_left_out_if_that_is_wanted(tmp_path, size, caplog):
     source = small_folder(tmp_path)
-    clean = load(source, size)
+    clean = load_images(source, size)
     for name in ("train/a/bad", "train/b/empty", "val/a/bad"):
         (tmp_path / f"{name}.png").write_bytes(b"")
     (tmp_path / "train/a/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
@@ -327,7 +327,7 @@ def test_corrupt_images_are_left_out_if_that_is_wanted(tmp_path, size, caplog):
     os.mkfifo(tmp_path / "val/b/pipe.png")
     (tmp_path / "val/b/self.png").symlink_to("self.png")
     with caplog.at_level("WARNING"):
-        data = load(source, size, skip_corrupt=True)
+        data = load_images(source, size, skip_corrupt=True)
     assert "leaves out 3 of 6 files" in caplog.text
     assert "leaves out 3 of 5 files" in caplog.text and "val/a/bad.png" in caplog.text
     for part in ("train", "test"):
@@ -342,7 +342,7 @@ def test_corrupt_images_are_left_out_if_that_is_wanted(tmp_path, size, caplog):
 
 def test_only_folders_have_files_to_leave_out():
     with pytest.raises(ValueError, match="Received: skip_corrupt=True with source='fa"):
-        load(skip_corrupt=True)
+        load_images(skip_corrupt=True)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to nothing"])
@@ -354,7 +354,7 @@ def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, kind):
     else:
         path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
     with pytest.raises(ValueError, match=f"ordinary file. Received: {path}, which"):
-        load(source)
+        load_images(source)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_loops_of_links_are_followed_once(tmp_path, links):
     for new, old in zip(folders.find(tmp_path)[:2], clean[:2], strict=True):
         assert sorted(new.paths) == sorted(old.paths)
         assert sorted(new.labels) == sorted(old.labels)
-    assert load(source).classes == 2
+    assert load_images(source).classes == 2
 
 
 def test_links_to_images_elsewhere_are_followed(tmp_path):

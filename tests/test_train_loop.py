@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_prune_init.train import config_checks, default_config, loop
+from keras_prune_init.train import config_checks, default_config
+from keras_prune_init.train.optimizer import optimizer, total_steps
 
 
 def rates(steps=range(81), steps_per_epoch=10, **values):
@@ -11,7 +12,7 @@ def rates(steps=range(81), steps_per_epoch=10, **values):
     config = default_config.get_config()
     config.train.update({"epochs": 8, "learning_rate": 0.4} | values)
     config_checks.check(config)
-    rate = loop.optimizer(config.train, steps_per_epoch)._learning_rate
+    rate = optimizer(config.train, steps_per_epoch)._learning_rate
     return np.array([float(rate(step)) for step in steps])
 
 
@@ -45,17 +46,17 @@ def test_constant_schedule_stays():
     config = default_config.get_config()
     config.train.update(schedule="constant", learning_rate=1e-3, warmup_epochs=0.0)
     config_checks.check(config)
-    rate = loop.optimizer(config.train, 10).learning_rate
+    rate = optimizer(config.train, 10).learning_rate
     assert float(rate) == pytest.approx(1e-3)
 
 
 def test_steps_take_the_place_of_epochs():
     config = default_config.get_config().train
-    assert loop.total_steps(config, 10) == 60
+    assert total_steps(config, 10) == 60
     config.steps = 25
-    assert loop.total_steps(config, 10) == 25
+    assert total_steps(config, 10) == 25
     config.update(schedule="step", warmup_epochs=0.0, learning_rate=0.4)
-    rate = loop.optimizer(config, 10)._learning_rate
+    rate = optimizer(config, 10)._learning_rate
     expected = [0.4, 0.04, 0.04, 0.004]  # drops after 12.5, 18.75 of 25 steps
     actual = [float(rate(step)) for step in (11, 12, 18, 19)]
     np.testing.assert_allclose(actual, expected, rtol=1e-6)

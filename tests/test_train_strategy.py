@@ -15,7 +15,7 @@ from processes import Forked
 from runs import free_ports, history, mirrored, small
 
 from keras_prune_init.distribute import workers
-from keras_prune_init.train import main
+from keras_prune_init.train import run
 from keras_prune_init.train import strategy as strategies
 
 
@@ -161,7 +161,7 @@ def test_mixed_precision_runs_resume_and_keep_float32_weights(
     precision, policy, tmp_path
 ):
     config = small(tmp_path, precision=precision)
-    result = main.run(config, tmp_path / "run")
+    result = run.run(config, tmp_path / "run")
     assert result["finished"] and result["epochs"] == 2
     assert keras.config.dtype_policy().name == "float32"
     keras.config.set_dtype_policy(policy)  # or Keras loads no state of a scaled loss
@@ -180,19 +180,19 @@ def test_mixed_precision_runs_resume_and_keep_float32_weights(
     assert np.isfinite(loss).all()
     # Stopped before its result was written, it ends with the same.
     (tmp_path / "run/result.json").write_text(json.dumps({**result, "finished": False}))
-    assert main.run(config, tmp_path / "run", resume=True) == result
+    assert run.run(config, tmp_path / "run", resume=True) == result
     assert len(history(tmp_path / "run")) == 2
 
 
 def test_run_under_mirrored_strategy_resumes(tmp_path):
     config = small(tmp_path)
     strategy = mirrored(2)
-    result = main.run(config, tmp_path / "run", strategy=strategy)
-    alone = main.run(config, tmp_path / "alone")
+    result = run.run(config, tmp_path / "run", strategy=strategy)
+    alone = run.run(config, tmp_path / "alone")
     assert result["mask_digest"] == alone["mask_digest"]
     assert result["epochs"] == alone["epochs"] == 2
     (tmp_path / "run/result.json").write_text(json.dumps({**result, "finished": False}))
-    again = main.run(config, tmp_path / "run", strategy=strategy, resume=True)
+    again = run.run(config, tmp_path / "run", strategy=strategy, resume=True)
     # Replicas add up in any order.
     assert again.pop("test_loss") == pytest.approx(result.pop("test_loss"), rel=1e-5)
     assert again == result
@@ -201,7 +201,7 @@ def test_run_under_mirrored_strategy_resumes(tmp_path):
 def test_no_replica_gets_an_empty_part(tmp_path):
     """65 images in batches of 16: one is left over, for two replicas."""
     config = small(tmp_path, images=65, save_every=2)
-    result = main.run(config, tmp_path / "run", strategy=mirrored(2))
+    result = run.run(config, tmp_path / "run", strategy=mirrored(2))
     assert result["epochs"] == 2
     model = keras.models.load_model(tmp_path / "run/model.keras")
     assert int(model.optimizer.iterations) == 2 * 4
@@ -212,4 +212,4 @@ def test_no_replica_gets_an_empty_part(tmp_path):
 def test_batches_that_replicas_cannot_share_are_refused(tmp_path):
     config = small(tmp_path, batch_size=15)
     with pytest.raises(ValueError, match="15 for 2 replicas. Pass a multiple of 2"):
-        main.run(config, tmp_path / "run", strategy=mirrored(2))
+        run.run(config, tmp_path / "run", strategy=mirrored(2))

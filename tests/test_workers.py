@@ -12,7 +12,8 @@ from runs import free_ports
 from test_methods_common import METHODS as ROWS
 
 import keras_prune_init as kpi
-from keras_prune_init.train import default_config, feed, streaming
+from keras_prune_init.train import default_config
+from keras_prune_init.train.data import feed, streaming
 
 METHODS = [(name, options) for name, options, _ in ROWS]
 STEPS = 20

@@ -9,8 +9,8 @@ from shrinking import NETWORKS
 from test_methods_common import EACH, net
 
 import keras_prune_init as kpi
-from keras_prune_init import tape
-from keras_prune_init.core import selection
+from keras_prune_init.layers.kernel_paths import get_kernel
+from keras_prune_init.scoring import network
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def compiled(monkeypatch):
         steps.append(tf.function(function, jit_compile=True, autograph=False))
         return steps[-1]
 
-    monkeypatch.setattr(tape.Network, "graph_if_it_pays", compile)
+    monkeypatch.setattr(network.Network, "graph_if_it_pays", compile)
     return steps
 
 
@@ -48,5 +48,5 @@ def test_training_step_compiles(name):
     losses = [pruned.train_on_batch(x, y) for _ in range(5)]
     assert losses[-1] < losses[0]
     for layer in masked_list(pruned):
-        kernel = selection.get_kernel(layer.layer, layer.kernels[0]).numpy()
+        kernel = get_kernel(layer.layer, layer.kernels[0]).numpy()
         assert not kernel[layer.mask.numpy() == 0].any()

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from keras_prune_init.train import sources
+from keras_prune_init.train.data import sources
 
 
 def first_of_each_class(labels, count):

@@ -18,7 +18,8 @@ import plots
 import training
 
 import keras_prune_init as kpi
-from keras_prune_init.train import default_config, loop
+from keras_prune_init.train import default_config
+from keras_prune_init.train import optimizer as loop
 
 METHODS = "random", "magnitude", "snip", "grasp", "synflow", "sbp_sr", "grasp_sr"
 

@@ -184,9 +184,9 @@ def data_name(source: str) -> str:
 @functools.lru_cache(1)
 def load(source: str):
     """The images of a source, once a process."""
-    from keras_prune_init.train import data
+    from keras_prune_init.train.data.loading import load_images
 
-    return data.load(source)
+    return load_images(source)
 
 
 def scoring_batches(data, seed: int, size: int = 100):

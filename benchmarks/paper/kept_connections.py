@@ -15,7 +15,7 @@ import numpy as np
 import plots
 import training
 
-from keras_prune_init.core.copying import masked_layers
+from keras_prune_init.surgery.exchange import masked_layers
 
 PHASES = ("eoc", "chaotic")
 

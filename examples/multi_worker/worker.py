@@ -12,10 +12,10 @@ import keras  # noqa: E402
 
 import keras_prune_init as kpi  # noqa: E402
 from keras_prune_init import models  # noqa: E402
-from keras_prune_init.train import data  # noqa: E402
+from keras_prune_init.train.data.loading import load_images  # noqa: E402
 
 keras.utils.set_random_seed(0)
-images = data.load("fashion_mnist_mini")
+images = load_images("fashion_mnist_mini")
 with strategy.scope():
     model = models.mlp(images.input_shape, images.classes, depth=3, width=300)
     model.compile(

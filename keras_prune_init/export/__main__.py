@@ -13,7 +13,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_prune_init as kpi
-from keras_prune_init.core import garbage
+from keras_prune_init import _gc
 from keras_prune_init.export import convert
 
 MODEL = flags.DEFINE_string("model", None, "The .keras file.", required=True)
@@ -37,7 +37,7 @@ def _main(arguments):
     if arguments[1:]:
         raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}")
     # The loaded model is not among the old objects: its memory serves the converter.
-    with garbage.old_objects_aside():
+    with _gc.old_objects_aside():
         report = kpi.export_tflite(
             keras.models.load_model(MODEL.value),
             OUT.value,

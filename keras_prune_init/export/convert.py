@@ -11,12 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.core import selection, surgery
-from keras_prune_init.core.activations import RANDOM
-from keras_prune_init.core.copying import masked_layers
-from keras_prune_init.core.given import check_model
-from keras_prune_init.core.patching import patched
+from keras_prune_init._arguments import check_model
 from keras_prune_init.export import flatbuffer
+from keras_prune_init.graph.activations import RANDOM
+from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.walk import flatten, is_graph
+from keras_prune_init.surgery import rebuild
+from keras_prune_init.surgery.exchange import masked_layers
 
 L = keras.layers
 
@@ -42,11 +43,11 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     """
     check_model(model)
     if masked_layers(model):
-        model = surgery.strip(model)
-    dtypes = {layer.compute_dtype for layer in selection.flatten(model)}
+        model = rebuild.strip(model)
+    dtypes = {layer.compute_dtype for layer in flatten(model)}
     if dtypes - {"float32", None}:
-        model = surgery.copy_model(model, "float32")
-    if selection.is_graph(model):
+        model = rebuild.copy_model(model, "float32")
+    if is_graph(model):
         return model
     if example is None:
         raise ValueError(
@@ -73,7 +74,7 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
         batch_size: The only one the file will accept; `None`: that of the model's
             inputs, any if they have none.
     """
-    inert = [v for v in selection.flatten(model) if type(v) in INERT]
+    inert = [v for v in flatten(model) if type(v) in INERT]
     # Some would leave operations in the file that phones do not have.
     with patched((layer, "call", _passing(layer)) for layer in inert):
         signature = _signature(model, batch_size)

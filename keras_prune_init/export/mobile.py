@@ -9,7 +9,7 @@ import tempfile
 import keras
 import numpy as np
 
-from keras_prune_init.core import files, garbage
+from keras_prune_init import _files, _gc
 from keras_prune_init.export import convert, flatbuffer, operators, sparse
 from keras_prune_init.export.operators import GIVES, MUST_GIVE, TAKES, Operator
 
@@ -85,11 +85,11 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
         XNNPACK, src/subgraph.c.
     """
     if isinstance(model, keras.Model):
-        with garbage.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
+        with _gc.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
             convert.save(convert.plain(model), folder)
             content, _ = sparse.encode(convert.convert(folder, "float32"))
     elif isinstance(model, (str, os.PathLike)):
-        path = files.regular(model)
+        path = _files.regular(model)
         if not path.exists():
             raise FileNotFoundError(
                 "`model` must be a keras.Model or the path of a .tflite file. "

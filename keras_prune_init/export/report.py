@@ -7,9 +7,9 @@ import json
 import pathlib
 from typing import NamedTuple
 
-from keras_prune_init.core import table
 from keras_prune_init.export.mobile import MobileReport
 from keras_prune_init.export.sparse import KernelTensor
+from keras_prune_init.reports.table import aligned
 
 
 class Size(NamedTuple):
@@ -88,9 +88,9 @@ class ExportReport:
     def __str__(self) -> str:
         return "\n".join(
             [
-                *table.aligned(self._kernel_rows(), left=2),
+                *aligned(self._kernel_rows(), left=2),
                 "",
-                *table.aligned(self._size_rows()),
+                *aligned(self._size_rows()),
                 "",
                 *self.notes,
                 str(self.comparison or "not compared with Keras"),

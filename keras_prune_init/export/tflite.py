@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_prune_init.core import files, garbage
-from keras_prune_init.core.given import check_choice, check_flag, check_whole
+from keras_prune_init import _files, _gc
+from keras_prune_init._arguments import check_choice, check_flag, check_whole
 from keras_prune_init.export import convert, int8, mobile, samples
 from keras_prune_init.export import sparse as sparse_lib
 from keras_prune_init.export.report import Comparison, ExportReport, Size
@@ -79,14 +79,16 @@ def export_tflite(
     path = pathlib.Path(path)
     _check_arguments(path, precision, sparse, representative_data, batch_size, check)
     data = representative_data
-    with garbage.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
+    with _gc.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
         model = convert.plain(model, None if data is None else samples.first(data))
         name, inputs = model.name, None
         if check or precision == "int8":
             inputs = samples.Samples(model, data, batch_size)
             wanted = inputs.predict(model) if check else None
         what = f"The converter's files could not be written to {folder}"
-        with files.explained(what, "Free some space, or set TMPDIR to another folder."):
+        with _files.explained(
+            what, "Free some space, or set TMPDIR to another folder."
+        ):
             convert.save(model, folder, batch_size)
         del model  # memory for the converter
         calibrate = (lambda: iter(inputs)) if precision == "int8" else None
@@ -114,7 +116,7 @@ def export_tflite(
             comparison = _compare(content, inputs, wanted, precision)
     what = f"The .tflite file could not be written to {path}"
     advice = "What was there before is still there. Free some space, or choose another."
-    with files.explained(what, advice), files.atomic(path) as temporary:
+    with _files.explained(what, advice), _files.atomic(path) as temporary:
         temporary.write_bytes(content)
     return ExportReport(
         path,
@@ -191,7 +193,7 @@ def _check_arguments(path, precision, sparse, data, batch_size, check):
         check_whole("batch_size", batch_size, 1, 2**31 - 1)
     folder = path.parent
     if not path.is_dir():
-        files.regular(path)
+        _files.regular(path)
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "`path` must name a file in a folder that exists and can be written to. "

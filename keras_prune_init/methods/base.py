@@ -9,10 +9,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_prune_init.core.given import check_choice, check_whole
-from keras_prune_init.core.schedules import Schedule, get_schedule
-from keras_prune_init.core.structured import Scoring
-from keras_prune_init.tape import Network, Tensors
+from keras_prune_init._arguments import check_choice, check_whole
+from keras_prune_init.channels.choosing import Scoring
+from keras_prune_init.masks.schedules import Schedule, get_schedule
+from keras_prune_init.scoring.network import Network, Tensors
 
 # Each scores all weights, so more would never end.
 MOST_ITERATIONS = 100_000

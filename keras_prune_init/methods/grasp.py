@@ -11,9 +11,9 @@ loss takes for logits or probabilities of a cross-entropy; all others stay as th
 
 from __future__ import annotations
 
-from keras_prune_init import temperature as temperatures
-from keras_prune_init.core.given import is_number
+from keras_prune_init._arguments import is_number
 from keras_prune_init.methods.base import DataMethod
+from keras_prune_init.scoring import temperature as temperatures
 
 
 class GraSP(DataMethod):

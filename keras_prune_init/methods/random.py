@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from keras_prune_init.core.given import check_whole
+from keras_prune_init._arguments import check_whole
 from keras_prune_init.methods.base import Method
 
 

@@ -15,14 +15,15 @@ import math
 
 from absl import logging
 
-from keras_prune_init.core import selection
-from keras_prune_init.core.graph import flat_graph, residual_additions
+from keras_prune_init.graph.residual import residual_additions
+from keras_prune_init.graph.wiring import flat_graph
+from keras_prune_init.layers.walk import is_graph
 from keras_prune_init.methods.base import Recipe
 from keras_prune_init.methods.snip import SNIP
 from keras_prune_init.methods.stable import SBPSR
-from keras_prune_init.signal import rescaling
-from keras_prune_init.signal.phase import phase_of
-from keras_prune_init.signal.report import signal_report
+from keras_prune_init.theory import rescaling
+from keras_prune_init.theory.phase import phase_of
+from keras_prune_init.theory.signal_report import signal_report
 
 
 class Robust(SNIP):
@@ -38,7 +39,7 @@ class Robust(SNIP):
     """
 
     def recipe(self, model):
-        if not selection.is_graph(model):
+        if not is_graph(model):
             why = f"how the layers of a {type(model).__name__} connect is not known"
             return Recipe(model, f"Robust: SBP alone, as {why}.")
         nodes = flat_graph(model)

@@ -7,11 +7,12 @@ whose branches are scaled already is taken as it is.
 
 from __future__ import annotations
 
-from keras_prune_init.core.graph import flat_graph, residual_additions
+from keras_prune_init.graph.residual import residual_additions
+from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.methods.base import Recipe
 from keras_prune_init.methods.grasp import GraSP
 from keras_prune_init.methods.snip import SNIP
-from keras_prune_init.signal.stable import is_stable, stabilize
+from keras_prune_init.theory.stable import is_stable, stabilize
 
 
 class _OnStableResNet:

@@ -23,21 +23,23 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_prune_init.core import kinds, selection
-from keras_prune_init.core.activations import AUGMENTATIONS
-from keras_prune_init.core.graph import graph_with_outputs
-from keras_prune_init.core.patching import (
+from keras_prune_init.graph.activations import AUGMENTATIONS
+from keras_prune_init.graph.inputs import ones_input
+from keras_prune_init.graph.wiring import graph_with_outputs
+from keras_prune_init.layers import types
+from keras_prune_init.layers.kernels import is_float
+from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.walk import is_graph
+from keras_prune_init.masks.schedules import Schedule
+from keras_prune_init.methods.base import Method
+from keras_prune_init.scoring.exact_layers import (
     PREPARING,
     SQUASHING,
     boundary,
-    patched,
     scoring_layers,
     unbounded,
 )
-from keras_prune_init.core.probe import ones_input
-from keras_prune_init.core.schedules import Schedule
-from keras_prune_init.methods.base import Method
-from keras_prune_init.tape import zeros_for_none
+from keras_prune_init.scoring.network import zeros_for_none
 
 L = keras.layers
 
@@ -47,7 +49,7 @@ SAFE = 80
 WIDEST = {"float32": 100, "float64": 800}
 # Layers f with f(a x) = a f(x) for a > 0, if their offsets are scaled, too.
 HOMOGENEOUS = (
-    *kinds.LINEAR,
+    *types.LINEAR,
     *(L.BatchNormalization, *PREPARING),
     *(L.Activation, L.ReLU, L.LeakyReLU, L.PReLU),
     *(L.Add, L.Average, L.Maximum, L.Minimum, L.Subtract, L.Concatenate),
@@ -223,7 +225,7 @@ class _Flow:
 
 def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | None:
     """What R is homogeneous in; `None` if the graph does not tell that it is."""
-    if not selection.is_graph(model):
+    if not is_graph(model):
         return None
     nodes, ends = graph_with_outputs(model)
     tokens = {p for n in nodes if isinstance(n.layer, L.Embedding) for p in n.parents}
@@ -248,7 +250,7 @@ def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | 
             elif isinstance(layer, L.Layer) and offset is not None:
                 return None  # a number of the user's own
     inputs = {i for i, v in enumerate(model.inputs) if id(v) in sources}
-    if not all(selection.is_float(model.inputs[i]) for i in inputs):
+    if not all(is_float(model.inputs[i]) for i in inputs):
         return None
     return _Scaled(inputs, variables, numbers)
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_prune_init.core.layers import PACKAGE
+from keras_prune_init.layers.masked import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

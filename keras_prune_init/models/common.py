@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from keras_prune_init.core.given import check_choice, check_whole, is_whole
+from keras_prune_init._arguments import check_choice, check_whole, is_whole
 from keras_prune_init.models.circular import CircularPadding2D
-from keras_prune_init.signal.initializers import Orthogonal, ScaledNormal, reinitialize
-from keras_prune_init.signal.mean_field import Activation, edge_of_chaos
-from keras_prune_init.signal.stable import VARIANTS, stabilize
+from keras_prune_init.theory.initializers import Orthogonal, ScaledNormal, reinitialize
+from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
+from keras_prune_init.theory.stable import VARIANTS, stabilize
 
 # More would never be made.
 MOST_LAYERS, MOST = 10_000, 1_000_000

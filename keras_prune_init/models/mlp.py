@@ -3,9 +3,9 @@
 import keras
 from keras import layers
 
-from keras_prune_init.core.given import is_whole
+from keras_prune_init._arguments import is_whole
 from keras_prune_init.models.common import Init, check_common, finish
-from keras_prune_init.signal.mean_field import Activation
+from keras_prune_init.theory.mean_field import Activation
 
 
 def mlp(

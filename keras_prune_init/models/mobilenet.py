@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_prune_init.core.given import is_number, is_whole
+from keras_prune_init._arguments import is_number, is_whole
 from keras_prune_init.models.common import (
     Init,
     check_common,
@@ -13,7 +13,7 @@ from keras_prune_init.models.common import (
     finish,
     normalization,
 )
-from keras_prune_init.signal.mean_field import Activation
+from keras_prune_init.theory.mean_field import Activation
 
 # Filters and stride of each block.
 V1 = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]

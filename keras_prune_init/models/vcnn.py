@@ -11,7 +11,7 @@ from keras_prune_init.models.common import (
     conv,
     finish,
 )
-from keras_prune_init.signal.mean_field import Activation
+from keras_prune_init.theory.mean_field import Activation
 
 
 def vcnn(

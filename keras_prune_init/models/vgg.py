@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_prune_init.core.given import check_flag, is_whole
+from keras_prune_init._arguments import check_flag, is_whole
 from keras_prune_init.models.common import (
     Init,
     check_common,
@@ -12,7 +12,7 @@ from keras_prune_init.models.common import (
     conv,
     finish,
 )
-from keras_prune_init.signal.mean_field import Activation
+from keras_prune_init.theory.mean_field import Activation
 
 # Convolutions in each stage. The names count three linear layers on top; here is one.
 STAGES = {

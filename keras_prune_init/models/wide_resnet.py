@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_prune_init.core.given import is_number
+from keras_prune_init._arguments import is_number
 from keras_prune_init.models.common import (
     Init,
     check_common,
@@ -13,7 +13,7 @@ from keras_prune_init.models.common import (
     finish,
     normalization,
 )
-from keras_prune_init.signal.mean_field import Activation
+from keras_prune_init.theory.mean_field import Activation
 
 
 def wide_resnet(

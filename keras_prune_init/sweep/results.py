@@ -5,8 +5,8 @@ import pathlib
 import statistics
 from typing import NamedTuple
 
-from keras_prune_init.core import files
-from keras_prune_init.core import table as tables
+from keras_prune_init import _files
+from keras_prune_init.reports.table import aligned
 from keras_prune_init.sweep import grid, runs
 
 SEED = "seed"
@@ -61,16 +61,16 @@ def table(rows: list[Row]) -> str:
         accuracy = f"{100 * row.mean:.2f} %"
         values = (*row.settings.values(), accuracy, deviation, seeds, sparsity)
         lines.append(values)
-    return "\n".join(tables.aligned(lines, left=len(keys)))
+    return "\n".join(aligned(lines, left=len(keys)))
 
 
 def save(folder: pathlib.Path, rows: list[Row]) -> None:
     """Write table.md, results.json and accuracy.png."""
-    with files.atomic(folder / "table.md") as path:
+    with _files.atomic(folder / "table.md") as path:
         path.write_text(f"```\n{table(rows)}\n```\n")
-    with files.atomic(folder / "results.json") as path:
+    with _files.atomic(folder / "results.json") as path:
         path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
-    with files.atomic(folder / "accuracy.png") as path:
+    with _files.atomic(folder / "accuracy.png") as path:
         draw(path, rows)
 
 

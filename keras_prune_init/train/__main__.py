@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_prune_init.train import main, run_folder
+from keras_prune_init.train import run, run_folder
 from keras_prune_init.train import strategy as strategies
 
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
@@ -57,7 +57,7 @@ def _main(arguments):
         STRATEGY.value, tpu=TPU.value, num_virtual_devices=VIRTUAL.value
     )
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    main.run(
+    run.run(
         CONFIG.value,
         WORKDIR.value or run_folder.new(file),
         strategy=strategy,

@@ -13,7 +13,8 @@ import tensorflow as tf
 from absl import logging
 
 from keras_prune_init.distribute import replicas
-from keras_prune_init.train import loop, run_folder
+from keras_prune_init.train import run_folder
+from keras_prune_init.train.optimizer import note_steps
 
 
 class Stopped(SystemExit):
@@ -169,7 +170,7 @@ class Checkpoints(keras.callbacks.Callback):
         wrong = [v.path for v in self.finite if not _is_finite(v)]
         if wrong:
             raise self._went_wrong(f"NaN or infinite values in {', '.join(wrong[:3])}")
-        loop.note_steps(self.model, self.taken)
+        note_steps(self.model, self.taken)
         with self._saving():
             if row:
                 run_folder.write_history(self.folder, self.rows)

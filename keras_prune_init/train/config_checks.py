@@ -4,9 +4,10 @@ import itertools
 
 import ml_collections
 
-from keras_prune_init.core.given import is_number, is_whole
-from keras_prune_init.train import augment, loop
+from keras_prune_init._arguments import is_number, is_whole
 from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train.data import augment
+from keras_prune_init.train.optimizer import SCHEDULES
 
 # No run takes more steps, epochs or images in a batch.
 MOST = 10**9
@@ -56,7 +57,7 @@ RULES = {
     "train.save_every": _whole(1),
     "train.batch_size": _whole(1),
     "train.learning_rate": _from_0(),
-    "train.schedule": _one_of(loop.SCHEDULES),
+    "train.schedule": _one_of(SCHEDULES),
     "train.warmup_epochs": _from_0(),
     "train.momentum": _from_0(most=1),
     "train.nesterov": _FLAG,

@@ -11,9 +11,9 @@ import zipfile
 
 import keras
 
-from keras_prune_init.core import files
-from keras_prune_init.core.files import TEMPORARY, atomic
-from keras_prune_init.core.given import is_number, is_whole
+from keras_prune_init import _files
+from keras_prune_init._arguments import is_number, is_whole
+from keras_prune_init._files import TEMPORARY, atomic
 from keras_prune_init.train import default_config
 from keras_prune_init.train.run_lock import LOCK, not_writable
 
@@ -31,7 +31,7 @@ PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs 
 
 def saving(folder: pathlib.Path, when: str, advice: str):
     """A context that explains what goes wrong while a run is written."""
-    return files.explained(f"The run in {folder} could not be saved {when}", advice)
+    return _files.explained(f"The run in {folder} could not be saved {when}", advice)
 
 
 def new(config_file: str) -> str:
@@ -70,7 +70,7 @@ def read_json(path: pathlib.Path):
     if not path.exists():
         return None
     try:
-        return json.loads(files.regular(path).read_text())
+        return json.loads(_files.regular(path).read_text())
     except (ValueError, RecursionError) as e:
         raise damaged(path, e) from e
 
@@ -126,7 +126,7 @@ def _check_report(folder):
 
 def _check_archive(path):
     try:
-        with zipfile.ZipFile(files.regular(path)) as archive:
+        with zipfile.ZipFile(_files.regular(path)) as archive:
             broken = archive.testzip()  # Keras reads on past a wrong checksum
     except Exception as e:  # whatever zipfile meets in a damaged file
         raise damaged(path, e) from e
@@ -175,7 +175,7 @@ def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
         return []
     path = folder / HISTORY
     try:
-        with files.regular(path).open(newline="") as file:
+        with _files.regular(path).open(newline="") as file:
             rows = list(csv.DictReader(file, strict=True))[:epochs]
         numbers = [int(row["epoch"]) for row in rows]
         values = [float(v) for row in rows for v in row.values()]

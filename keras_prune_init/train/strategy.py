@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from keras_prune_init.core.given import is_whole
+from keras_prune_init._arguments import is_whole
 from keras_prune_init.distribute import workers
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")

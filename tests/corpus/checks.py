@@ -9,7 +9,7 @@ import numpy as np
 
 import keras_prune_init as kpi
 from corpus import Case
-from keras_prune_init.core.selection import get_kernel
+from keras_prune_init.layers.kernel_paths import get_kernel
 
 SPARSITY = 0.9
 WITHOUT_DATA = ("random", "magnitude")

@@ -1,0 +1,1 @@
+"""Whole channels: which can go, which do, and how they are cut out."""

@@ -1,0 +1,274 @@
+"""Which channels of a network are of use, and which must come and go together.
+
+Every tensor of the graph has one channel for each entry of its last axis; of images
+with channels first, of the second one. Channels that
+pass through the same layer without weights, or are added to each other, form a group: a
+residual stream has one group for each of its channels, however many blocks add to it.
+
+Of each channel it is known whether it carries a constant: nothing that varies comes in
+by kept weights. And whether it is needed: something that varies goes out by them to an
+output. Groups of channels that are constant or not needed can be cut out. What they
+emit, if it is not 0, is added to the biases of the layers that read it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_prune_init.channels import rules
+from keras_prune_init.graph.wiring import Node, graph_with_outputs
+
+L = keras.layers
+
+
+class Channels(NamedTuple):
+    """The output of a node of the graph.
+
+    Attributes:
+        groups: Number of the group of each channel.
+        constant: The value it has in inference, NaN if it varies.
+    """
+
+    groups: np.ndarray
+    constant: np.ndarray
+
+
+class Plan(NamedTuple):
+    """What `analyse` found.
+
+    Attributes:
+        nodes: Those of the graph.
+        kernels: The `Kernel` of each node that is one.
+        channels: Of each node.
+        kept: Of each group whether it stays.
+        fixed: Of each group whether it must stay, whatever the weights are.
+        reasons: `{reason: groups that stay only for it}`.
+        first: Whether the channels of images come first.
+    """
+
+    nodes: list[Node]
+    kernels: dict[int, rules.Kernel]
+    channels: list[Channels]
+    kept: np.ndarray
+    fixed: np.ndarray
+    reasons: dict[str, set[int]]
+    first: bool
+
+    def axis(self, shape) -> int:
+        """The axis of channels in a tensor of this model."""
+        return rules.channel_axis(shape, self.first)
+
+    def keeps(self, node: int) -> np.ndarray:
+        """Which channels of a node's output stay."""
+        return self.kept[self.channels[node].groups]
+
+
+def analyse(model: keras.Model) -> Plan:
+    """Find what can be cut out of a model.
+
+    Raises:
+        ValueError: If the model is not Sequential or Functional.
+    """
+    return _Analysis(model).plan()
+
+
+class _Analysis:
+    def __init__(self, model):
+        self.model = model
+        self.nodes, self.outputs = graph_with_outputs(model)
+        self.first = rules.is_first(self.nodes)
+        self.parent = []  # of groups that became one
+        self.groups, self.constants, self.kernels = [], [], {}
+        self.pinned, self.reasons = set(), {}
+        self.unknown = set()  # nodes that may mix all channels they read
+        calls = [id(node.operation) for node in self.nodes]
+        self.shared = {key for key in calls if calls.count(key) > 1}
+
+    def plan(self):
+        for node in self.nodes:
+            self._forward(node)
+        needed = [np.zeros(len(g), bool) for g in self.groups]
+        for output in self.outputs:
+            needed[output][:] = True
+            self._pin(self.groups[output])
+        for i in reversed(range(len(self.nodes))):
+            self._backward(i, needed)
+        groups = [np.array([self._root(g) for g in ids], int) for ids in self.groups]
+        kept = np.zeros(len(self.parent), bool)
+        for ids, constant, need in zip(groups, self.constants, needed, strict=True):
+            kept[ids[need & np.isnan(constant)]] = True
+        useful = kept.copy()
+        for reason, found in self.reasons.items():
+            roots = {self._root(g) for g in found}
+            self.reasons[reason] = {g for g in roots if not useful[g]}
+            kept[list(roots)] = True
+        fixed = np.zeros(len(kept), bool)
+        fixed[[self._root(g) for g in self.pinned]] = True
+        kept |= fixed
+        for ids in groups:  # a layer has one channel at least
+            if len(ids) and not kept[ids].any():
+                kept[ids[0]] = True
+        channels = [
+            Channels(*made) for made in zip(groups, self.constants, strict=True)
+        ]
+        found = self.nodes, self.kernels, channels, kept, fixed, self.reasons
+        return Plan(*found, self.first)
+
+    # --- groups -----------------------------------------------------------------------
+
+    def _root(self, group):
+        while self.parent[group] != group:
+            self.parent[group] = group = self.parent[self.parent[group]]
+        return group
+
+    def _new(self, count):
+        first = len(self.parent)
+        self.parent += range(first, first + count)
+        return np.arange(first, first + count)
+
+    def _pin(self, groups, reason=None):
+        self.pinned.update(int(g) for g in groups)
+        if reason:
+            self.reasons.setdefault(reason, set()).update(int(g) for g in groups)
+
+    # --- forward: groups and constants ------------------------------------------------
+
+    def _forward(self, node):
+        parents = [(self.groups[p], self.constants[p]) for p in node.parents]
+        made = None
+        if id(node.operation) not in self.shared and not self._enters(node):
+            made = self._made(node, parents)
+        if made is None:  # nothing is known: all in and out stays as it is
+            self.unknown.add(len(self.groups))
+            for groups, _ in parents:
+                name = getattr(node.operation, "name", "an input")
+                self._pin(groups, f"`{name}` reads them in a way that is not known")
+            groups = self._new(rules.width(node, self.first))
+            self._pin(groups)
+            made = groups, np.full(len(groups), np.nan)
+        self.groups.append(made[0])
+        self.constants.append(made[1])
+
+    def _enters(self, node):
+        """Whether a nested model, whose inputs have a shape of their own, begins."""
+        return any(self.nodes[p].owner is not node.owner for p in node.parents) and (
+            node.owner is not self.model
+        )
+
+    def _made(self, node, parents):
+        operation, first = node.operation, self.first
+        kind = type(operation).__name__
+        if len(parents) > 1:
+            axis = getattr(operation, "axis", None)
+            if kind == "Concatenate" and rules.is_channel_axis(axis, node, first):
+                groups, constants = zip(*parents, strict=True)
+                return np.concatenate(groups), np.concatenate(constants)
+            if first and len({len(shape) for shape in node.given}) > 1:
+                return None  # channels meet an axis of pixels
+            return self._merged(rules.MERGES.get(kind), parents)
+        if not parents or not node.made:
+            return None
+        [(groups, constant)] = parents
+        if kernel := rules.kernel(node, len(groups), first):
+            self.kernels[len(self.groups)] = kernel
+            return self._through_kernel(kernel, groups, constant)
+        if isinstance(operation, L.BatchNormalization):
+            if not rules.is_channel_axis(operation.axis, node, first):
+                return None
+            return groups, rules.normalized(operation, constant)
+        if isinstance(operation, L.Flatten):
+            return rules.flattened(node, groups, constant, first)
+        if isinstance(operation, rules.ACTIVATIONS) and rules.by_number(operation):
+            return groups, rules.applied(operation, constant)
+        same = rules.width(node, first) == len(groups)
+        if kind == "Reshape" and same and not first and rules.is_vector(node):
+            return groups, constant
+        if not rules.as_model(operation, first):
+            return None
+        if isinstance(operation, rules.PADDINGS):
+            return groups, np.where(constant == 0, 0, np.nan)
+        if isinstance(operation, rules.THROUGH):
+            return groups, constant
+        return None
+
+    def _merged(self, function, parents):
+        sizes = {len(groups) for groups, _ in parents}
+        if function is None or len(sizes) > 1:
+            return None
+        constant = parents[0][1]
+        for groups, other in parents[1:]:
+            for one, two in zip(parents[0][0], groups, strict=True):
+                self.parent[self._root(two)] = self._root(one)
+            both = function(constant, other)
+            if function is np.multiply:
+                both = np.where((constant == 0) | (other == 0), 0, both)
+            constant = both
+        return parents[0][0], constant
+
+    def _through_kernel(self, kernel, groups, constant):
+        varies = np.isnan(constant)
+        given = np.where(varies, 0, constant)
+        if rules.is_depthwise(kernel.layer):
+            count = kernel.weights.shape[-1]
+            groups = np.repeat(groups, count)
+            # In the order of the output: channel first.
+            dead = ~kernel.kept.any(0) | ~varies[:, None]
+            sums = kernel.weights.sum(0) * given[:, None]
+            uneven = (sums != 0) & (not kernel.even)
+            dead, sums = (dead & ~uneven).ravel(), sums.ravel()
+        else:
+            dead = ~kernel.kept[:, varies].any((0, 1))
+            sums = np.einsum("pio,i->o", kernel.weights, given)
+            if not kernel.even:
+                dead &= ~kernel.kept[:, given != 0].any((0, 1))
+            groups = self._new(len(dead))
+        if kernel.layer.use_bias:
+            sums = sums + kernel.layer.bias.numpy()
+        if not rules.by_number(kernel.layer):
+            return groups, np.full(len(groups), np.nan)
+        return groups, rules.applied(
+            kernel.layer.activation, np.where(dead, sums, np.nan)
+        )
+
+    # --- backward: needs --------------------------------------------------------------
+
+    def _backward(self, i, needed):
+        node, need = self.nodes[i], needed[i]
+        if i in self.kernels:
+            self._needs_of_kernel(i, needed)
+            return
+        start = 0
+        for parent in node.parents:
+            size = len(self.groups[parent])
+            if i in self.unknown or len(need) == 0:
+                needed[parent][:] = True
+            elif type(node.operation).__name__ == "Concatenate":
+                needed[parent] |= need[start : start + size]
+            elif isinstance(node.operation, L.Flatten):
+                needed[parent] |= need.reshape(-1, size).any(0)
+            elif len(need) == size:
+                needed[parent] |= need
+            else:
+                needed[parent][:] = True
+            start += size
+
+    def _needs_of_kernel(self, i, needed):
+        kernel, [parent] = self.kernels[i], self.nodes[i].parents
+        live = needed[i] & np.isnan(self.constants[i])
+        if rules.is_depthwise(kernel.layer):
+            needs = kernel.kept.any(0) & live.reshape(kernel.weights.shape[1:])
+            needs = needs.any(1)
+        else:
+            needs = kernel.kept[:, :, live].any((0, 2))
+        constant = self.constants[parent]
+        if not kernel.even:
+            stays = needs & ~np.isnan(constant) & (constant != 0)
+            self._pin(
+                self.groups[parent][stays],
+                f"`{kernel.layer.name}` reads a constant that is not 0, and its padding"
+                " makes it uneven",
+            )
+        needed[parent] |= needs

@@ -1,0 +1,186 @@
+"""The channels of a model that can be removed, with all that goes with them.
+
+A channel goes with the filters that make it, in all layers that are added to each other
+(a group, see analysis.py), and with the weights that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_prune_init.channels import analysis, shrinking
+from keras_prune_init.channels.rules import is_depthwise
+from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.reports import cost
+
+BUDGETS = ("params", "flops")
+
+
+class _Kernel(NamedTuple):
+    """A kernel whose channels are known.
+
+    Attributes:
+        path: That of its variable; `None` if it is not to be pruned.
+        name: For messages.
+        inputs, outputs: Groups of its channels; a depthwise one has no inputs.
+        shape: (positions, inputs, outputs); of a depthwise one (positions, 1, outputs).
+        price: What one weight costs.
+    """
+
+    path: str | None
+    name: str
+    inputs: np.ndarray | None
+    outputs: np.ndarray
+    shape: tuple[int, ...]
+    price: int
+
+    def kept(self, kept: np.ndarray) -> np.ndarray:
+        """Which weights are left with some of the groups, in `shape`."""
+        inputs = np.ones(1, bool) if self.inputs is None else kept[self.inputs]
+        return np.broadcast_to(inputs[:, None] & kept[self.outputs], self.shape)
+
+    def count(self, kept: np.ndarray) -> int:
+        """How many."""
+        inputs = 1 if self.inputs is None else np.count_nonzero(kept[self.inputs])
+        return int(inputs * np.count_nonzero(kept[self.outputs])) * self.shape[0]
+
+
+class ChannelGroups:
+    """What is known of a model's groups; arrays have an entry for each.
+
+    Args:
+        model: A Sequential or Functional model.
+        kernels: Those whose output channels may go.
+        budget: What counts as cost: `"params"`, the weights of all kernels of the
+            model, or `"flops"`, their multiply-adds.
+
+    Attributes:
+        cost: That of the whole model.
+        sets: Groups that can be removed, those together that the same layers make.
+
+    Raises:
+        ValueError: If the model is of another kind, no channel can be removed, or the
+            multiply-adds are not known.
+    """
+
+    def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):
+        self.plan = analysis.analyse(model)
+        self.shapes = {k.path: tuple(k.variable.shape) for k in kernels}
+        costs, paths = cost.by_layer(model), {id(k.layer): k.path for k in kernels}
+        prices = {key: _price(found, budget) for key, found in costs.items()}
+        self.cost = sum(found.total * prices[key] for key, found in costs.items())
+        self.kernels = []
+        for i, kernel in self.plan.kernels.items():
+            key = id(kernel.layer)
+            price = prices[key, "kernel"]
+            self.kernels.append(self._kernel(i, kernel, paths.get(key), price))
+        self.sets = self._sets()
+        if not self.sets:
+            raise ValueError(
+                "The model must have channels that can be removed. "
+                f"Received: {model.name}, of which all must stay"
+                + "".join(f"; {reason}" for reason in [*self.plan.reasons][:3])
+                + ". Remove weights in place of channels."
+            )
+
+    def _kernel(self, i, kernel, path, price):
+        [parent] = self.plan.nodes[i].parents
+        inputs = self.plan.channels[parent].groups
+        outputs = self.plan.channels[i].groups
+        shape = len(kernel.weights), len(inputs), len(outputs)
+        if is_depthwise(kernel.layer):
+            inputs, shape = None, (shape[0], 1, shape[2])
+        return _Kernel(path, kernel.layer.name, inputs, outputs, shape, price)
+
+    def _sets(self):
+        makers = [[] for _ in self.plan.kept]
+        free = ~self.plan.fixed
+        for i, kernel in enumerate(self.kernels):
+            for group in np.unique(kernel.outputs):
+                makers[group].append(i)
+            if kernel.path is None:
+                free[kernel.outputs] = False
+        sets = {}
+        for group in np.flatnonzero(free):
+            if makers[group]:
+                sets.setdefault(tuple(makers[group]), []).append(group)
+        return [np.array(groups) for groups in sets.values()]
+
+    def all(self) -> np.ndarray:
+        """The groups of the whole model, as a bool array."""
+        return self.plan.kept.copy()
+
+    def cost_of(self, kept: np.ndarray) -> int:
+        """What the model costs that keeps some of the groups."""
+        every = self.plan.kept
+        saved = (k.price * (k.count(every) - k.count(kept)) for k in self.kernels)
+        return self.cost - sum(saved)
+
+    def costs(self, kept: np.ndarray) -> np.ndarray:
+        """What the weights cost that go with each group, of those that are left."""
+        return self._sums((k, k.kept(kept).sum(0) * k.price) for k in self.kernels)
+
+    def total(self, tensors: Iterable) -> np.ndarray:
+        """The sum of kernel-shaped tensors over the weights that go with each group."""
+        values = dict(zip(self.shapes, tensors, strict=True))
+        return self._sums(
+            (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
+            for k in self.kernels
+            if k.path is not None
+        )
+
+    def _sums(self, pairs):
+        total = np.zeros(len(self.plan.kept))
+        for kernel, matrix in pairs:  # sums over positions
+            np.add.at(total, kernel.outputs, matrix.sum(0))
+            if kernel.inputs is not None:
+                if np.intersect1d(kernel.inputs, kernel.outputs).size:
+                    # What reads and makes the same channel counts once.
+                    same = kernel.inputs[:, None] == kernel.outputs
+                    matrix = np.where(same, 0, matrix)
+                np.add.at(total, kernel.inputs, matrix.sum(1))
+        return total
+
+    def emptied(self, kept: np.ndarray) -> str | None:
+        """The name of the first layer that keeps no channel."""
+        empty = (k.name for k in self.kernels if not kept[k.outputs].any())
+        return next(empty, None)
+
+    def masks(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """Masks of the kernels to prune, by path."""
+        masks = {path: np.ones(shape, bool) for path, shape in self.shapes.items()}
+        for kernel in self.kernels:
+            if kernel.path is not None:
+                mask = masks[kernel.path]
+                mask &= kernel.kept(kept).reshape(mask.shape)
+        return masks
+
+    def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The reverse."""
+        kept = self.all()
+        for kernel in self.kernels:
+            if kernel.path is not None:
+                made = masks[kernel.path].reshape(kernel.shape).any((0, 1))
+                kept[kernel.outputs[~made]] = False
+        return kept
+
+    def cut(self, model: keras.Model, kept: np.ndarray) -> keras.Model:
+        """A copy of the model without the other groups."""
+        return shrinking.cut(model, self.plan._replace(kept=kept))
+
+
+def _price(found, budget):
+    """What a weight of a kernel costs."""
+    if budget == "params":
+        return 1
+    if found.uses is None:
+        raise ValueError(
+            "budget='flops' needs the multiply-adds of every layer. "
+            f"Received: a model in which those of {found.path} are not known. "
+            "Use budget='params'."
+        )
+    return found.uses

@@ -1,0 +1,163 @@
+"""What single layers do to channels, for analysis.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_prune_init.layers.masked import MaskedLayer
+
+L = keras.layers
+
+CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv3D)
+# Each channel of the output is a function of the same one of the input, 0 of 0 ...
+THROUGH = (
+    *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
+    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
+    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
+    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
+    *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D),
+    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+    *(L.GaussianDropout, L.ActivityRegularization),
+)
+# ... or only that: they write zeros at the border.
+PADDINGS = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
+ACTIVATIONS = (L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Rescaling)
+MERGES = {
+    "Add": np.add,
+    "Subtract": np.subtract,
+    "Multiply": np.multiply,
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+}
+
+
+class Kernel(NamedTuple):
+    """A dense or convolution layer, as a map from channels to channels.
+
+    Attributes:
+        layer: The layer, without a wrapper around it.
+        masked: The wrapper, or `None`.
+        weights: What the forward pass uses, of shape (positions, inputs, outputs); of
+            a depthwise kernel (positions, channels, multiplier).
+        kept: Which of them pruning left.
+        even: Whether a constant input makes a constant output: there is no border.
+    """
+
+    layer: keras.layers.Layer
+    masked: MaskedLayer | None
+    weights: np.ndarray
+    kept: np.ndarray
+    even: bool
+
+
+def kernel(node, inputs, first):
+    """What `Kernel` says of a node; `None` if it is none."""
+    operation, layer = node.operation, node.layer
+    dense = type(layer) is L.Dense and (not first or len(node.given[0]) == 2)
+    depthwise = type(layer) is L.DepthwiseConv2D
+    plain = type(layer) in CONVOLUTIONS and layer.groups == 1
+    if not (dense or plain or depthwise) or not as_model(layer, first):
+        return None
+    masked = operation if isinstance(operation, MaskedLayer) else None
+    if masked:
+        weights = np.asarray(masked.masked_kernel("kernel"))
+        kept = masked.kept_mask("kernel")
+    elif isinstance(layer.kernel, keras.Variable):
+        weights = layer.kernel.numpy()
+        kept = np.ones(weights.shape, bool)
+    else:
+        return None
+    shape = (-1, *weights.shape[-2:])
+    if weights.shape[-2] != inputs:
+        return None
+    even = dense or layer.padding == "valid" or math.prod(layer.kernel_size) == 1
+    return Kernel(layer, masked, weights.reshape(shape), kept.reshape(shape), even)
+
+
+def is_depthwise(layer):
+    return isinstance(layer, L.DepthwiseConv2D)
+
+
+def is_first(nodes):
+    """Whether images in this model have their channels first."""
+    return any(
+        getattr(node.layer, "data_format", None) == "channels_first"
+        and len(next(iter(node.made), ())) > 2
+        for node in nodes
+    )
+
+
+def as_model(layer, first):
+    """Whether a layer takes that axis of images for channels that the model does."""
+    if first and isinstance(layer, (L.Cropping1D, L.UpSampling1D)):
+        return False  # they know one order only
+    found = getattr(layer, "data_format", None)
+    return found is None or (found == "channels_first") == first
+
+
+def channel_axis(shape, first):
+    """The axis of channels in a tensor."""
+    return 1 if first and len(shape) > 2 else len(shape) - 1
+
+
+def is_channel_axis(axis, node, first):
+    """Whether an `axis` argument names the axis of channels."""
+    shape = node.made[0]
+    return axis % len(shape) == channel_axis(shape, first)
+
+
+def width(node, first):
+    """Number of channels of a node's output, 0 if it has none or none is known."""
+    shape = node.made[0] if node.made else ()
+    return (shape[channel_axis(shape, first)] or 0) if len(shape) > 1 else 0
+
+
+def is_vector(node):
+    """Whether a Reshape turns vectors into images of one pixel, or back."""
+    return all(
+        math.prod(n or 0 for n in s[1:-1]) == 1 for s in (node.given[0], node.made[0])
+    )
+
+
+def by_number(layer):
+    """Whether the activation is one function of single numbers: no softmax."""
+    if isinstance(layer, L.Rescaling):
+        return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
+    activation = getattr(layer, "activation", None)
+    softmax = keras.activations.softmax, keras.activations.log_softmax
+    return activation not in softmax
+
+
+def applied(function: Callable | None, constant):
+    if function is None:
+        return constant
+    known = ~np.isnan(constant)
+    result = np.full(len(constant), np.nan)
+    if known.any():
+        values = keras.ops.convert_to_tensor(constant[known][None], "float32")
+        result[known] = keras.ops.convert_to_numpy(function(values))[0]
+    return result
+
+
+def normalized(layer, constant):
+    def value(variable, otherwise):
+        return otherwise if variable is None else variable.numpy().astype("float64")
+
+    scale = value(layer.gamma if layer.scale else None, 1)
+    offset = value(layer.beta if layer.center else None, 0)
+    mean, variance = value(layer.moving_mean, 0), value(layer.moving_variance, 1)
+    return (constant - mean) / np.sqrt(variance + layer.epsilon) * scale + offset
+
+
+def flattened(node, groups, constant, first):
+    shape = node.given[0][1:]
+    if None in shape or not as_model(node.operation, first):
+        return None
+    times = math.prod(shape) // len(groups)
+    return np.tile(groups, times), np.tile(constant, times)

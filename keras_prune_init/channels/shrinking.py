@@ -1,0 +1,141 @@
+"""`shrink`: what pruning disconnected is cut out of a model."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+
+from keras_prune_init._arguments import check_model
+from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.channels import analysis
+from keras_prune_init.surgery import agreement, exchange, rebuild
+
+L = keras.layers
+
+
+@one_at_a_time
+def shrink(model: keras.Model) -> keras.Model:
+    """Cut out units and channels that no path from input to output uses any more.
+
+    Use it after `prune_at_init`, for cheaper training, or after training, for a smaller
+    file. Channels go together with those that they are added to; what a cut channel
+    still emits in inference (a bias, an activation of 0) goes into the biases of the
+    layers that read it, or it stays, where padding would make that uneven. Layers of
+    which nothing is known keep all channels they read and make. In training mode the
+    outputs are the same only while the batch statistics of what is cut are those of a
+    fresh model: biases have what its running statistics made of it.
+
+    Args:
+        model: A Sequential or Functional model, pruned or not. It is not changed.
+
+    Returns:
+        A smaller model with the same outputs in inference, to float rounding, and the
+        same layers and wrappers, compiled if `model` was, its optimizer as new.
+
+    Raises:
+        ValueError: If the model is neither Sequential nor Functional.
+
+    Example:
+
+    >>> small = shrink(pruned)
+    >>> print(shrink_report(pruned, small, x))
+    """
+    check_model(model)
+    small = cut(model, analysis.analyse(model))
+    agreement.check(model, small)
+    return small
+
+
+def cut(model: keras.Model, plan: analysis.Plan) -> keras.Model:
+    """A copy of a model without the channels that a plan does not keep."""
+    changes = dict(_changes(plan))
+
+    def change(layer, copier):
+        make = changes.get(id(layer))
+        return make(copier) if make else None
+
+    return rebuild.change_layers(model, change, call=_with_new_shapes)
+
+
+def _with_new_shapes(model, layer, *args, **kwargs):
+    return layer(*args, **kwargs)
+
+
+def _changes(plan):
+    """How to make the layers that have weights for channels: `(id, function)`."""
+    for i, node in enumerate(plan.nodes):
+        if i in plan.kernels:
+            [parent] = node.parents
+            kernel = plan.kernels[i]
+            given = plan.channels[parent].constant
+            keeps = plan.keeps(parent), plan.keeps(i)
+            shape = _smaller_input(plan, i)
+            make = functools.partial(_smaller_kernel, kernel, given, *keeps, shape)
+            yield id(node.operation), make
+        elif isinstance(node.operation, L.BatchNormalization):
+            keep = plan.keeps(i)
+            if len(keep) == node.operation.moving_mean.shape[0]:
+                shape = _smaller_input(plan, i)
+                make = functools.partial(_smaller_vectors, node.operation, keep, shape)
+                yield id(node.operation), make
+        elif isinstance(node.operation, L.Reshape) and not plan.keeps(i).all():
+            make = functools.partial(_smaller_shape, node.operation, plan.keeps(i))
+            yield id(node.operation), make
+
+
+def _smaller_input(plan, i):
+    """The shape of what a layer reads, without the channels that are cut out."""
+    node = plan.nodes[i]
+    shape = list(node.given[0])
+    shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())
+    return tuple(shape)
+
+
+def _smaller_vectors(layer, keep, shape, copier):
+    new = copier.unbuilt(layer)
+    new.build(shape)
+    for old, variable in zip(layer.variables, new.variables, strict=True):
+        variable.assign(old.numpy()[keep])
+    return new
+
+
+def _smaller_shape(layer, keep, copier):
+    new = copier.unchanged(layer)
+    new.target_shape = *layer.target_shape[:-1], int(keep.sum())
+    return new
+
+
+def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
+    layer, masked = kernel.layer, kernel.masked
+    depthwise = isinstance(layer, L.DepthwiseConv2D)
+    bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
+    # What channels that are cut out emit.
+    emitted = np.where(keep_in | np.isnan(given), 0, given)
+    if not depthwise:
+        bias = bias + np.einsum("pio,i->o", kernel.weights, emitted)
+    bias = bias[keep_out]
+    new = copier.unbuilt(layer)
+    new.use_bias = layer.use_bias or bool(bias.any())
+    if not depthwise:
+        size = "units" if isinstance(layer, L.Dense) else "filters"
+        setattr(new, size, int(keep_out.sum()))
+    new.build(shape)
+    if new.use_bias:
+        new.bias.assign(bias)
+
+    def cut(values):
+        values = np.asarray(values)
+        if values.shape[-2] > 1:
+            values = values[..., keep_in, :]
+        return values if depthwise else values[..., keep_out]
+
+    if masked is None:
+        new.kernel.assign(cut(layer.kernel.numpy()))
+        return new
+    wrapper = exchange.wrapped_like(masked, new)
+    mask, value = masked.kept_mask("kernel"), masked.kernel_value("kernel")
+    wrapper.install("kernel", cut(mask), cut(value))
+    wrapper.scales["kernel"].assign(cut(masked.scales["kernel"].value))
+    return wrapper

@@ -1,1 +1,0 @@
-"""Masks, allocation, layers and model surgery: what pruning is made of."""

@@ -1,0 +1,131 @@
+"""Which activation the inputs of each layer went through."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import keras
+
+from keras_prune_init.graph.wiring import Node
+
+L = keras.layers
+
+# Layers of images that pass them on in inference: they are random in training only.
+RANDOM = (
+    *(L.RandomBrightness, L.RandomColorDegeneration, L.RandomColorJitter),
+    *(L.RandomContrast, L.RandomElasticTransform, L.RandomErasing, L.RandomFlip),
+    *(L.RandomGaussianBlur, L.RandomGrayscale, L.RandomHue, L.RandomInvert),
+    *(L.RandomPerspective, L.RandomPosterization, L.RandomRotation),
+    *(L.RandomSaturation, L.RandomSharpness, L.RandomShear, L.RandomTranslation),
+    *(L.RandomZoom, L.AugMix, L.CutMix, L.MixUp, L.RandAugment),
+)
+# And those that are linear in it.
+AUGMENTATIONS = (*RANDOM, L.RandomCrop, L.CenterCrop, L.Resizing)
+
+# What may lie between two layers without bending the signal.
+PASSING = (
+    *AUGMENTATIONS,
+    *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
+    *(L.RMSNormalization, L.UnitNormalization, L.Normalization, L.Rescaling),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise, L.ActivityRegularization),
+    *(L.Flatten, L.Reshape, L.Permute, L.Identity, L.RepeatVector),
+    *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
+    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
+    *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D),
+    *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
+    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
+    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
+    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
+    *(L.Add, L.Average, L.Concatenate),
+)
+PASSING_OPERATIONS = ("Add", "Concatenate", "GetItem", "Reshape", "Transpose")
+ACTIVATION_LAYERS = (L.ReLU, L.LeakyReLU, L.ELU)
+
+LINEAR = keras.activations.linear
+
+
+def activations(nodes: list[Node]) -> dict[int, Callable | None]:
+    """The activation that the inputs of each layer with a kernel went through.
+
+    Of layers that read the inputs of the model it is the one that follows them.
+
+    Returns:
+        `{position: activation}`, a function of tensors, one object for equal ones.
+        `None` where there are several or the graph has operations that this package
+        does not know.
+    """
+    children: list[list[int]] = [[] for _ in nodes]
+    for i, node in enumerate(nodes):
+        for parent in node.parents:
+            children[parent].append(i)
+    up = [node.parents for node in nodes]
+    found, known = {}, {}
+    for i, node in enumerate(nodes):
+        if node.has_kernel:
+            functions = _search(nodes, up, up[i])
+            if functions == []:  # nothing but inputs
+                own = _activation(node)
+                functions = [own] if own not in (None, LINEAR) else []
+                functions = functions or _search(nodes, children, children[i])
+            function = _one(functions)
+            found[i] = known.setdefault(_key(function), function)
+    return found
+
+
+def _search(nodes, ways, start):
+    """The activations first met in one direction; `None` for an unknown operation."""
+    found, queue, seen = [], list(start), set()
+    while queue:
+        i = queue.pop()
+        if i in seen:
+            continue
+        seen.add(i)
+        activation = _activation(nodes[i])
+        if activation not in (None, LINEAR):
+            found.append(activation)
+        elif nodes[i].has_kernel:
+            found.append(LINEAR)
+        elif activation is LINEAR or _passes(nodes[i].operation):
+            queue.extend(ways[i])
+        elif nodes[i].parents:  # an input of the model has none
+            return None
+    return found
+
+
+def _activation(node):
+    """What a node applies to every number; `None` if it is no activation."""
+    layer = node.layer
+    layer = layer.layer if isinstance(layer, L.TimeDistributed) else layer
+    if isinstance(layer, ACTIVATION_LAYERS):
+        return layer.call
+    if isinstance(layer, L.Activation) or node.has_kernel:
+        return getattr(layer, "activation", LINEAR)
+    if isinstance(layer, L.Layer):
+        return None
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+    return getattr(keras.activations, name, None)
+
+
+def _passes(operation):
+    if isinstance(operation, L.Layer):
+        return isinstance(operation, PASSING)
+    return type(operation).__name__ in PASSING_OPERATIONS
+
+
+def _one(functions):
+    """The one activation other than the identity, the identity if there is none."""
+    if functions is None:
+        return None
+    bent = [f for f in functions if f is not LINEAR]
+    same = all(_key(f) == _key(bent[0]) for f in bent)
+    return (bent or [LINEAR])[0] if same else None
+
+
+def _key(function):
+    layer = getattr(function, "__self__", None)
+    if not isinstance(layer, L.Layer):
+        return function
+    config = layer.get_config()
+    return type(layer), *(repr(v) for k, v in sorted(config.items()) if k != "name")

@@ -1,0 +1,104 @@
+"""One sample of ones, as a model takes it."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.graph.wiring import flat_graph
+from keras_prune_init.layers.walk import is_graph
+
+L = keras.layers
+
+# What open sizes are tried with: 32, then less, then what deep image networks need.
+OPEN_SIZES = (32, 16, 8, 4, 2, 1, 64, 128, 256)
+
+
+def ones_input(model: keras.Model):
+    """One sample of ones, as the model takes it.
+
+    What is looked up in a vocabulary is its last entry: it may know nothing else.
+    Unknown sizes become the first of `OPEN_SIZES` that the model runs with: tables of
+    positions may be short, and images may have to be large. Subclassed models do not
+    say which inputs are whole numbers, such as tokens; that is tried out, too.
+
+    Raises:
+        ValueError: If the shape of the model's input is not known, or no size runs.
+    """
+    specs = _input_specs(model)
+    known = all(n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:])
+    words = _words(model)
+    if known and is_graph(model):
+        return _ones(specs, 0, words)
+    first = None
+    for typed in [specs] if is_graph(model) else _typed(specs):
+        for size in [0] if known else OPEN_SIZES:
+            inputs = _ones(typed, size, words)
+            try:
+                with keras.StatelessScope():
+                    model(inputs, training=False)
+                return inputs
+            except Exception as e:  # of the user's own layers, or of TensorFlow
+                first = first or e
+    raise ValueError(
+        "What a model leaves open of its inputs is tried out with ones. Received: "
+        f"{model.name}, which runs with no size of {OPEN_SIZES}, be it of floats or "
+        f"whole numbers. Give its `keras.Input` a whole shape. Keras says: {first}"
+    ) from first
+
+
+def _input_specs(model):
+    if is_graph(model):
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    config = model.get_build_config() or {}
+    if "input_shape" not in config:
+        raise ValueError(
+            "An input of ones can be made for models with one argument. "
+            f"Received: {model.name}, built with {config}. "
+            "Use a Functional model, or a method that takes data."
+        )
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor(shape, model.compute_dtype),
+        config["input_shape"],
+    )
+
+
+def _typed(specs):
+    """The inputs as they are, then with some of them as whole numbers."""
+    flat = keras.tree.flatten(specs)
+    for whole in itertools.product((False, True), repeat=min(len(flat), 4)):
+        chosen = itertools.zip_longest(flat, whole, fillvalue=False)
+        typed = [
+            keras.KerasTensor(spec.shape, "int32") if is_whole else spec
+            for spec, is_whole in chosen
+        ]
+        yield keras.tree.pack_sequence_as(specs, typed)
+
+
+def _words(model):
+    """`{id of an input: a word}` for inputs of a graph that go into a lookup."""
+    if not is_graph(model):
+        return {}
+    found, nodes = {}, flat_graph(model)
+    for node in nodes:
+        if isinstance(node.layer, (L.StringLookup, L.IntegerLookup)):
+            if node.layer.vocabulary_size():
+                source = nodes[node.parents[0]].layer
+                word = node.layer.get_vocabulary()[-1]
+                found[id(getattr(source, "output", None))] = word
+    return found
+
+
+def _ones(specs, size, words):
+    def ones(spec):
+        shape = [
+            spec.shape[0] or 1,
+            *(size if n is None else n for n in spec.shape[1:]),
+        ]
+        if id(spec) in words or spec.dtype == "string":
+            return tf.fill(shape, tf.constant(words.get(id(spec), "1"), spec.dtype))
+        return tf.ones(shape, spec.dtype)
+
+    return keras.tree.map_structure(ones, specs)

@@ -1,0 +1,222 @@
+"""CompactLayer: a pruned layer that stores no more than its kept weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init import _gc
+from keras_prune_init._arguments import is_whole
+from keras_prune_init.layers import tracking
+from keras_prune_init.layers.kept_weights import KeptWeights, gaps, positions
+from keras_prune_init.layers.kernel_paths import get_kernel, input_axes
+from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CompactLayer(MaskedLayer):
+    """Runs a layer with kernels that exist only while it runs.
+
+    Of each kernel it stores the kept weights and where they are. What an optimizer
+    keeps for each weight, checkpoints, and gradients sent between replicas are smaller
+    by the same factor. Outputs and gradients are those of a `MaskedLayer`; optimizers
+    that look at whole matrices (Muon, Adafactor) see vectors.
+
+    Use `prune_at_init(..., layout="compact")` or `to_layout` to put these into a model.
+
+    Args:
+        layer, kernels, note: As of a `MaskedLayer`.
+        counts: `{kernel attribute path: number of kept weights}`; a kernel that is not
+            in there gets its weights by `install`.
+        **kwargs: As of a `MaskedLayer`.
+
+    Attributes:
+        kept: `{kernel attribute path: KeptWeights}`.
+        scales: As of a `MaskedLayer`.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        kernels: Sequence[str] | None = None,
+        note: str = "",
+        counts: Mapping[str, int] | None = None,
+        **kwargs,
+    ):
+        super().__init__(layer, kernels, note, **kwargs)
+        self.counts = _checked_counts(counts, self.kernels)
+        self.places = {}  # where Keras had the kernels
+        self.trained = {}  # whether they were
+        for name in self.kernels:
+            self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
+
+    @property
+    def kept(self) -> dict[str, KeptWeights]:
+        return self._parts("kept")
+
+    @property
+    def masks(self):
+        raise AttributeError(
+            "A CompactLayer has no variables for its masks. "
+            f"Received: {self.name}.masks. Use `kept_mask(name)`."
+        )
+
+    def build(self, *args, **shapes):
+        with _gc.old_objects_aside():
+            if not self.layer.built:
+                with without_storage(variable_names(self.kernels)):
+                    self.layer.build(*args, **shapes)
+            for name in self.kernels:
+                kernel = get_kernel(self.layer, name)
+                self.trained[name] = kernel.trainable
+                self.places[name] = tracking.take_out(self.layer, kernel)
+                self._add_scale(name)
+        for name, count in self.counts.items():
+            self._create(name, count)
+
+    def _create(self, name, count):
+        with _within(self.path):
+            self.kept[name].create(count, get_kernel(self.layer, name))
+        self.kept[name].trainable = self.trained[name]
+
+    def kept_mask(self, name: str) -> np.ndarray:
+        return self.kept[name].mask()
+
+    def kernel_value(self, name: str) -> np.ndarray:
+        return np.asarray(self.kept[name].dense(self.kept[name].values.value))
+
+    def install(self, name: str, mask: np.ndarray, values) -> None:
+        count = int(np.count_nonzero(mask))
+        if self.counts.setdefault(name, count) != count:
+            raise ValueError(
+                "A CompactLayer keeps as many weights as it was made for. Received: "
+                f"a mask for {self.name} that keeps {count} in place of "
+                f"{self.counts[name]}. Use `to_layout(model, 'masked')` first."
+            )
+        if not self.kept[name].built:
+            self._create(name, count)
+        self.kept[name].assign(mask, values)
+
+    def set_kernel(self, name: str, values) -> None:
+        self.kept[name].values.assign(self.kept[name].gather(values))
+
+    def compute_output_spec(self, *args, **kwargs):
+        names = ("compute_output_spec", "compute_output_shape")
+        plain = keras.layers.Layer
+        if any(getattr(type(self.layer), n) is not getattr(plain, n) for n in names):
+            return super().compute_output_spec(*args, **kwargs)
+        # By running it, which needs the kernels.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def masked_kernel(self, name: str):
+        kept = self.kept[name]
+        if not kept.built:  # while Keras connects layers, before `install`
+            kernel = get_kernel(self.layer, name)
+            return tf.zeros(kernel.shape, kernel.dtype)
+        inputs = input_axes(self.layer, name)
+        return kept.dense(kept.values.value * kept.spread(self.scales[name], inputs))
+
+    def release(self, layer):
+        super().release(layer)
+        for name in reversed(self.kernels):
+            kernel = get_kernel(layer, name)
+            tracking.put_in(layer, kernel, self.places[name])
+
+    def _fixed(self, name):
+        return self.kept[name].index, self.scales[name]
+
+    def __dir__(self):
+        # Here Keras looks for parts that it saves in HDF5 groups of their own, which
+        # would take more room than what is kept. `save_own_variables` saves theirs too.
+        parts = {"layer", "kept", *(part_name(name, "kept") for name in self.kernels)}
+        return [name for name in super().__dir__() if name not in parts]
+
+    def save_own_variables(self, store):
+        index = self._index_variables()
+        for i, variable in enumerate(self.variables):
+            value = np.asarray(variable.value)
+            store[f"{i}"] = gaps(value) if id(variable) in index else value
+
+    def load_own_variables(self, store):
+        if len(store.keys()) != len(self.variables):
+            raise ValueError(
+                "A CompactLayer loads as many variables as it has. Received: "
+                f"{len(store.keys())} for {self.name}, which has "
+                f"{len(self.variables)}. Load them into a model pruned in the same way."
+            )
+        stored = {
+            id(v): np.asarray(store[f"{i}"]) for i, v in enumerate(self.variables)
+        }
+        kept = {name: k for name, k in self.kept.items() if k.built}
+        for name, k in kept.items():
+            values, size = stored[id(k.values)], math.prod(k.dense_shape)
+            found = positions(stored[id(k.index)], size)
+            if found is None:
+                raise self._damaged(f"positions of {name} that do not rise, or too far")
+            if values.shape != found.shape:
+                raise self._damaged(f"{len(values)} values at {len(found)} positions")
+            stored[id(k.index)] = found
+            # Another pruning of the same model keeps another number in each layer.
+            for variable in (k.values, k.index):
+                tracking.resize(variable, found.shape)
+        for variable in self.variables:
+            variable.assign(stored[id(variable)])
+        self._check_scales()
+        self.counts = {n: k.values.shape[0] for n, k in self.kept.items() if k.built}
+
+    def _index_variables(self):
+        return {id(kept.index) for kept in self.kept.values() if kept.built}
+
+    def get_config(self):
+        return {**super().get_config(), "counts": self.counts}
+
+    @classmethod
+    def from_config(cls, config):
+        # Which builds the wrapped layer, if it was built.
+        with without_storage(variable_names(config["kernels"])):
+            return super().from_config(config)
+
+
+def _checked_counts(counts, kernels):
+    counts = {} if counts is None else counts
+    known = isinstance(counts, Mapping) and all(
+        name in kernels and is_whole(count, 0) for name, count in counts.items()
+    )
+    if not known:
+        raise ValueError(
+            "`counts` must be a dict from kernel to number of kept weights. Received: "
+            f"counts={counts!r} for the kernels {', '.join(kernels)}. Leave it out, "
+            "and use `install`."
+        )
+    return dict(counts)
+
+
+def variable_names(kernels: Iterable[str]) -> set[str]:
+    """What layers call the variables at these attribute paths."""
+    return {name.rpartition(".")[2] for name in kernels}
+
+
+@contextlib.contextmanager
+def without_storage(names: Iterable[str]):
+    """Variables of these names that are made here have a shape, but hold nothing."""
+
+    def create(next_creator, **kwargs):
+        if kwargs["name"] in names:
+            # A function, as TensorFlow may lift this out of a graph.
+            dtype = kwargs["dtype"]
+            kwargs["initial_value"] = lambda: tf.zeros([0], dtype)
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def _within(path):
+    """A scope for variables that belong to the layer at `path`."""
+    parent, _, name = path.rpartition("/")
+    return keras.name_scope(name, override_parent=parent)

@@ -1,0 +1,112 @@
+"""Where the kernels of a layer are: attribute paths, and what is at their ends."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_prune_init.layers import types
+from keras_prune_init.layers.walk import children, is_composite, is_graph
+
+
+def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
+    """Attribute paths of a layer's kernels, also of those of layers inside.
+
+    Empty if it has none that is known, and for models and composites, whose layers are
+    pruned one by one.
+    """
+    if not isinstance(layer, keras.layers.Layer):  # an operation of a graph
+        return ()
+    if is_graph(layer) or is_composite(layer):
+        return ()
+    return tuple(_names(layer, set()))
+
+
+def _names(layer, seen):
+    seen.add(id(layer))
+    kind = types.kind_of(layer)
+    for name in kind.kernels if kind else ():
+        *parts, kernel = steps(layer, name)
+        if kernel is not None or not layer.built:
+            seen.update(map(id, parts))
+            yield name
+    for key, child in children(layer):
+        if id(child) not in seen:
+            for name in _names(child, seen):
+                yield ".".join((*key, name))
+
+
+def steps(layer: keras.layers.Layer, name: str) -> list:
+    """What an attribute path leads through, from the layer to what is there, or None.
+
+    A part of the path is an attribute, a key of a dict, or a position in a list or
+    among the layers of a model.
+    """
+    found = [layer]
+    for key in name.split("."):
+        value = found[-1]
+        if isinstance(value, dict):
+            value = next((v for k, v in value.items() if str(k) == key), None)
+        elif key.isdigit():
+            value = value.layers if is_graph(value) else value or ()
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = getattr(value, key, None)
+        found.append(value)
+    return found
+
+
+def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+    """The layer that holds kernel `name`: `layer` itself or one inside it."""
+    within = steps(layer, name)[:-1]
+    return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
+
+
+def runner(layer, name, classes=types.LOOPS) -> keras.layers.Layer:
+    """The layer whose call uses kernel `name`: a loop that it is in, or its owner."""
+    within = steps(layer, name)[:-1]
+    return next((v for v in within if isinstance(v, classes)), owner(layer, name))
+
+
+def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
+    return steps(layer, name)[-1]
+
+
+def role(layer: keras.layers.Layer, name: str) -> types.Role:
+    """What kernel `name` does, from the table of layer classes.
+
+    Raises:
+        ValueError: If the class is not known.
+    """
+    keys = name.split(".")
+    for i, part in enumerate(steps(layer, name)[:-1]):
+        kind = types.kind_of(part) if isinstance(part, keras.layers.Layer) else None
+        found = kind and kind.kernels.get(".".join(keys[i:]))
+        if found:
+            return found
+    cls = type(owner(layer, name)).__name__
+    raise ValueError(
+        "The class of a pruned layer must be known. "
+        f"Received: {layer.name} with kernel {name!r} of a {cls}. Call "
+        f"`keras_prune_init.register_layer({cls}, ...)` before the model is loaded, as "
+        "when it was pruned."
+    )
+
+
+def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
+    """Axes of a kernel that are summed over to make one output unit.
+
+    Raises:
+        ValueError: If the kernel has no such axis.
+    """
+    shape = tuple(get_kernel(layer, name).shape)
+    axes = role(layer, name).inputs
+    if callable(axes):
+        return axes(owner(layer, name))
+    found = tuple(i + len(shape) if i < 0 else i for i in axes)
+    if len(set(found)) < len(axes) or not set(found) <= set(range(len(shape))):
+        raise ValueError(
+            "`input_axes` must be different axes of the kernel. "
+            f"Received: input_axes={axes} for {name!r} of {layer.name}, of shape "
+            f"{shape}. Register {type(owner(layer, name)).__name__} with others."
+        )
+    return found

@@ -1,0 +1,372 @@
+"""MaskedLayer: a layer whose kernels are multiplied by a mask and a scale."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_prune_init.layers import spectral, types
+from keras_prune_init.layers.kernel_paths import get_kernel, input_axes, kernel_names
+
+PACKAGE = "keras_prune_init"
+
+
+class _OnKept:
+    """A regularizer of kept weights only."""
+
+    def __init__(self, regularizer, mask):
+        self.regularizer, self.mask = regularizer, mask
+
+    def __call__(self, kernel):
+        # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
+        return self.regularizer(keras.ops.where(self.mask, kernel, 0.0))
+
+
+def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
+    """Have `quantize` and `enable_lora` of a layer or model say what to do first."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError(
+            "A model is quantized, or gets LoRA weights, when its zeros are final. "
+            f"Received: {name}, which is pruned. Call keras_prune_init.strip(model) "
+            "first, and this on what it returns."
+        )
+
+    for method in ("quantize", "enable_lora"):
+        if hasattr(type(guarded), method):
+            vars(guarded)[method] = refuse
+
+
+class _KernelInUse(keras.Variable):
+    """What stands in for a kernel where users' own code reads or assigns it.
+
+    Its value is what the forward pass uses. Assigning sets the kept weights.
+    """
+
+    @classmethod
+    def of(cls, wrapper, name):
+        kernel = object.__new__(cls)
+        vars(kernel).update(vars(get_kernel(wrapper.layer, name)))
+        kernel._wrapper, kernel._attribute = wrapper, name
+        return kernel
+
+    @property
+    def value(self):
+        return self._wrapper.masked_kernel(self._attribute)
+
+    def assign(self, value):
+        scale = self._wrapper.scales[self._attribute].value
+        value = keras.ops.convert_to_tensor(value, self.dtype)
+        self._wrapper.set_kernel(self._attribute, value / scale)
+        return value
+
+
+class _UpdatesNoted(keras.StatelessScope):
+    """A scope that knows which variables were assigned in it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.updated = {}
+
+    def add_update(self, update):
+        self.updated[id(update[0])] = update[0]
+        super().add_update(update)
+
+
+def _checked_names(layer, given):
+    """The names of the kernels to mask."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "`layer` must be a keras.layers.Layer. Received: "
+            f"layer={layer!r}. Pass one, such as keras.layers.Dense(10)."
+        )
+    known = kernel_names(layer)
+    listed = isinstance(given, (list, tuple)) and all(isinstance(n, str) for n in given)
+    if not (given is None or listed):
+        raise TypeError(
+            "`kernels` must be a list of attribute paths. Received: kernels="
+            f"{given!r}. Pass for example kernels=['kernel'], or leave it out."
+        )
+    # Of a class that `register_layer` does not know yet in this process, none are.
+    unknown = [name for name in given or () if known and name not in known]
+    if unknown:
+        raise ValueError(
+            f"`kernels` must be of those of the layer: {', '.join(known)}. Received: "
+            f"kernels={given!r} for {layer.name}. Choose of these."
+        )
+    return tuple(given or known)
+
+
+def part_name(kernel, kind):
+    return f"{kernel}_{kind}".replace(".", "_")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MaskedLayer(keras.layers.Wrapper):
+    """Runs a layer with `kernel * mask * scale` in place of each of its kernels.
+
+    Use `prune_at_init` to put these into a model. Nothing is assigned during a
+    call, so any optimizer, any training loop, mixed precision and XLA work, and a
+    pruned weight gets a gradient of exactly 0.
+
+    It stands in for the layer: `units`, `activation`, `bias` and all other attributes
+    are those of the layer, and `kernel` is what the forward pass uses. `get_weights()`
+    gives mask and scale of each kernel first, then the weights of the layer.
+
+    Args:
+        layer: The layer to mask, built or not. The classes in `layers.types` are
+            supported, and layers with these inside.
+        kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
+            `["cell.kernel"]`. Default: every kernel of the layer.
+        note: How the masks were chosen, for `report`.
+        **kwargs: `name` (default: the layer's) and other `keras.layers.Layer`
+            arguments.
+
+    Attributes:
+        masks: `{kernel attribute path: variable}`, kernel-shaped, 1 keeps a
+            weight and 0 removes it.
+        scales: `{kernel attribute path: variable}`, the rescaling factor. Size 1
+            along the kernel's input axes, else kernel-shaped.
+        mask, scale: The same for a layer with one kernel.
+
+    Raises:
+        ValueError: If the layer type has no kernel that can be masked.
+
+    Example:
+
+    >>> layer = MaskedLayer(keras.layers.Dense(2))
+    >>> layer.build((None, 3))
+    >>> layer.mask.assign([[1, 0], [1, 1], [0, 1]])
+    >>> y = layer(np.ones((1, 3)))
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization",
+        arXiv 2002.08797 (mask and rescaling factor).
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        kernels: Sequence[str] | None = None,
+        note: str = "",
+        **kwargs,
+    ):
+        kernels = _checked_names(layer, kernels)
+        if not kernels:
+            raise ValueError(
+                "A MaskedLayer needs a layer with a kernel. "
+                f"Received: layer={layer}. "
+                f"Supported: {[c.__name__ for c in types.KINDS]}, and what "
+                "`register_layer` adds."
+            )
+        # Keras reads from the signatures which arguments (masks, training, initial
+        # states...) and shapes to pass, and these are the wrapped layer's.
+        call = functools.partial(self._masked_call)
+        call.__signature__ = inspect.signature(layer.call)
+        object.__setattr__(self, "call", call)
+        self.build.__signature__ = inspect.signature(layer.build)
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        kwargs.setdefault("trainable", layer.trainable)
+        super().__init__(layer, **kwargs)
+        self.supports_masking = layer.supports_masking
+        self.kernels = kernels
+        self.note = note
+        refuse_quantization(layer, layer.name)
+
+    def build(self, *args, **shapes):
+        if not self.layer.built:
+            self.layer.build(*args, **shapes)
+        for name in self.kernels:
+            kernel = get_kernel(self.layer, name)
+            self._add_factor(name, "mask", kernel.shape)
+            self._add_scale(name)
+            if kernel.regularizer is not None:
+                mask = self.masks[name]
+                kernel.regularizer = _OnKept(kernel.regularizer, mask)
+
+    def _add_scale(self, name):
+        inputs = input_axes(self.layer, name)
+        shape = get_kernel(self.layer, name).shape
+        self._add_factor(
+            name, "scale", [1 if i in inputs else n for i, n in enumerate(shape)]
+        )
+
+    def _add_factor(self, kernel, kind, shape):
+        variable = self.add_weight(
+            shape=shape,
+            initializer="ones",
+            trainable=False,
+            name=part_name(kernel, kind),
+            # If replicas ever assign on their own, they must not drift apart.
+            aggregation="only_first_replica",
+        )
+        self._set(kernel, kind, variable)
+
+    def _set(self, kernel, kind, part):
+        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
+        setattr(self, part_name(kernel, kind), part)
+
+    def _parts(self, kind):
+        found = {n: getattr(self, part_name(n, kind), None) for n in self.kernels}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def masks(self) -> dict[str, keras.Variable]:
+        return self._parts("mask")
+
+    @property
+    def scales(self) -> dict[str, keras.Variable]:
+        return self._parts("scale")
+
+    @property
+    def mask(self) -> keras.Variable:
+        return self._single(self.masks)
+
+    @property
+    def scale(self) -> keras.Variable:
+        return self._single(self.scales)
+
+    def _single(self, variables):
+        if len(variables) != 1:
+            raise AttributeError(
+                "`mask` and `scale` are for a built layer with one kernel. "
+                f"Received: {self.name} with kernels {list(variables)}. "
+                "Use `masks[name]` and `scales[name]`."
+            )
+        return next(iter(variables.values()))
+
+    @property
+    def fixed(self) -> list[keras.Variable]:
+        """The variables that say what was pruned, the same on all workers."""
+        return [v for name in self.kernels for v in self._fixed(name)]
+
+    def _fixed(self, name):
+        return self.masks[name], self.scales[name]
+
+    def kept_mask(self, name: str) -> np.ndarray:
+        """Which weights of a kernel are kept, as a bool array."""
+        return np.asarray(self.masks[name].value) != 0
+
+    def kernel_value(self, name: str) -> np.ndarray:
+        """The kept weights of a kernel before `scale`, 0 elsewhere."""
+        kernel = np.asarray(get_kernel(self.layer, name).value)
+        return np.where(self.kept_mask(name), kernel, 0)
+
+    def install(self, name: str, mask: np.ndarray, values) -> None:
+        """Set the mask of a kernel, and its kept weights to those of `values`.
+
+        Removed weights become 0 in the kernel too, not only in the product: weight
+        decay and regularizers then see what the forward pass uses.
+        """
+        self.masks[name].assign(mask)
+        self.set_kernel(name, values)
+
+    def set_kernel(self, name: str, values) -> None:
+        """Set the kept weights to those of kernel-shaped `values`, also in a call."""
+        kernel = get_kernel(self.layer, name)
+        kernel.assign(values * self.masks[name].value)
+
+    def masked_kernel(self, name: str):
+        """The kernel that the forward pass uses, a tensor."""
+        # In this order backpropagation multiplies once, not twice.
+        factor = self.masks[name].value * self.scales[name].value
+        return get_kernel(self.layer, name).value * factor
+
+    def release(self, layer: keras.layers.Layer) -> None:
+        """Undo, in a copy of the wrapped layer, what wrapping did to it."""
+        vars(layer).pop("enable_lora", None)
+        for name in self.kernels:
+            kernel = get_kernel(layer, name)
+            if isinstance(kernel.regularizer, _OnKept):
+                kernel.regularizer = kernel.regularizer.regularizer
+
+    # --- standing in for the layer ----------------------------------------------------
+
+    def __getattr__(self, name):
+        # Reached only by what a wrapper does not have itself, or cannot tell.
+        if hasattr(type(self), name):
+            return object.__getattribute__(self, name)
+        kernels = vars(self).get("kernels")
+        if kernels is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if name in kernels and self.layer.built:
+            return _KernelInUse.of(self, name)
+        return getattr(self.layer, name)
+
+    def __setattr__(self, name, value):
+        made = "kernels" in vars(self)
+        own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if made and not own and name in vars(self.layer):
+            setattr(self.layer, name, value)  # on the wrapper it would do nothing
+        else:
+            super().__setattr__(name, value)
+
+    # --- running it -------------------------------------------------------------------
+
+    def _masked_call(self, *args, **kwargs):
+        if isinstance(self.layer, keras.layers.SpectralNormalization):
+            args, kwargs = spectral.normalized(self, args, kwargs)
+        # All variables are mapped, as a scope does not see the ones around it.
+        kernels = [get_kernel(self.layer, name) for name in self.kernels]
+        mapping = [
+            (kernel, self.masked_kernel(name))
+            for kernel, name in zip(kernels, self.kernels, strict=True)
+        ]
+        kernels = {id(kernel) for kernel in kernels}
+        others = [v for v in self.layer.variables if id(v) not in kernels]
+        mapping += [(v, v.value) for v in others]
+        with _UpdatesNoted(mapping, collect_losses=True) as scope:
+            outputs = self.layer(*args, **kwargs)
+        for loss in scope.losses:
+            # A copy, or the wrapped layer would claim the loss a second time.
+            self.add_loss(keras.ops.copy(loss))
+        # What the layer updated: the seed of a dropout, the state of a recurrent layer,
+        # which Keras does not count among its variables.
+        for variable in scope.updated.values():
+            variable.assign(scope.get_current_value(variable))
+        return outputs
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        for name, mask in self.masks.items():
+            values = keras.ops.convert_to_numpy(mask)
+            if not np.isin(values, (0, 1)).all():
+                raise self._damaged(f"a mask of {name} with other values than 0 and 1")
+        self._check_scales()
+
+    def _check_scales(self):
+        for name, scale in self.scales.items():
+            if not np.isfinite(keras.ops.convert_to_numpy(scale)).all():
+                raise self._damaged(f"a scale of {name} that is no finite number")
+
+    def _damaged(self, what):
+        return ValueError(
+            "A pruned layer loads what one saved. Received: "
+            f"{what}, for {self.name}. The file is damaged: take another copy of it."
+        )
+
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if config and not self.layer.built:
+            self.layer.build_from_config(config["layer"])
+        self.build()
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "kernels": list(self.kernels), "note": self.note}

@@ -1,0 +1,111 @@
+"""How layers hold layers: models, composites of users, and leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_prune_init.layers import types
+
+L = keras.layers
+
+# Where Keras and TensorFlow note what other attributes already name.
+BOOKKEEPING = {
+    *("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes"),
+    *("_trainable_variables", "_non_trainable_variables"),
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_deferred_dependencies",
+    "_self_unconditional_dependency_names",
+}
+
+Address = tuple[str, ...]
+
+
+def is_graph(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is a Sequential or Functional model, which Keras can clone."""
+    if isinstance(layer, keras.Sequential):
+        return True
+    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
+
+
+def is_composite(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is user code whose attributes hold other layers.
+
+    Wrappers, layers of Keras itself and those with kernels of their own are leaves:
+    they may use a sublayer's kernel directly, so a sublayer cannot be exchanged behind
+    their back.
+    """
+    if is_builtin(layer) or is_graph(layer) or isinstance(layer, L.Wrapper):
+        return False
+    kind = types.kind_of(layer)
+    own = kind and any("." not in name for name in kind.kernels)
+    leaf = kind and (own or kind.loop or kind.registered)
+    return not leaf and bool(children(layer))
+
+
+def is_builtin(layer: keras.layers.Layer) -> bool:
+    """Whether the layer's class is one of Keras itself."""
+    return type(layer).__module__.split(".")[0] == "keras"
+
+
+def children(layer: keras.layers.Layer) -> list[tuple[tuple[str, ...], Any]]:
+    """Pairs of key and sublayer; a key is the position or the attribute path."""
+    if is_graph(layer):
+        return [((str(i),), child) for i, child in enumerate(layer.layers)]
+    return list(held(layer, keras.layers.Layer))
+
+
+def held(layer: keras.layers.Layer, kind: type) -> Iterator[tuple[Address, Any]]:
+    """Pairs of attribute path and object of a type that a layer's attributes hold."""
+    for name, value in vars(layer).items():
+        if name not in BOOKKEEPING:
+            yield from _within(value, (name,), kind)
+
+
+def _within(value, key, kind):
+    if isinstance(value, kind):
+        yield key, value
+    elif isinstance(value, dict):
+        for k, v in value.items():
+            yield from _within(v, (*key, str(k)), kind)
+    elif isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            yield from _within(v, (*key, str(i)), kind)
+
+
+def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """A layer and everything inside it, each once."""
+    queue, seen = [layer], set()
+    while queue:
+        layer = queue.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            queue.extend(child for _, child in children(layer))
+
+
+def walk(
+    layer: keras.layers.Layer, composites: bool = False
+) -> Iterator[tuple[Address, keras.layers.Layer]]:
+    """Every leaf layer of a model once, with its address, in definition order.
+
+    Args:
+        layer: A model or layer.
+        composites: Whether to give models and composites too, before what they hold.
+    """
+    seen = set()
+
+    def visit(layer, address):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        composite = is_composite(layer)
+        if composites or not (composite or is_graph(layer)):
+            yield address, layer
+        if composite or is_graph(layer):
+            for key, child in children(layer):
+                yield from visit(child, (*address, *key))
+
+    yield from visit(layer, ())

@@ -1,0 +1,1 @@
+"""From scores to masks: exact counts, allocations, schedules, blocks and N:M."""

@@ -1,0 +1,181 @@
+"""Which kept weights still lie on a path from input to output.
+
+The model itself is run on ones with kernels of 0 and 1, and differentiated. Everything
+on the way that could hide a path is simplified for that run: normalization and
+activations pass their input through, a maximum becomes a sum or mean, biases are 0. A
+weight is in use if its input and the gradient at its output are not 0. Values and
+gradients are set back to 0 or 1 after each kernel, so no depth makes them vanish.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.graph.inputs import ones_input
+from keras_prune_init.layers import types
+from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names, owner, runner
+from keras_prune_init.layers.kernels import is_float
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.walk import flatten, walk
+
+L = keras.layers
+
+IDENTITIES = (
+    L.BatchNormalization,
+    L.LayerNormalization,
+    L.GroupNormalization,
+    L.RMSNormalization,
+    L.UnitNormalization,
+    L.Normalization,
+    L.Rescaling,
+    L.Activation,
+    L.Softmax,
+    L.ReLU,
+    L.LeakyReLU,
+    L.PReLU,
+    L.ELU,
+)
+SUMS = (L.Multiply, L.Maximum, L.Minimum, L.Subtract)
+POOLINGS = {
+    L.MaxPooling1D: L.AveragePooling1D,
+    L.MaxPooling2D: L.AveragePooling2D,
+    L.MaxPooling3D: L.AveragePooling3D,
+    L.GlobalMaxPooling1D: L.GlobalAveragePooling1D,
+    L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
+    L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
+}
+# In these kernels work together: what they multiply is not the output of a layer.
+WHOLE = (*types.LOOPS, *types.ATTENTION)
+
+
+def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
+    """The weights of a pruned model that can change its output.
+
+    Args:
+        model: A model with `MaskedLayer`s.
+
+    Returns:
+        `{(id of the MaskedLayer, kernel attribute path): bool array}`, `True` where a
+        weight is kept and on some path from an input to an output. Where this package
+        cannot look into an operation, a path is assumed.
+    """
+    leaves = [layer for _, layer in walk(model)]
+    masked = [layer for layer in leaves if isinstance(layer, MaskedLayer)]
+    probes = {
+        (layer, name): tf.cast(layer.kept_mask(name), model.compute_dtype)
+        for layer in masked
+        for name in layer.kernels
+    }
+    mapping = [(v, tf.abs(v.value)) for v in model.weights if is_float(v)]
+    with tf.GradientTape() as tape:
+        tape.watch(list(probes.values()))
+        patches = [p for layer in leaves for p in _patches(layer, probes)]
+        with patched(patches), keras.StatelessScope(mapping):
+            outputs = tf.nest.flatten(model(ones_input(model), training=False))
+        # Different weights, or a sum of probabilities would be constant.
+        total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
+    gradients = tape.gradient(total, list(probes.values()))
+    return {
+        (id(layer), name): np.zeros(p.shape, bool)
+        if g is None
+        else ((p != 0) & (tf.convert_to_tensor(g) != 0)).numpy()
+        for ((layer, name), p), g in zip(probes.items(), gradients, strict=True)
+    }
+
+
+def _ramp(x):
+    size = x.shape[-1] or 1
+    return tf.cast(tf.linspace(1.0, 2.0, size), x.dtype)
+
+
+def _patches(layer, probes):
+    inner = layer.layer if isinstance(layer, MaskedLayer) else layer
+    units: dict[keras.layers.Layer, list[str]] = {}
+    for name in kernel_names(inner):
+        units.setdefault(runner(inner, name, WHOLE), []).append(name)
+    if inner is not layer:  # without masks, which are in the probes
+        yield layer, "call", lambda *args, **kwargs: inner.call(*args, **kwargs)
+    for unit, names in units.items():
+        kernels = [(get_kernel(inner, n), probes.get((layer, n))) for n in names]
+        yield unit, "call", _kernel_call(unit, kernels)
+        if callable(getattr(unit, "activation", None)) and not _is_whole(unit):
+            yield unit, "activation", keras.activations.linear
+    whole = {id(v) for u in units if _is_whole(u) for v in flatten(u)}
+    for part in flatten(inner):
+        if part not in units and id(part) not in whole:
+            yield from _passing(part)
+
+
+def _passing(layer):
+    if isinstance(layer, IDENTITIES):
+        yield layer, "call", lambda inputs, *args, **kwargs: inputs
+    elif isinstance(layer, SUMS):
+        yield layer, "call", lambda inputs: sum(inputs[1:], inputs[0])
+    elif type(layer) in POOLINGS:
+        config = {k: v for k, v in layer.get_config().items() if k != "name"}
+        yield layer, "call", POOLINGS[type(layer)](**config).call
+
+
+def _is_whole(layer):
+    return isinstance(layer, WHOLE)
+
+
+def _kernel_call(layer, kernels):
+    """The layer with 0/1 kernels (averaged, so that no gate saturates), no biases."""
+    mapping = [(v, tf.zeros_like(v.value)) for v in _offsets(layer)]
+    for kernel, probe in kernels:
+        if probe is None:
+            probe = tf.ones(kernel.shape, layer.compute_dtype)
+        mapping.append((kernel, probe * kernel.shape[-1] / math.prod(kernel.shape)))
+
+    def call(*args, **kwargs):
+        with keras.StatelessScope(mapping):
+            outputs = _run(layer, *args, **kwargs)
+        return keras.tree.map_structure(_binary, outputs)
+
+    return call
+
+
+def _offsets(layer):
+    """What would hide that nothing comes in: biases, whatever users call them."""
+    kind = types.kind_of(layer)
+    weights = [v for v in layer.weights if is_float(v)]
+    if not (kind and kind.registered):
+        return weights
+    return [v for v in weights if "bias" in v.name or v.name == "b"]
+
+
+def _run(layer, *args, **kwargs):
+    if isinstance(layer, L.Embedding) and not kwargs.get("reverse"):
+        # Any row may be looked up, not only that of token 1.
+        tokens = tf.shape(args[0])
+        row = tf.reduce_mean(tf.convert_to_tensor(layer.embeddings.value), 0)
+        return tf.broadcast_to(row, tf.concat([tokens, tf.shape(row)], 0))
+    if is_strided_pointwise(layer):
+        return subsampled(layer)(*args, **kwargs)
+    plain = type(layer).call
+    if not isinstance(layer, types.ATTENTION):
+        return plain(layer, *args, **kwargs)
+    # Queries and keys only weigh the values, and equal values hide that.
+    names = ("query", "value", "key")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    outputs = plain(layer, *args, **kwargs)
+    query_dense, key_dense = (owner(layer, name) for name in kernel_names(layer)[:2])
+    query = query_dense(given["query"])
+    key = given.get("key")
+    key = key_dense(given["value"] if key is None else key)
+    link = 1 + tf.reduce_mean(query) * tf.reduce_mean(key)
+    return keras.tree.map_structure(lambda v: v * link, outputs)
+
+
+@tf.custom_gradient
+def _binary(x):
+    def gradient(upstream):
+        return tf.cast(upstream != 0, x.dtype)
+
+    return tf.cast(x != 0, x.dtype), gradient

@@ -1,0 +1,297 @@
+"""What was pruned, what of it is in use, and what was left out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import operator
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from absl import logging
+
+from keras_prune_init._arguments import check_model
+from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.layers.kernels import (
+    FILTERED,
+    Kernel,
+    find_kernels,
+    named_kernels,
+)
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.masks import top_k
+from keras_prune_init.reports import live_paths
+from keras_prune_init.reports.cost import CostReport, cost
+from keras_prune_init.reports.table import aligned
+from keras_prune_init.surgery import rebuild
+
+# The attribute of a model that says how its channels were chosen.
+NOTE = "pruning_note"
+
+
+class TensorReport(NamedTuple):
+    """Counts of one pruned kernel. `effective` is `None` if it is not known."""
+
+    path: str
+    shape: tuple[int, ...]
+    total: int
+    kept: int
+    effective: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """What pruning left of a model; `str()` gives a table.
+
+    Attributes:
+        tensors: One `TensorReport` a kernel, in definition order.
+        skipped: `(layer path, reason)` of layers that have weights but no mask.
+        digest: SHA-256 of all masks, or of the shapes left if channels were removed.
+        notes: What the method did to the model, and why.
+        cost: Multiply-adds and training state.
+    """
+
+    tensors: list[TensorReport]
+    skipped: list[tuple[str, str]]
+    digest: str
+    notes: list[str]
+    cost: CostReport
+
+    @property
+    def total(self) -> int:
+        """Number of weights in all pruned kernels."""
+        return sum(t.total for t in self.tensors)
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that the masks keep."""
+        return sum(t.kept for t in self.tensors)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights removed."""
+        return 1 - self.kept / self.total
+
+    @property
+    def effective(self) -> int | None:
+        """Number of kept weights on some path from an input to an output."""
+        counts = [t.effective for t in self.tensors]
+        return None if None in counts else sum(counts)
+
+    @property
+    def effective_sparsity(self) -> float | None:
+        """Fraction of weights removed or without use."""
+        return None if self.effective is None else 1 - self.effective / self.total
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Paths of kernels of which nothing is kept."""
+        return [t.path for t in self.tensors if t.kept == 0]
+
+    def __str__(self) -> str:
+        rows = [("kernel", "shape", "weights", "kept", "density", "effective")]
+        for t in (*self.tensors, self._sum()):
+            shape = "x".join(map(str, t.shape))
+            effective = "unknown" if t.effective is None else f"{t.effective:,}"
+            density = f"{t.kept / t.total:.2%}"
+            rows.append(
+                (t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective)
+            )
+        lines = aligned(rows, left=2)
+        lines.insert(-1, lines[1])  # a second rule, above the sum
+        lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
+        if self.collapsed:
+            lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
+        reasons = {}
+        for path, reason in self.skipped:
+            reasons.setdefault(reason, []).append(path)
+        lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
+        lines += [*self.notes, *self._cost_lines()]
+        return "\n".join([*lines, f"masks sha256 {self.digest[:16]}"])
+
+    def _cost_lines(self):
+        macs = self.cost.effective_macs, self.cost.macs
+        if None not in macs:
+            yield f"multiply-adds {macs[0]:,} of {macs[1]:,} a sample"
+        yield self.cost.state_text()
+
+    def _sum(self):
+        return TensorReport("total", (), self.total, self.kept, self.effective)
+
+    def _effective_text(self):
+        if self.effective is None:
+            return ""
+        return f", effective sparsity {self.effective_sparsity:.4%}"
+
+    def to_json(self) -> str:
+        """Everything above as JSON."""
+        content = {
+            "total": self.total,
+            "kept": self.kept,
+            "sparsity": self.sparsity,
+            "effective": self.effective,
+            "effective_sparsity": self.effective_sparsity,
+            "collapsed": self.collapsed,
+            "digest": self.digest,
+            "tensors": [t._asdict() for t in self.tensors],
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "multiply_adds": self.cost.macs,
+            "effective_multiply_adds": self.cost.effective_macs,
+        }
+        return json.dumps(content, indent=2)
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draw the kept and the effective fraction of each kernel into an image file.
+
+        Args:
+            path: File name; its ending gives the format.
+        """
+        # Not pyplot: it holds global state and may ask for a screen.
+        from matplotlib.figure import Figure
+
+        count = len(self.tensors)
+        figure = Figure(figsize=(max(6.0, 0.22 * count + 2), 4.5), layout="constrained")
+        axes = figure.subplots()
+        kept = np.array([t.kept / t.total for t in self.tensors])
+        axes.bar(range(count), kept, color="#9ecae1", label="kept")
+        if self.effective is not None:
+            used = [t.effective / t.total for t in self.tensors]
+            axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
+        axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
+        for i in np.flatnonzero(kept == 0):
+            axes.text(
+                i,
+                0.02,
+                "empty",
+                color="tab:red",
+                rotation=90,
+                ha="center",
+                size=8,
+                transform=axes.get_xaxis_transform(),  # y as a fraction of the axes
+            )
+        axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
+        axes.set_xticks(
+            range(count), [t.path for t in self.tensors], rotation=90, size=7
+        )
+        axes.set_xlim(-0.8, count - 0.2)
+        axes.set_ylabel("fraction of weights kept")
+        axes.set_title(f"Kept weights per kernel at {self.sparsity:.2%} sparsity")
+        figure.legend(loc="outside upper right", ncols=3)
+        figure.savefig(path, dpi=150)
+
+
+@one_at_a_time
+def report(model: keras.Model, dense: keras.Model | None = None) -> PruningReport:
+    """Count what is left of a pruned model.
+
+    Args:
+        model: A model from `prune_at_init`, or one loaded from its file.
+        dense: If channels were removed, which leaves nothing to count by: the model
+            that they were removed from.
+
+    Returns:
+        A `PruningReport`.
+
+    Raises:
+        ValueError: If the model has no `MaskedLayer`, and `dense` is not given.
+
+    Example:
+
+    >>> print(report(pruned))
+    """
+    check_model(model)
+    if dense is not None:
+        check_model(dense)
+        return _report_of_channels(model, dense)
+    masked = rebuild.masked_layers(model)
+    if not masked:
+        raise ValueError(
+            "`report` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer. If channels were "
+            "removed from it, pass `dense`."
+        )
+    try:
+        used = live_paths.used_weights(model)
+    except Exception as e:  # users' own layers may do anything on an input of ones
+        logging.warning("The effective sparsity is not known: %s", e)
+        used = {}
+    tensors, masks = [], []
+    for path, layer, _, name in named_kernels(model):
+        if not isinstance(layer, MaskedLayer) or name not in layer.kernels:
+            continue
+        mask = layer.kept_mask(name)
+        masks.append(mask)
+        live = used.get((id(layer), name))
+        effective = None if live is None else int(live.sum())
+        counts = mask.size, int(mask.sum()), effective
+        tensors.append(TensorReport(path, mask.shape, *counts))
+    notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
+    digest = top_k.digest(masks)
+    return PruningReport(tensors, _skipped(model), digest, notes, cost(model))
+
+
+def _report_of_channels(model, dense):
+    left = _by_name(find_kernels(model)[0])
+    kernels, skipped = find_kernels(dense)
+    whole = _by_name(kernels)
+    if left.keys() != whole.keys() or not all(
+        _fits_into(left[key].variable.shape, whole[key].variable.shape) for key in left
+    ):
+        raise ValueError(
+            "`dense` must be the model that channels were removed from. "
+            f"Received: dense={dense.name}, which has other layers than {model.name}. "
+            "Pass the model as it was before."
+        )
+    tensors, shapes = [], []
+    for key, kernel in whole.items():
+        shape = tuple(kernel.variable.shape)
+        shapes.append(tuple(left[key].variable.shape))
+        total, kept = math.prod(shape), math.prod(shapes[-1])
+        tensors.append(TensorReport(kernel.path, shape, total, kept, kept))
+    digest = top_k.digest(np.ones(shape) for shape in shapes)
+    note = getattr(model, NOTE, "")
+    before, after = cost(dense), cost(model)
+    notes = [*([note] if note else []), *_saved(before, after)]
+    return PruningReport(tensors, skipped, digest, notes, after)
+
+
+def _saved(before: CostReport, after: CostReport):
+    yield f"weights {before.weights:,} to {after.weights:,}"
+    if None not in (before.macs, after.macs):
+        ratio = after.macs / max(before.macs, 1)
+        yield f"multiply-adds {before.macs:,} to {after.macs:,} ({ratio:.2f})"
+
+
+def _by_name(kernels):
+    """Kernels by what copies keep: names, and numbers where nested models share one.
+
+    Paths change with the models around a layer, positions with layers between.
+    """
+    found: dict[tuple, Kernel] = {}
+    counts = collections.Counter()
+    for kernel in kernels:
+        name = kernel.layer.name, kernel.name
+        found[*name, counts[name]] = kernel
+        counts[name] += 1
+    return found
+
+
+def _fits_into(shape, other):
+    return len(shape) == len(other) and all(map(operator.le, shape, other))
+
+
+def keep_note(model: keras.Model, note: str) -> None:
+    """Have `report` say of a model without `MaskedLayer`s how it came about."""
+    setattr(model, NOTE, note)
+
+
+def _skipped(model):
+    kernels, skipped = find_kernels(model)
+    masked = {layer.path for layer in rebuild.masked_layers(model)}
+    left_out = dict.fromkeys((k.layer.path, FILTERED) for k in kernels)
+    return [s for s in [*left_out, *skipped] if s[0] not in masked]

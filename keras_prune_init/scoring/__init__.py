@@ -1,0 +1,1 @@
+"""What methods stand on: gradients, losses, batches and checks."""

@@ -1,0 +1,227 @@
+"""From whatever the user has to the batches that methods are scored on."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init._arguments import check_whole
+
+# Arrays are cut into batches of this size.
+ARRAY_BATCH = 128
+# A balanced draw gives up after so many batches without a new sample.
+PATIENCE = 1000
+
+Batch = tuple[Any, Any, Any]
+
+
+def take(
+    dataset,
+    inspect: Callable[[Batch], int | None],
+    batches: int | None = 1,
+    samples_per_class: int | None = None,
+    dtype: str = "float32",
+    array_batch: int = ARRAY_BATCH,
+) -> list[Batch]:
+    """The scoring batches of a dataset.
+
+    Args:
+        dataset: A batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y,
+            sample_weight)`, a tuple of such arrays, a `keras.utils.PyDataset`, or an
+            iterator, whose batches are used up.
+        inspect: Called with the first batch; raises if it does not fit the model, and
+            returns the number of classes, which `samples_per_class` needs.
+        batches: How many batches, from the start; `None`: all.
+        samples_per_class: Instead, the first so many samples of each class, in
+            batches of the dataset's size.
+        dtype: What arrays of floats are cast to, as `fit` does.
+        array_batch: Samples in the batches that are made of arrays.
+
+    Returns:
+        A list of `(x, y or None, sample_weight or None)`, of tensors.
+
+    Raises:
+        ValueError: If the dataset is empty, unbatched, too small or endless.
+        TypeError: If it is none of these kinds.
+    """
+    for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
+        if value is not None:
+            check_whole(name, value, 1, sys.maxsize)
+    if batches is None and not samples_per_class and _is_endless(dataset):
+        raise ValueError(
+            "An endless dataset has no last batch. Received: batches=None, and a "
+            f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
+        )
+    source = map(_tensors, _iterate(dataset, dtype, array_batch))
+    first = next(source, None)
+    if first is None:
+        raise ValueError(
+            "The dataset must hold at least one batch. Received: an empty dataset. "
+            "A `tf.data.Dataset` may have been filtered or skipped to nothing."
+        )
+    classes = inspect(first)
+    source = itertools.chain([first], source)
+    if samples_per_class:
+        return _balanced(source, int(samples_per_class), classes)
+    taken = list(itertools.islice(source, batches))
+    if batches is not None and len(taken) < batches:
+        raise ValueError(
+            "The dataset must hold as many batches as are asked for. "
+            f"Received: batches={batches}, and a dataset of {len(taken)}. "
+            "Lower `batches`, or pass None for all."
+        )
+    return taken
+
+
+def _is_endless(dataset):
+    if isinstance(dataset, tf.data.Dataset):
+        return int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+    if isinstance(dataset, Iterator):
+        return True  # for all that is known
+    return isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None
+
+
+def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
+    if isinstance(dataset, tf.data.Dataset):
+        source = iter(dataset)
+    elif isinstance(dataset, keras.utils.PyDataset):
+        endless = dataset.num_batches is None
+        places = itertools.count() if endless else range(dataset.num_batches)
+        source = (dataset[i] for i in places)
+    elif isinstance(dataset, tuple) and len(dataset) in (1, 2, 3):
+        source = _array_batches(dataset, dtype, array_batch)
+    elif isinstance(dataset, Iterator):
+        source = dataset
+    else:
+        raise TypeError(
+            "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
+            "(x, y), a keras.utils.PyDataset, or a generator of batches. "
+            f"Received: {type(dataset).__name__}. Pass one of these."
+        )
+    for element in source:
+        parts = element if isinstance(element, (tuple, list)) else (element,)
+        if len(parts) > 3:
+            raise ValueError(
+                "The dataset must give (x, y) or (x, y, sample_weight). "
+                f"Received: an element of {len(parts)} parts. Put inputs into one "
+                "tuple or dict, and labels into another."
+            )
+        yield (*parts, None, None)[:3]
+
+
+def _array_batches(arrays, dtype, array_batch):
+    arrays = keras.tree.map_structure(lambda a: _array(a, dtype), arrays)
+    flat = [a for a in keras.tree.flatten(arrays) if a is not None]
+    if any(a.ndim == 0 for a in flat):
+        raise ValueError(
+            "The first axis of arrays must count samples. Received: a single number. "
+            "Pass arrays, or lists of arrays for several inputs or outputs."
+        )
+    lengths = sorted({len(a) for a in flat})
+    if len(lengths) != 1:
+        raise ValueError(
+            "Arrays must have the same number of samples. "
+            f"Received: arrays of {lengths} samples. Pass a label for each input."
+        )
+    for start in range(0, lengths[0], array_batch):
+        part = slice(start, start + array_batch)
+        yield _map(lambda a, part=part: a[part], arrays)
+
+
+def _array(value, dtype):
+    if value is None:
+        return value
+    if tf.is_tensor(value):
+        return tf.cast(value, dtype) if value.dtype.is_floating else value
+    value = np.asarray(value)
+    return value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
+
+
+def _tensors(batch):
+    return _map(_tensor, batch)
+
+
+def _tensor(value):
+    if tf.is_tensor(value):
+        return value
+    try:
+        return tf.convert_to_tensor(value)
+    except (ValueError, TypeError) as e:
+        raise ValueError(
+            "The dataset must give arrays of numbers or text. Received: "
+            f"{type(value).__name__}, and TensorFlow says: {str(e).rstrip('.')}. "
+            "Convert it, as by `np.asarray(x, 'float32')`."
+        ) from e
+
+
+def _map(function, values):
+    """`function` of each array of a structure, in which there may be `None`."""
+    return keras.tree.map_structure(
+        lambda v: None if v is None else function(v), values
+    )
+
+
+def _balanced(source, count, classes):
+    """The first `count` samples of each class, in the batch size of the source."""
+    left = np.full(classes, count)
+    parts, size, idle = [], None, 0
+    for batch in source:
+        labels = class_indices(batch[1], classes)
+        size = size or len(labels)
+        chosen = _first_of_each(labels, left)
+        idle = 0 if chosen.size else idle + 1
+        if chosen.size:
+            parts.append(_rows(batch, chosen))
+            left -= np.bincount(labels[chosen], minlength=classes)
+        if not left.any() or idle > PATIENCE:
+            break
+    if left.any():
+        poor = int(np.argmax(left > 0))
+        raise ValueError(
+            "The dataset must hold `samples_per_class` samples of each class. "
+            f"Received: samples_per_class={count}; class {poor} has only "
+            f"{count - int(left[poor])}. Lower it, or pass more data."
+        )
+    whole = [
+        keras.tree.map_structure(_concatenate, *part)
+        for part in zip(*parts, strict=True)
+    ]
+    total = count * classes
+    return [
+        _tensors(_rows(whole, np.arange(i, min(i + size, total))))
+        for i in range(0, total, size)
+    ]
+
+
+def class_indices(y, classes: int) -> np.ndarray:
+    """Labels of one output as a vector of class indices; one-hot rows become theirs."""
+    y = np.asarray(keras.tree.flatten(y)[0])
+    y = y.argmax(1) if y.shape[1:] not in ((), (1,)) else y.reshape(-1)
+    if y.min() < 0 or y.max() >= classes or np.any(y != np.floor(y)):
+        raise ValueError(
+            f"`samples_per_class` needs class indices from 0 to {classes - 1} as "
+            f"labels. Received: labels from {y.min()} to {y.max()}. Use `batches`."
+        )
+    return y.astype(int)
+
+
+def _first_of_each(labels, left):
+    """Positions of the first `left[c]` samples of each class c."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank < left[ordered]])
+
+
+def _concatenate(*arrays):
+    return None if arrays[0] is None else np.concatenate(arrays)
+
+
+def _rows(batch, rows):
+    return tuple(_map(lambda v: np.asarray(v)[rows], batch))

@@ -1,0 +1,55 @@
+"""Whether a model can be pruned at all, asked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_prune_init._arguments import check_model
+from keras_prune_init.distribute import workers
+from keras_prune_init.layers.filters import Filters
+from keras_prune_init.layers.kernels import Kernel, find_kernels
+
+
+def prunable_kernels(
+    model: keras.Model,
+    filters: Filters = None,
+    fits: Callable[[Kernel], bool] = lambda kernel: True,
+) -> list[Kernel]:
+    """The kernels to prune: those that pass `filters` and fit the granularity.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not built, or has nothing to prune.
+    """
+    check_model(model)
+    kernels, skipped = find_kernels(model, filters)
+    if not kernels:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
+        raise ValueError(
+            "The model must have at least one layer that can be pruned. "
+            f"Received: {model.name}, without any ({reasons or 'no weights at all'}). "
+            "Give it one with a kernel, change `filters`, or call `register_layer`."
+        )
+    fitting = [k for k in kernels if fits(k)]
+    if not fitting:
+        raise ValueError(
+            "The numbers of inputs and outputs must be multiples of what `granularity` "
+            f"says, of one layer at least. Received: {model.name}, whose kernels have "
+            f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}. "
+            "Choose another granularity."
+        )
+    return fitting
+
+
+def check_workers(model: keras.Model, data: list) -> None:
+    """See that all workers of a strategy score the same weights on the same data."""
+    strategy = model.distribute_strategy
+    values = (keras.ops.convert_to_numpy(v) for v in model.weights)
+    advice = "Make the model in `strategy.scope()`, or from the same seed."
+    workers.check_same(strategy, "weights", values, advice)
+    values = (np.asarray(v) for v in keras.tree.flatten(data) if v is not None)
+    advice = "Pass the whole dataset, not a shard; batches are dealt out by number."
+    workers.check_same(strategy, "batches to score on", values, advice)

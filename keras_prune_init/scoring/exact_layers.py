@@ -1,0 +1,185 @@
+"""Layers as scores need them: exact derivatives, and flows without bounds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.graph.activations import AUGMENTATIONS
+from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.walk import flatten
+from keras_prune_init.scoring.batch_norm import batch_norm, group_norm
+
+L = keras.layers
+
+# What an output layer may end in, and a flow through it has no gradient in.
+SQUASHING = (
+    *(keras.activations.softmax, keras.activations.sigmoid),
+    *(keras.activations.tanh, keras.activations.hard_sigmoid),
+)
+
+
+PREPARING = (L.Rescaling, L.Normalization)
+
+
+# Layers that put out what they are given, in another shape.
+SHAPING = (
+    *AUGMENTATIONS,
+    *(L.Reshape, L.Flatten, L.Permute, L.Identity, L.RepeatVector),
+    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
+)
+
+
+def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
+    """A scope in which layers are differentiable exactly, also `twice`.
+
+    Batch normalization uses statistics of the batch (mode `"train"`) or running ones
+    (`"eval"`), and updates nothing.
+    """
+    changes = []
+    for layer in flatten(model):
+        call = type(layer).call
+        if call is keras.layers.BatchNormalization.call:
+            changes.append((layer, "call", _batch_norm(layer, mode, twice)))
+        elif call is keras.layers.GroupNormalization.call:
+            changes.append((layer, "call", _group_norm(layer, twice)))
+        elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
+            changes.append((layer, "call", subsampled(layer)))
+    return patched(changes)
+
+
+class Boundary(NamedTuple):
+    """The layers at both ends of a model.
+
+    Attributes:
+        first: `Rescaling` and `Normalization` of what comes in.
+        last: Layers whose outputs are those of the model.
+    """
+
+    first: list[keras.layers.Layer]
+    last: list[keras.layers.Layer]
+
+
+def unbounded(model: keras.Model, boundary: Boundary):
+    """A scope without what keeps a flow from growing through the network.
+
+    Output layers do not squash, ReLUs have no maximum, and what prepares inputs passes
+    them on: where they become negative, ReLUs would let nothing through.
+    """
+    changes = [(layer, "call", _passing(layer)) for layer in boundary.first]
+    for layer in boundary.last:
+        if isinstance(layer, L.Softmax):
+            changes.append((layer, "call", lambda inputs, mask=None: inputs))
+        elif getattr(layer, "activation", None) in SQUASHING:
+            changes.append((layer, "activation", keras.activations.linear))
+    for layer in flatten(model):
+        if isinstance(layer, L.ReLU) and layer.max_value is not None:
+            changes.append((layer, "max_value", None))
+        elif getattr(layer, "activation", None) is keras.activations.relu6:
+            changes.append((layer, "activation", keras.activations.relu))
+    return patched(changes)
+
+
+def _passing(layer):
+    dtype = layer.compute_dtype
+    return lambda inputs: keras.ops.cast(inputs, dtype)
+
+
+def boundary(model: keras.Model, inputs: Any) -> Boundary:
+    """The first and last layers, within models and blocks too, found by running it.
+
+    Layers that only shape or drop what they are given are looked through.
+
+    Args:
+        model: The model.
+        inputs: What it runs on.
+    """
+    calls = []
+
+    def heard(layer):
+        plain = layer.call
+
+        def call(*args, **kwargs):
+            outputs = plain(*args, **kwargs)
+            # The tensors are kept, or another could get the id of one.
+            calls.append((layer, keras.tree.flatten(args), keras.tree.flatten(outputs)))
+            return outputs
+
+        return layer, "call", call
+
+    with patched([heard(layer) for layer in flatten(model)]), keras.StatelessScope():
+        outputs = keras.tree.flatten(model(inputs, training=False))
+    ends, first, last = {id(v) for v in outputs}, [], []
+    # By value, as layers cast what comes in to their own dtype.
+    starts = keras.tree.flatten(inputs)
+    for layer, given, made in calls:
+        known = isinstance(layer, (*PREPARING, *SHAPING))
+        tensors = [v for v in given if isinstance(v, tf.Tensor)]
+        if known and any(_is_among(v, starts) for v in tensors):
+            starts += made
+            if type(layer) in PREPARING:
+                first.append(layer)
+    # A block gives what the last layer in it made.
+    for layer, given, made in reversed(calls):
+        if ends & {id(v) for v in made}:
+            last.append(layer)
+            if isinstance(layer, SHAPING):
+                ends |= {id(v) for v in given}
+            elif isinstance(layer, L.TimeDistributed):
+                last.append(layer.layer)
+    return Boundary(first, last)
+
+
+def _is_among(value, others):
+    same = (v for v in others if isinstance(v, tf.Tensor) and v.shape == value.shape)
+    return any(np.array_equal(value, v) for v in same)
+
+
+def _batch_norm(layer, mode, twice):
+    """The layer's forward pass in one of its two modes, whatever `training` says."""
+    plain = layer.call
+
+    def call(inputs, training=None, mask=None):
+        if mask is not None:
+            return plain(inputs, training=mode == "train", mask=mask)
+        if mode == "train":
+            factors = _affine(layer, inputs)
+            return batch_norm(inputs, *factors, layer.epsilon, layer.axis, twice)
+        with tf.init_scope():  # once, not in every run of a traced function
+            gamma, beta = _affine(layer, inputs)
+            variance = _value(layer.moving_variance, inputs)
+            factor = gamma * tf.math.rsqrt(variance + layer.epsilon)
+            offset = beta - _value(layer.moving_mean, inputs) * factor
+            shape = [1] * len(inputs.shape)
+            shape[layer.axis] = inputs.shape[layer.axis]
+            factor, offset = (tf.reshape(v, shape) for v in (factor, offset))
+        return inputs * factor + offset
+
+    return call
+
+
+def _group_norm(layer, twice):
+    """The layer's forward pass, with its exact second derivative."""
+
+    def call(inputs):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = tf.cast(inputs, dtype)
+        options = layer.epsilon, layer.groups, layer.axis, twice
+        outputs = group_norm(x, *_affine(layer, x), *options)
+        return tf.cast(outputs, layer.compute_dtype)
+
+    return call
+
+
+def _affine(layer, inputs):
+    """Factor and offset of a normalization, a vector each."""
+    one = tf.ones(inputs.shape[layer.axis], inputs.dtype)
+    gamma = _value(layer.gamma, inputs) if layer.scale else one
+    return gamma, _value(layer.beta, inputs) if layer.center else 0 * one
+
+
+def _value(variable, inputs):
+    return tf.cast(tf.convert_to_tensor(variable.value), inputs.dtype)

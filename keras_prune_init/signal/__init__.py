@@ -1,1 +1,0 @@
-"""How signals and gradients travel through deep networks: the theory of the paper."""

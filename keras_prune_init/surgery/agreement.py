@@ -1,0 +1,155 @@
+"""Whether a copy of a model computes what the model does, seen by running both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.distribute import workers
+from keras_prune_init.graph.inputs import ones_input
+from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.walk import walk
+
+# Beyond so many weights the masked kernels, all of which the comparison holds at once,
+# may be more than there is memory for.
+MOST_WEIGHTS = 2**28
+# Of the largest output: copies compute the same, up to the order of sums.
+TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+def check(
+    model: keras.Model,
+    copy: keras.Model,
+    inputs=None,
+    kernels: Iterable[Kernel] = (),
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Run a model and its copy in inference, and compare what comes out.
+
+    Nothing is compared if the model does not run on these inputs, if it draws random
+    numbers in inference, or if several processes hold it, of which one may be here.
+
+    Args:
+        model: What was copied; it is only read.
+        copy: The copy.
+        inputs: A small batch. Default: one sample of ones.
+        kernels, masks: Which weights of `model` the copy has not.
+
+    Raises:
+        ValueError: If outputs differ, with the first layer whose outputs do; or if the
+            copy uses variables of the model.
+    """
+    kernels = list(kernels)
+    size = sum(math.prod(k.variable.shape) for k in kernels)
+    if size > MOST_WEIGHTS or workers.several(model.distribute_strategy):
+        return
+    mapping = [(k.variable, _masked(k, masks)) for k in kernels]
+    try:
+        inputs = ones_input(model) if inputs is None else inputs
+        expected = _run(model, inputs, keras.StatelessScope(mapping))
+    except Exception:  # users' own models may want anything
+        return
+    scope = _Watching(model.variables)
+    try:
+        outputs = _run(copy, inputs, scope)
+    except Exception as e:
+        _refuse(model, f"a copy that does not run: {e}")
+    if scope.seen:
+        _refuse(model, f"a copy that uses the model's own {', '.join(scope.seen[:3])}")
+    if _equal(expected, outputs):
+        return
+    again = _run(model, inputs, keras.StatelessScope(mapping))
+    if _equal(expected, again):
+        _refuse(model, _first_difference(model, copy, inputs, mapping))
+
+
+class _Watching(keras.StatelessScope):
+    """A scope that sees which of some variables are read."""
+
+    def __init__(self, variables):
+        super().__init__()
+        self.paths = {id(v): v.path for v in variables}
+        self.seen = []
+
+    def get_current_value(self, variable):
+        if id(variable) in self.paths:
+            self.seen.append(self.paths[id(variable)])
+        return super().get_current_value(variable)
+
+
+def _masked(kernel, masks):
+    value = tf.convert_to_tensor(kernel.variable.value)
+    return tf.where(masks[kernel.path], value, tf.zeros([], value.dtype))
+
+
+def _run(model, inputs, scope):
+    with scope:
+        return model(inputs, training=False)
+
+
+def _equal(a, b):
+    a, b = keras.tree.flatten(a), keras.tree.flatten(b)
+    return len(a) == len(b) and all(map(_close, a, b))
+
+
+def _close(a, b):
+    if not (tf.is_tensor(a) and tf.is_tensor(b)):
+        return True
+    tolerance = TOLERANCE.get(getattr(a.dtype, "name", ""))
+    if isinstance(a, (tf.RaggedTensor, tf.SparseTensor)) or not tolerance:
+        return _same(a, b)
+    if a.shape != b.shape:
+        return False
+    a, b = (np.asarray(tf.cast(v, "float64")) for v in (a, b))
+    size = np.max(np.abs(a), initial=0, where=np.isfinite(a))
+    return np.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
+
+
+def _same(a, b):
+    a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
+    return np.array_equal(a, b)
+
+
+def _first_difference(model, copy, inputs, mapping):
+    pairs = ((model, keras.StatelessScope(mapping)), (copy, keras.StatelessScope()))
+    heard = [_outputs(one, inputs, scope) for one, scope in pairs]
+    for address, outputs in heard[0]:
+        others = [v for at, v in heard[1] if at == address]
+        if not others or not _equal(outputs, others[0]):
+            layer = dict(walk(model))[address]
+            kind = type(layer).__name__
+            return f"other outputs of its copy, first of `{layer.name}` ({kind})"
+    return "other outputs of its copy, though all layers compute the same"
+
+
+def _outputs(model, inputs, scope):
+    """What each layer put out, by address, in the order of the calls."""
+    heard = []
+
+    def listener(address, layer):
+        plain = layer.call
+
+        def call(*args, **kwargs):
+            outputs = plain(*args, **kwargs)
+            heard.append((address, outputs))
+            return outputs
+
+        return layer, "call", call
+
+    with patched([listener(*found) for found in walk(model)]):
+        _run(model, inputs, scope)
+    return heard
+
+
+def _refuse(model, what):
+    raise ValueError(
+        "A copy of the model must compute what the model does. "
+        f"Received: {model.name}, with {what}. A layer that holds state in an unusual "
+        "way may be the reason: keep it in variables, layers, lists or dicts. `score` "
+        "and `select` work without a copy."
+    )

@@ -1,0 +1,171 @@
+"""Layers and models of users that hold masked layers, and how they are saved.
+
+The constructor of such a class makes ordinary layers. So that a saved model loads as it
+was, its config says which of them were masked, and they are exchanged again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import keras
+from absl import logging
+
+from keras_prune_init.layers import tracking
+from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, refuse_quantization
+from keras_prune_init.layers.walk import children, flatten, is_composite, is_graph, walk
+from keras_prune_init.surgery import exchange
+from keras_prune_init.surgery.copier import Copier
+
+Layer = keras.layers.Layer
+
+
+def remember_masks(model: Layer) -> None:
+    """Have what holds masked layers, in a model or itself, save which these are."""
+    masked = exchange.masked_layers(model)
+    for layer in masked:
+        refuse_quantization(layer.layer, layer.name)
+    if masked:  # or `quantize` would get as far as the first masked layer
+        refuse_quantization(model, model.name)
+    for composite in _outermost(model):
+        if not isinstance(composite, MaskedComposite):
+            composite.__class__ = _subclass(MaskedComposite, type(composite))
+        for layer in flatten(composite):
+            if is_composite(layer):
+                items = children(layer)
+                tracking.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
+
+
+def forget_masks(model: Layer) -> None:
+    """The opposite, where no masked layer is left."""
+    for layer in flatten(model):
+        if isinstance(layer, MaskedComposite) and not exchange.masked_layers(layer):
+            layer.__class__ = layer.original
+
+
+def remember_graphs(model: Layer, new: Layer) -> None:
+    """Have a copy with another graph saved as that, not as what constructors make."""
+    if _size(model) != _size(new):
+        for layer in flatten(new):
+            if is_graph(layer) and not _saves_its_layers(layer):
+                layer.__class__ = _subclass(RebuiltGraph, type(layer))
+
+
+def _size(model):
+    return len(list(flatten(model))), model.count_params()
+
+
+def _outermost(layer):
+    """The composites that hold masked layers and are in no other composite."""
+    if not exchange.masked_layers(layer) or isinstance(layer, MaskedLayer):
+        return
+    if _saves_its_layers(layer):
+        for _, child in children(layer):
+            yield from _outermost(child)
+    else:
+        yield layer
+
+
+def _saves_its_layers(layer):
+    """Whether Keras makes a layer from the configs of the layers in it."""
+    if not is_graph(layer):
+        return False
+    kind = type(layer)
+    arguments = inspect.getfullargspec(kind.__init__)
+    plain = arguments.args[1:3] == ["inputs", "outputs"]
+    plain = plain or bool(arguments.varargs and arguments.varkw)
+    definer = next(c for c in kind.__mro__ if "get_config" in vars(c))
+    by_keras = definer.__module__.startswith("keras.")
+    return by_keras and (plain or isinstance(layer, keras.Sequential))
+
+
+@functools.cache
+def _subclass(mixin: type, original: type) -> type:
+    # Under the name that it has, as it is the same class to the user.
+    body = {"original": original, "__doc__": original.__doc__}
+    body |= {k: getattr(original, k) for k in ("__module__", "__qualname__")}
+    made = type(original.__name__, (mixin, original), body)
+    register = keras.saving.register_keras_serializable(PACKAGE, mixin.__name__)
+    register(made)
+    register(mixin)  # the name must load where `made` was never made
+    return made
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RebuiltGraph:
+    """Mixin for models whose constructor makes another graph than they have.
+
+    They are loaded as plain Functional models.
+    """
+
+    def __init_subclass__(cls, **arguments):
+        """Not that of the user's class, which may ask for arguments, or register."""
+
+    def get_config(self):
+        logging.warning("%s is saved as a plain Functional model.", self.name)
+        graph = keras.Model(self.input, self.output, name=self.name)
+        config = keras.saving.serialize_keras_object(graph)
+        return {"graph": config, "class_name": self.original.__name__}
+
+    @classmethod
+    def from_config(cls, config):
+        graph = keras.saving.deserialize_keras_object(config["graph"])
+        # Keras files weights under the name of the class.
+        kind = type(config["class_name"], (type(graph),), {})
+        graph.__class__ = _subclass(RebuiltGraph, kind)
+        return graph
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MaskedComposite:
+    """Mixin for user-written layers and models that hold `MaskedLayer`s."""
+
+    def __init_subclass__(cls, **arguments):
+        """Not that of the user's class, which may ask for arguments, or register."""
+
+    def get_config(self):
+        original, masked = self.original, type(self)
+        try:
+            # As Keras asks of a class whether it has a `get_config` of its own.
+            self.__class__ = original
+            config = self.get_config()
+        except Exception as e:
+            raise NotImplementedError(
+                f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
+                f"`get_config` fails ({_first_line(e)}); use `save_weights` or "
+                "`tf.train.Checkpoint`, or let the class implement `get_config`."
+            ) from e
+        finally:
+            self.__class__ = masked
+        plain = {
+            "module": original.__module__,
+            "class_name": original.__name__,
+            "registered_name": keras.saving.get_registered_name(original),
+            "config": config,
+            "build_config": self.get_build_config(),
+        }
+        masked_layers = [
+            [list(address), exchange.options_of(layer)]
+            for address, layer in walk(self)
+            if isinstance(layer, MaskedLayer)
+        ]
+        return {"layer": plain, "masked": masked_layers}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        options = {tuple(address): v for address, v in config["masked"]}
+        # What the constructor was given may be masked already.
+        plain = {
+            id(child): options[address]
+            for address, child in walk(layer)
+            if address in options and not isinstance(child, MaskedLayer)
+        }
+        layer = Copier(layer, exchange.masking(plain))(layer)
+        remember_masks(layer)
+        return layer
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,107 @@
+"""What takes the place of a layer in a copy: a masked one, or an ordinary one again.
+
+Each function here gives a `change` for `objects.Copier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
+
+from keras_prune_init.layers import tracking
+from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.kernel_paths import get_kernel
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.walk import walk
+from keras_prune_init.surgery.copier import Copier
+
+Layer = keras.layers.Layer
+Change = Callable[[Layer, Copier], Layer | None]
+
+LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
+
+
+def masked_layers(model: keras.Model) -> list[MaskedLayer]:
+    """The `MaskedLayer`s of a model, each once, in definition order."""
+    return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
+
+
+def masking(options: Mapping[int, dict]) -> Change:
+    """Put layers in wrappers: `{id of the layer: arguments and layout}`."""
+
+    def change(layer, copier):
+        if id(layer) not in options:
+            return None
+        given = options[id(layer)]
+        absent = []
+        if given["layout"] == "compact" and layer.built:
+            absent = [get_kernel(layer, name) for name in given["kernels"]]
+        return masked(copier.without_values(layer, absent), given)
+
+    return change
+
+
+def folded(layer: Layer, copier: Copier) -> Layer | None:
+    """The ordinary layer that computes the same as a masked one."""
+    if not isinstance(layer, MaskedLayer):
+        return None
+    values = {name: layer.masked_kernel(name) for name in layer.kernels}
+    return unwrapped(layer, copier, values)
+
+
+def to_layout(layout: str) -> Change:
+    """The same masked layers in a layout."""
+
+    def change(layer, copier):
+        if not isinstance(layer, MaskedLayer):
+            return None
+        kernels = layer.kernels
+        values = {}
+        if layout == "masked":
+            values = {name: layer.kernel_value(name) for name in kernels}
+        inner = unwrapped(layer, copier, values)
+        options = {"layout": layout, "kernels": kernels, "note": layer.note}
+        new = masked(inner, options)
+        for name in kernels:
+            new.install(name, layer.kept_mask(name), layer.kernel_value(name))
+            new.scales[name].assign(layer.scales[name].value)
+        return new
+
+    return change
+
+
+def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
+    """A copy of the layer in a wrapper, with these values of kernels, or without."""
+    kernels = [get_kernel(layer.layer, name) for name in layer.kernels]
+    copier.leave_out(layer.fixed)
+    inner = copier.without_values(layer.layer, kernels)
+    layer.release(inner)
+    for name, value in values.items():
+        tracking.initialize(get_kernel(inner, name), value)
+    return inner
+
+
+def masked(layer: Layer, options: Mapping) -> MaskedLayer:
+    """A layer in a wrapper that removes nothing yet."""
+    options = dict(options)
+    wrapper = LAYOUTS[options.pop("layout")](layer, **options)
+    if layer.built:
+        wrapper.build()
+    return wrapper
+
+
+def options_of(layer: MaskedLayer) -> dict:
+    """What `masked` made a wrapper with."""
+    [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
+    options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
+    if layout == "compact":
+        options["counts"] = dict(layer.counts)
+    return options
+
+
+def wrapped_like(wrapper: MaskedLayer, layer: Layer) -> MaskedLayer:
+    """A layer in a wrapper as another has it, which removes nothing yet."""
+    options = options_of(wrapper)
+    options.pop("counts", None)
+    return masked(layer, options)

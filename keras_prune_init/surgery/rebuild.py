@@ -1,0 +1,173 @@
+"""Rebuild a model with other layers: put `MaskedLayer`s in, take them out again.
+
+The given model is never changed: every function returns a copy, weights included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import keras
+import numpy as np
+
+from keras_prune_init._arguments import check_model
+from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.distribute import replicas, workers
+from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.layers.walk import walk
+from keras_prune_init.surgery import agreement, composites, exchange
+from keras_prune_init.surgery.copier import Copier
+from keras_prune_init.surgery.exchange import masked_layers
+
+Layer = keras.layers.Layer
+
+
+@contextlib.contextmanager
+def preserved_random_state():
+    """Keras draws a default seed for each layer it makes; give those draws back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def copy_model(
+    model: keras.Model, dtype: str | None = None, call: Callable | None = None
+) -> keras.Model:
+    """A copy of a model with its weights.
+
+    Args:
+        model: Any model; only the Functional ones in it use `call`.
+        dtype: That of the copy. Default: the same.
+        call: How layers are connected, `call(model, layer, *args, **kwargs)`, where
+            `model` is the one that is copied. Default: `layer(*args, **kwargs)`.
+    """
+    return _copy_model(model, dtype=dtype, call=call)
+
+
+def wrap(
+    model: keras.Model,
+    kernels: Iterable[Kernel],
+    note: str = "",
+    layout: str = "masked",
+) -> keras.Model:
+    """Copy a model with wrappers around the given kernels.
+
+    They remove nothing yet; those of the layout "compact" cannot run before
+    `set_masks`.
+
+    """
+    wrappers: dict[int, dict] = {}
+    for kernel in kernels:
+        options = {"layout": layout, "kernels": [], "note": note}
+        wrapper = wrappers.setdefault(id(kernel.layer), options)
+        wrapper["kernels"].append(kernel.name)
+    return _copy_model(model, exchange.masking(wrappers))
+
+
+def set_masks(
+    pruned: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
+) -> None:
+    """Set masks and kept weights of a model that `wrap` made.
+
+    Args:
+        pruned: The model from `wrap`.
+        kernels: Those that it was made with.
+        masks: `{kernel path: kernel-shaped array of 0 and 1}`.
+    """
+    layers = dict(walk(pruned))
+    with replicas.scope(pruned):
+        for kernel in kernels:
+            layer = layers[kernel.address]
+            value = kernel.variable.value
+            layer.install(kernel.name, masks[kernel.path], value)
+
+
+def set_note(pruned: keras.Model, note: str) -> None:
+    """Set what `report` says of how the masks of a model came about."""
+    for layer in masked_layers(pruned):
+        layer.note = note
+
+
+@one_at_a_time
+def strip(model: keras.Model) -> keras.Model:
+    """Turn a pruned model into one of ordinary layers, for inference and export.
+
+    Args:
+        model: A model from `prune_at_init`, trained or not.
+
+    Returns:
+        A new model without `MaskedLayer`s, kernels being `kernel * mask * scale`.
+        Its outputs are those of `model` to float rounding.
+
+    Raises:
+        ValueError: If the model has no `MaskedLayer`.
+
+    Example:
+
+    >>> plain = strip(pruned)
+    >>> plain.save("model.keras")
+    """
+    check_model(model)
+    if not masked_layers(model):
+        raise ValueError(
+            "`strip` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
+        )
+    # It leaves its strategy: one process of several may want it.
+    plain = _copy_model(model, exchange.folded, scope=False)
+    agreement.check(model, plain)
+    return plain
+
+
+def change_layers(
+    model: keras.Model, change: exchange.Change, call: Callable | None = None
+) -> keras.Model:
+    """A copy of a model with other layers, which `change` makes, or leaves as is.
+
+    `call` is needed if these have other shapes, as in `copy_model`.
+    """
+    return _copy_model(model, change, call=call)
+
+
+def enable_workers(model: keras.Model) -> keras.Model:
+    """Let `fit` of a loaded model run on several workers.
+
+    Models from `prune_at_init` need no call. See `distribute/workers.py` for why.
+
+    Args:
+        model: A model made or loaded in the scope of a
+            `tf.distribute.MultiWorkerMirroredStrategy`. Nothing happens to others.
+
+    Returns:
+        The same model.
+
+    Example:
+
+    >>> with strategy.scope():
+    ...     model = enable_workers(keras.models.load_model("pruned.keras"))
+    >>> model.fit(dataset)
+    """
+
+    check_model(model, built=False)
+
+    def fixed():
+        return [v for layer in masked_layers(model) for v in layer.fixed]
+
+    workers.enable_fit(model, fixed)
+    return model
+
+
+def _copy_model(model, change=None, dtype=None, call=None, scope=True):
+    inside = replicas.scope(model) if scope else contextlib.nullcontext()
+    with preserved_random_state(), inside:
+        new = Copier(model, change, call, dtype)(model)
+        if call is not None:
+            composites.remember_graphs(model, new)
+        composites.remember_masks(new)
+        composites.forget_masks(new)
+        return enable_workers(new) if scope else new

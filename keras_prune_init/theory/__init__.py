@@ -1,0 +1,1 @@
+"""Mean field theory: initial weights, signals, and what pruning does to them."""

@@ -1,0 +1,90 @@
+"""The edge of chaos of each layer of a model, from the activations that it reads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_prune_init.graph.activations import activations
+from keras_prune_init.graph.wiring import flat_graph
+from keras_prune_init.theory.matrices import MatrixKernel
+from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
+
+# Where activations are compared with each other, and with their multiples.
+PROBE = np.concatenate([side * np.geomspace(1e-3, 1e3, 19) for side in (-1, 1)])
+
+
+class Deviations(NamedTuple):
+    """Of weights, times the root of the fan-in, and of biases."""
+
+    sigma_w: float
+    sigma_b: float
+
+
+def deviations(
+    model: keras.Model, kernels: list[MatrixKernel], sigma_b: float | None = None
+) -> list[Deviations]:
+    """Where the edge of chaos is for each kernel.
+
+    Args:
+        model: A Sequential or Functional model.
+        kernels: Its kernels.
+        sigma_b: Standard deviation of biases. Default: 0 for activations with
+            phi(2x) = 2 phi(x), else 0.2.
+
+    Raises:
+        ValueError: If the activation that a layer reads is not known, or has no edge of
+            chaos.
+    """
+    nodes = flat_graph(model)
+    known: dict[bytes, Deviations | None] = {}
+    read: dict[int, set] = {}  # a shared layer is called in several places
+    for i, activation in activations(nodes).items():
+        found = activation and _edge(activation, sigma_b, known)
+        read.setdefault(id(nodes[i].layer), set()).add(found)
+    result = [_one(read, kernel) for kernel in kernels]
+    unknown = [k.path for k, v in zip(kernels, result, strict=True) if v is None]
+    if unknown:
+        raise ValueError(
+            "The edge of chaos depends on the activation that a layer's inputs went "
+            f"through, which must be known. Received: {model.name}, where these read "
+            f"several, or an unknown operation: {', '.join(unknown)}. Name it: pass "
+            '`reinitialize` an object such as EdgeOfChaos("relu"), `rescale` "relu".'
+        )
+    return result
+
+
+def _one(read, kernel):
+    found = read.get(id(kernel.layer), set())
+    if len(found) != 1 or kernel.layer is not kernel.owner:
+        return None  # several, none, or inside an attention or a wrapper
+    (edge,) = found
+    if edge is not None and kernel.name == "pointwise_kernel":
+        # It reads what the depthwise kernel made, and nothing lies between.
+        return Deviations(edge_of_chaos("linear").sigma_w, edge.sigma_b)
+    return edge
+
+
+def _edge(activation: Activation, sigma_b, known):
+    """Looked for once: two ReLU layers are not the same function, but equal ones."""
+    try:
+        values = _values(activation, PROBE)
+    except Exception:  # a layer as an activation, say: it wants more than numbers
+        return None
+    key = values.tobytes()
+    if key not in known:
+        if not np.array_equal(_values(activation, PROBE[:2]), values[:2]):
+            known[key] = None  # a softmax, say: no function of single numbers
+            return None
+        if sigma_b is None:
+            doubled = _values(activation, 2 * PROBE)
+            sigma_b = 0.0 if np.allclose(doubled, 2 * values, rtol=1e-6) else 0.2
+        edge = edge_of_chaos(activation, sigma_b)
+        known[key] = Deviations(edge.sigma_w, sigma_b)
+    return known[key]
+
+
+def _values(activation, x):
+    return keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(x)))

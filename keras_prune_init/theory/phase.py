@@ -1,0 +1,93 @@
+"""In which phase an actual model starts: ordered, chaotic, or on the edge between."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_prune_init.graph.activations import activations
+from keras_prune_init.graph.wiring import flat_graph
+from keras_prune_init.theory import mean_field
+from keras_prune_init.theory.matrices import MatrixKernel, matrix_kernels
+
+# Squared gradients may change by this factor over all layers.
+TOLERANCE = 10.0
+
+
+class Phase(NamedTuple):
+    """What mean field theory says of a plain network's weights and biases.
+
+    Attributes:
+        chi: What a layer multiplies squared gradients by, going backward; `None` if
+            the activation is not known.
+        depth: Number of layers with a kernel.
+    """
+
+    chi: float | None
+    depth: int
+
+    @property
+    def growth(self) -> float:
+        """Factor of squared gradients over all layers."""
+        return 1.0 if self.chi is None else self.chi**self.depth
+
+    @property
+    def off(self) -> bool:
+        """Whether the network is too deep for its distance from the edge of chaos."""
+        return not 1 / TOLERANCE <= self.growth <= TOLERANCE
+
+    def __str__(self):
+        if self.chi is None:
+            return "Its initialization could not be checked: an unknown activation."
+        found = f"chi = {self.chi:.3f} over {self.depth} layers"
+        if not self.off:
+            return f"It was initialized near the edge of chaos: {found}."
+        name = "ordered" if self.chi < 1 else "chaotic"
+        return (
+            f"It was initialized in the {name} phase: {found}, so squared gradients "
+            f"change by 10^{self.depth * math.log10(self.chi):.1f}. Call "
+            "`keras_prune_init.initializers.reinitialize(model)` before pruning."
+        )
+
+
+def phase_of(model: keras.Model) -> Phase:
+    """The phase of a plain network of dense and convolutional layers.
+
+    From the mean variances of the weights and biases of its hidden layers, and its most
+    common activation.
+    """
+    kernels = matrix_kernels(model)
+    read = activations(flat_graph(model))
+    function, _ = Counter(read.values()).most_common(1)[0]
+    if function is None:
+        return Phase(None, len(kernels))
+    # What the first and the last multiply by does not add up with depth.
+    hidden = kernels[1:-1] or kernels
+    variances = [np.mean(energy(k.stack(k.value))) for k in hidden]
+    tiny = np.finfo(np.float32).tiny
+    sigma_w = math.sqrt(math.exp(np.mean(np.log(np.maximum(variances, tiny)))))
+    sigma_b = bias_deviation(hidden)
+    q = mean_field.fixed_variance(function, sigma_w, sigma_b)
+    # Without a fixed point: what a normalized input starts from.
+    q = sigma_b**2 + sigma_w**2 if math.isinf(q) else q
+    return Phase(mean_field.chi(function, sigma_w, sigma_b, q), len(kernels))
+
+
+def energy(stack: np.ndarray) -> np.ndarray:
+    """Sum of squares of each output unit's weights; summed axes keep size 1.
+
+    Args:
+        stack: A kernel as `MatrixKernel.stack` gives it.
+    """
+    return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
+
+
+def bias_deviation(kernels: list[MatrixKernel]) -> float:
+    """Root mean square of the biases beside some kernels; 0 if there are none."""
+    biases = [getattr(kernel.owner, "bias", None) for kernel in kernels]
+    values = [np.ravel(bias.numpy()) for bias in biases if bias is not None]
+    return float(np.sqrt(np.mean(np.concatenate(values) ** 2))) if values else 0.0

@@ -1,0 +1,210 @@
+"""The rescaling trick: back to the edge of chaos after pruning.
+
+A mask takes away part of the variance of the weights, so a network that was initialized
+on the edge of chaos is in the ordered phase afterwards. The kept weights of each output
+unit i are multiplied by
+
+    rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2)
+
+with sigma_w that of the edge of chaos. The formula as printed in the paper lacks
+sigma_w, which is right for tanh without biases only; the authors' code has it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+
+from keras_prune_init._arguments import check_choice, check_flag, check_model, is_number
+from keras_prune_init.graph.residual import residual_additions
+from keras_prune_init.graph.wiring import Node, flat_graph
+from keras_prune_init.layers.walk import is_composite
+from keras_prune_init.surgery.exchange import masked_layers
+from keras_prune_init.theory.edges import deviations
+from keras_prune_init.theory.matrices import LAYERS, MatrixKernel, matrix_kernels
+from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
+from keras_prune_init.theory.phase import bias_deviation, energy
+
+L = keras.layers
+
+GRANULARITIES = ("unit", "layer", "position")
+NORMALIZATIONS = (
+    *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
+    *(L.RMSNormalization, L.UnitNormalization),
+)
+
+
+def rescale(
+    model: keras.Model,
+    activation: Activation | None = None,
+    *,
+    granularity: str = "unit",
+    sigma_w: float | None = None,
+    force: bool = False,
+) -> None:
+    """Bring a pruned network back to the edge of chaos, in place, through `scale`.
+
+    Use it on deep plain networks (fully connected or convolutional, without
+    normalization) that were initialized on the edge of chaos; masks and weights stay as
+    they are. `prune_at_init(..., rescale=True)` does it with the mask.
+
+    The theory has weights removed at random. Methods that read data keep those of the
+    strongest inputs; with tanh that does no harm, but the signals of deep ReLU networks
+    may then explode. `signal_report` shows it, and method `"robust"` looks.
+
+    Args:
+        model: A model from `prune_at_init`.
+        activation: A Keras activation, its name, or a function, that all layers' inputs
+            go through. Default: for each layer what the model shows.
+        granularity: What shares a factor: `"unit"` (an output unit or filter),
+            `"layer"`, or `"position"` (a filter's weights at one place of the kernel,
+            as in the paper). Units without weights keep the factor 1.
+        sigma_w: Standard deviation of a weight times the root of the fan-in to aim for.
+            Default: that of `edge_of_chaos`, with sigma_b from the model's biases.
+        force: Rescale where the theory says it is of no use too.
+
+    Raises:
+        ValueError: If the model is not pruned or an argument does not fit; unless
+            forced, if the network is residual, normalized, or has layers that the
+            theory does not cover. The model is unchanged then.
+
+    Example:
+
+    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
+    >>> rescale(pruned, "tanh")
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
+        (proposition 1, algorithms 1 and 2).
+    """
+    check_choice("granularity", granularity, GRANULARITIES)
+    check_flag("force", force)
+    if sigma_w is not None and not (is_number(sigma_w) and 0 < sigma_w <= LARGEST):
+        raise ValueError(
+            f"`sigma_w` must be positive. Received: sigma_w={sigma_w!r}. "
+            "Leave it out, for the edge of chaos."
+        )
+    apply(targets(model, activation, sigma_w, force), granularity)
+
+
+Targets = list[tuple[MatrixKernel, float]]
+
+
+def targets(
+    model: keras.Model,
+    activation: Activation | None = None,
+    sigma_w: float | None = None,
+    force: bool = False,
+) -> Targets:
+    """Each masked kernel, and the sigma_w to aim for; arguments as in `rescale`."""
+    check_model(model)
+    if not masked_layers(model):
+        raise ValueError(
+            "`rescale` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
+        )
+    if not force:
+        check(model)
+    kernels = [k for k in matrix_kernels(model) if k.masked]
+    sigma_b = bias_deviation(kernels)
+    if sigma_w is None and activation is not None:
+        sigma_w = edge_of_chaos(activation, sigma_b).sigma_w
+    if sigma_w is not None:
+        return [(kernel, sigma_w) for kernel in kernels]
+    edges = deviations(model, kernels, sigma_b)
+    return [(k, edge.sigma_w) for k, edge in zip(kernels, edges, strict=True)]
+
+
+def apply(aims: Targets, granularity: str = "unit") -> None:
+    """Set the scale of kernels to what `targets` found."""
+    factors = [_factors(kernel, sigma_w, granularity) for kernel, sigma_w in aims]
+    wrong = [k.path for (k, _), f in zip(aims, factors, strict=True) if not _fits(f)]
+    if wrong:
+        raise ValueError(
+            "Scales must be finite numbers. Received: weights in "
+            f"{', '.join(wrong)} that need others. Look for NaN in them; nothing was "
+            "changed."
+        )
+    for (kernel, _), factor in zip(aims, factors, strict=True):
+        kernel.scale.assign(factor)
+
+
+def _fits(factor):
+    return np.all(np.abs(factor) < np.finfo("float32").max)
+
+
+def undo(model: keras.Model) -> None:
+    """Set every scale back to 1."""
+    for layer in masked_layers(model):
+        for scale in layer.scales.values():
+            scale.assign(np.ones(scale.shape))
+
+
+def check(model: keras.Model) -> None:
+    """Refuse a model for which the rescaling trick is not made, with the reason.
+
+    Args:
+        model: Pruned or not.
+
+    Raises:
+        ValueError: As `rescale`.
+    """
+    nodes = flat_graph(model)
+    reason = obstacle(nodes)
+    if reason:
+        raise ValueError(
+            "The rescaling trick is for plain networks without normalization. "
+            f"Received: {model.name}, {reason}. Leave `rescale` out, or call "
+            "`keras_prune_init.rescale(pruned, force=True)`."
+        )
+
+
+def obstacle(nodes: list[Node]) -> str | None:
+    """Why the rescaling trick does not apply to a model; `None` if it does."""
+    if blocks := len(residual_additions(nodes)):
+        return (
+            f"whose {blocks} residual additions keep it on the edge of chaos without "
+            "(proposition 3); use `stabilize` or method 'sbp_sr'"
+        )
+    for i in normalizations(nodes):
+        name = nodes[i].operation.name
+        return f"in which `{name}` normalizes away any factor of the layers before it"
+    other = [
+        n.operation.name
+        for n in nodes
+        if n.has_kernel and not isinstance(n.layer, LAYERS)
+    ]
+    layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
+    other += [layer.name for layer in layers if is_composite(layer)]
+    if other:
+        return f"with layers that mean field theory does not cover: {', '.join(other)}"
+    return None
+
+
+def normalizations(nodes: list[Node]) -> list[int]:
+    """Positions of normalizing layers behind a layer with a kernel."""
+    behind, found = set(), []
+    for i, node in enumerate(nodes):
+        if node.has_kernel or behind & set(node.parents):
+            behind.add(i)
+            if isinstance(node.operation, NORMALIZATIONS):
+                found.append(i)
+    return found
+
+
+def _factors(kernel, sigma_w, granularity):
+    """The factor of each kept weight, in the shape of `scale`."""
+    weights = kernel.stack(kernel.value.astype(np.float64))
+    if granularity == "position":
+        total = np.sum(np.square(weights), -2, keepdims=True)
+        target = sigma_w**2 / math.prod(weights.shape[1:-2])
+    else:
+        total, target = energy(weights), sigma_w**2
+    if granularity == "layer":
+        total = np.mean(total, keepdims=True)
+    factors = np.sqrt(target / np.where(total > 0, total, target))
+    factors = kernel.unstack(np.broadcast_to(factors, weights.shape))
+    # The same for all inputs, of which `scale` has one.
+    return factors[tuple(slice(n) for n in kernel.scale.shape)]

@@ -1,0 +1,227 @@
+"""What passes each layer with a kernel: one forward and one backward pass, recorded.
+
+The model itself runs. For that pass each kernel layer's activation notes what it is
+given, the pre-activation, and differentiates from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.layers import types
+from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names, runner
+from keras_prune_init.layers.kernels import is_float
+from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.walk import walk
+from keras_prune_init.scoring.exact_layers import scoring_layers
+from keras_prune_init.scoring.network import zeros_for_none
+from keras_prune_init.scoring.objective import Objective
+
+L = keras.layers
+
+# These apply kernels inside a loop over time: what they put out is recorded instead.
+LOOPS = (*types.LOOPS, L.TimeDistributed)
+
+
+class LayerSignal(NamedTuple):
+    """What one call of a layer did to a batch; see `signal_report`.
+
+    Attributes:
+        layer: Path of the layer; of attention, with the projection's name.
+        call: 1, or more for the further calls of a shared layer.
+        q: Mean square of the pre-activations y, over samples, positions and units.
+        correlation: Mean over pairs of samples of the cosine of the angle between
+            their y, uncentred as in mean field theory. NaN if all but one y are 0.
+        gradient: Root mean square of dL/dy, L being the mean loss of the batch: the
+            gradient of one sample's loss divided by the number of samples.
+        m: Mean of (w dL/dw)^2 over all weights of the layer's kernels, removed ones
+            included, as which they are 0. The same for all calls of a layer.
+        dead: Fraction of the units (channels, entries of the last axis) that carry
+            nothing in this batch: y is constant, or dL/dy is 0 for all samples.
+        density: Fraction of weights kept; `None` if the layer is not pruned.
+    """
+
+    layer: str
+    call: int
+    q: float
+    correlation: float
+    gradient: float
+    m: float
+    dead: float
+    density: float | None
+
+    @property
+    def name(self) -> str:
+        """The layer and, of a further call, its number."""
+        return self.layer if self.call == 1 else f"{self.layer}, call {self.call}"
+
+
+class Site(NamedTuple):
+    """Where to listen: an attribute (`activation` or `call`) of a layer."""
+
+    path: str
+    layer: keras.layers.Layer
+    attribute: str
+    kernels: list[keras.Variable]
+    density: float | None
+
+
+def sites(model: keras.Model) -> list[Site]:
+    """One site for each layer with a kernel, and for each projection of attention."""
+    found, taken = [], {}
+    for _, layer in walk(model):
+        for site in _sites(layer):
+            # Nested models may hold equal paths; a path must name one site.
+            count = taken[site.path] = taken.get(site.path, 0) + 1
+            path = site.path if count == 1 else f"{site.path}_{count}"
+            found.append(site._replace(path=path))
+    return found
+
+
+def _sites(layer) -> Iterator[Site]:
+    masked = isinstance(layer, MaskedLayer)
+    inner = layer.layer if masked else layer
+    names: dict[keras.layers.Layer, list[str]] = {}
+    for name in kernel_names(inner):
+        names.setdefault(runner(inner, name, LOOPS), []).append(name)
+    for holder, own in names.items():
+        kernels = [get_kernel(inner, name) for name in own]
+        plain = (isinstance(k, keras.Variable) and is_float(k) for k in kernels)
+        if not all(plain):
+            continue  # quantized, or LoRA, which makes another kernel in each call
+        path = inner.path or inner.name  # as of the model before pruning
+        yield Site(
+            path if holder is inner else f"{path}/{holder.name}",
+            holder,
+            "call" if _has_no_activation(holder) else "activation",
+            kernels,
+            _density([layer.kept_mask(n) for n in own if n in layer.kernels])
+            if masked
+            else None,
+        )
+
+
+def _has_no_activation(layer):
+    loop = isinstance(layer, LOOPS)
+    return loop or not callable(getattr(layer, "activation", None))
+
+
+def _density(masks):
+    total = sum(m.size for m in masks)
+    return sum(np.count_nonzero(m) for m in masks) / total if total else None
+
+
+def record(
+    model: keras.Model,
+    places: list[Site],
+    batch: tuple,
+    loss: Objective,
+    batch_norm: str,
+    gain: float = 1.0,
+) -> list[LayerSignal]:
+    """Run a batch forward and backward.
+
+    Args:
+        model: A built model; it is only read.
+        places: Its `sites`.
+        batch: `(x, y or None, sample_weight or None)`.
+        loss: What is differentiated.
+        batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
+            with the running ones.
+        gain: What gradients are multiplied by on their way, to fit into float32.
+
+    Returns:
+        One `LayerSignal` for each call of a layer, in the order of the calls.
+    """
+    x, y, sample_weight = batch
+    heard: list[tuple[Site, tf.Tensor]] = []
+    # A kernel may be tied to several layers.
+    kernels = {id(k): k.value for site in places for k in site.kernels}
+    with tf.GradientTape() as tape:
+        tape.watch(list(kernels.values()))
+        listening = [_listener(site, heard) for site in places]
+        with (
+            scoring_layers(model, batch_norm),
+            patched(listening),
+            keras.StatelessScope(collect_losses=True),
+        ):
+            outputs = model(x, training=False)
+            value = loss(model, x, y, outputs, sample_weight) * gain
+    sources = [*kernels.values(), *(signal for _, signal in heard)]
+    gradients = zeros_for_none(tape.gradient(value, sources), sources)
+    gradients = [_wide(g) / gain for g in gradients]
+    slopes = dict(zip(kernels, gradients, strict=False))
+    m = {site.layer: _sensitivity(site, slopes) for site in places}
+    calls, rows = dict.fromkeys(m, 0), []
+    for (site, signal), slope in zip(heard, gradients[len(kernels) :], strict=True):
+        calls[site.layer] += 1
+        q, correlation, gradient, dead = _statistics(site, _wide(signal), slope)
+        row = (q, correlation, gradient, m[site.layer], dead, site.density)
+        rows.append(LayerSignal(site.path, calls[site.layer], *row))
+    return rows
+
+
+def _listener(site, heard) -> tuple[keras.layers.Layer, str, Any]:
+    plain = getattr(site.layer, site.attribute)
+
+    def note(signal):
+        # Inside a `tf.function` of the user's there are no numbers to note.
+        if not tf.is_symbolic_tensor(signal):
+            heard.append((site, signal))
+
+    def activation(signal):
+        note(signal)
+        return plain(signal)
+
+    def call(*args, **kwargs):
+        outputs = plain(*args, **kwargs)
+        note(keras.tree.flatten(outputs)[0])
+        return outputs
+
+    listener = call if site.attribute == "call" else activation
+    return site.layer, site.attribute, listener
+
+
+def _wide(tensor) -> np.ndarray:
+    return np.asarray(tensor, "float64")  # squares of float32 may underflow
+
+
+def _sensitivity(site, slopes):
+    # Of effective weights: a factor (mask, scale) goes from dL/dw to w.
+    parts = [(_wide(k.value) * slopes[id(k)]).ravel() for k in site.kernels]
+    return _rms(np.concatenate(parts)) ** 2
+
+
+def _statistics(site, signal, slope):
+    axis = 1 if getattr(site.layer, "data_format", "") == "channels_first" else -1
+    others = tuple(np.delete(np.arange(signal.ndim), axis))
+    carries = np.ptp(signal, others) != 0
+    carries &= slope.any(others)
+    dead = 1 - np.mean(carries)
+    return _rms(signal) ** 2, _correlation(signal), _rms(slope), float(dead)
+
+
+def _correlation(signal):
+    """Mean cosine of all pairs of rows, from the sum of their directions."""
+    rows = signal.reshape(len(signal), -1)
+    norms = np.linalg.norm(rows, axis=1)
+    n = np.count_nonzero(norms)
+    if n < 2:
+        return math.nan
+    total = np.divide(1, norms, out=np.zeros_like(norms), where=norms != 0) @ rows
+    return float((total @ total - n) / (n * (n - 1)))
+
+
+def _rms(values):
+    """Root mean square, of values of any size."""
+    peak = max(values.max(), -values.min())
+    if peak == 0 or not np.isfinite(peak):
+        return float(peak)
+    return float(peak * np.sqrt(np.mean((values / peak) ** 2)))

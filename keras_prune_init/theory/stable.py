@@ -1,0 +1,112 @@
+"""Stable ResNet: residual branches scaled down, so that depth does no harm.
+
+A residual network y <- y + F(y) makes the scores of SNIP grow exponentially with depth:
+m^l = Theta((1 + sigma_w^2 / 2)^L), and single layers lose all their weights. With the
+branches of L blocks multiplied by 1 / sqrt(L) it is well-conditioned for any L.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+
+from keras_prune_init._arguments import check_choice, check_model
+from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.graph.residual import Addition, residual_additions
+from keras_prune_init.graph.wiring import Node, flat_graph
+from keras_prune_init.surgery import rebuild
+
+VARIANTS = {
+    "uniform": lambda k, blocks: 1 / math.sqrt(blocks),
+    "decreasing": lambda k, blocks: 1 / (math.sqrt(k) * math.log(k + 1)),
+}
+
+
+@one_at_a_time
+def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
+    """Multiply every residual branch by a factor that keeps deep networks trainable.
+
+    Use it before scoring, and train what it returns; method `"sbp_sr"` does both.
+
+    Args:
+        model: A built Sequential or Functional model with residual additions, in it or
+            in models nested in it, such as a `keras.applications.ResNet50`. Shortcuts
+            may be projections. It is not changed.
+        variant: `"uniform"` multiplies by 1 / sqrt(L) with L residual blocks,
+            `"decreasing"` the branch of block k = 1..L by 1 / (sqrt(k) log(k + 1)).
+
+    Returns:
+        A new model of ordinary layers, with a `keras.layers.Rescaling` at the end of
+        each branch and the weights of `model`, compiled if `model` was.
+
+    Raises:
+        ValueError: If there is no residual addition, the branches are scaled already,
+            or the model is neither Sequential nor Functional.
+
+    Example:
+
+    >>> stable = stabilize(keras.applications.ResNet50(weights=None))
+
+    Reference:
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
+        (proposition 2); Hayou et al., "Stable ResNet", arXiv 2010.12859 (decreasing).
+    """
+    check_choice("variant", variant, VARIANTS)
+    check_model(model)
+    nodes = flat_graph(model)
+    additions = residual_additions(nodes)
+    if not additions:
+        raise ValueError(
+            "`stabilize` scales residual branches. "
+            f"Received: {model.name}, which has no residual additions. Use it on "
+            "residual networks; plain ones need `rescale`."
+        )
+    if is_stable(nodes, additions):
+        raise ValueError(
+            "Residual branches are scaled once. "
+            f"Received: {model.name}, whose branches end in Rescaling layers already. "
+            "Use it as it is."
+        )
+    changes = {}
+    for k, addition in enumerate(additions, start=1):
+        node = nodes[addition.position]
+        factor = VARIANTS[variant](k, len(additions))
+        # A block that is called several times has the factor of its last call.
+        changes[id(node.owner), node.operation.name] = addition.branches, factor
+    return rebuild.copy_model(model, call=_scaled(changes))
+
+
+def is_stable(nodes: list[Node], additions: list[Addition]) -> bool:
+    """Whether some residual branch ends in a `Rescaling` layer."""
+    ends = [
+        nodes[nodes[addition.position].parents[i]].operation
+        for addition in additions
+        for i in addition.branches
+    ]
+    return any(isinstance(end, keras.layers.Rescaling) for end in ends)
+
+
+def _scaled(changes):
+    def call(model, layer, *args, **kwargs):
+        key = id(model), layer.name
+        if key not in changes:
+            return layer(*args, **kwargs)
+        branches, factor = changes[key]
+        tensors = _operands(args)
+        for i in branches:
+            name = f"{layer.name}_stable" + (f"_{i}" if len(branches) > 1 else "")
+            dtype = keras.backend.standardize_dtype(tensors[i].dtype)
+            tensors[i] = keras.layers.Rescaling(factor, name=name, dtype=dtype)(
+                tensors[i]
+            )
+        listed = len(args) == 1 and isinstance(args[0], (list, tuple))
+        return layer(tensors, **kwargs) if listed else layer(*tensors, **kwargs)
+
+    return call
+
+
+def _operands(args):
+    """The addends, of a layer that takes a list or an operation that takes two."""
+    listed = len(args) == 1 and isinstance(args[0], (list, tuple))
+    return list(args[0] if listed else args)

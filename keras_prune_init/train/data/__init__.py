@@ -1,0 +1,1 @@
+"""Images for training: where they come from and how they are changed."""

@@ -1,0 +1,94 @@
+"""Augmentation of whole batches by Keras's own layers: RandAugment, MixUp, CutMix.
+
+The layers draw from a generator with state; here they get seeds that are a function of
+the batch's number, so a run that was stopped goes on with the batches it would have
+seen.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.train.data import pipelines
+
+MIXES = ("", "mixup", "cutmix", "mixup+cutmix")
+
+
+def soft_labels(config) -> bool:
+    """Whether labels are distributions over the classes."""
+    return bool(config.data.mix or config.train.label_smoothing)
+
+
+def one_hot(batches: tf.data.Dataset, classes: int) -> tf.data.Dataset:
+    """Batches `(images, distributions)` from `(images, labels)`."""
+    return batches.map(lambda x, y: (x, tf.one_hot(y, classes)))
+
+
+def apply(
+    batches: tf.data.Dataset,
+    normalisation: tuple,
+    *,
+    rand_augment: float = 0.0,
+    mix: str = "",
+    seed: int = 0,
+    first_batch: int = 0,
+) -> tf.data.Dataset:
+    """Augment training batches.
+
+    Args:
+        batches: Of `(normalised images, labels)`; for a mix, labels are distributions.
+        normalisation: Mean and 1/std that the images were normalised with.
+        rand_augment: Strength of RandAugment, 0 (none) to 1; two operations a batch.
+        mix: `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of them, for each batch.
+        seed: Of the run.
+        first_batch: Number of the first batch.
+
+    Reference:
+        Cubuk, Zoph, Shlens, Le, "RandAugment", arXiv 1909.13719; Zhang, Cisse,
+        Dauphin, Lopez-Paz, "mixup", arXiv 1710.09412; Yun, Han, Oh, Chun, Choe, Yoo,
+        "CutMix", arXiv 1905.04899.
+    """
+    mean, scale = normalisation
+    layers = keras.layers
+    random = layers.RandAugment(factor=rand_augment) if rand_augment else None
+    makers = {"mixup": layers.MixUp, "cutmix": layers.CutMix}
+    mixers = [makers[name]() for name in mix.split("+") if name]
+
+    def augmented(number, x, y):
+        seeds = pipelines.fold_in(tf.constant([seed, 1], tf.int64), number)
+        if random:
+            pixels = tf.clip_by_value(x / scale + mean, 0, 255)
+            pixels, _ = _run(random, pixels, y, pipelines.fold_in(seeds, 0))
+            x = pipelines.normalise(pixels, mean, scale)
+        if not mixers:
+            return x, y
+        which = tf.random.stateless_uniform(
+            [], pipelines.fold_in(seeds, 1), maxval=len(mixers), dtype=tf.int32
+        )
+        mixed = [_run(mixer, x, y, pipelines.fold_in(seeds, 2)) for mixer in mixers]
+        return tf.switch_case(which, [lambda m=m: m for m in mixed])
+
+    numbered = tf.data.Dataset.counter(first_batch)
+    dataset = tf.data.Dataset.zip(numbered, batches)
+    dataset = dataset.map(lambda n, b: augmented(n, *b), num_parallel_calls=4)
+    length = tf.data.experimental.assert_cardinality(batches.cardinality())
+    return dataset.apply(length).prefetch(4)  # with the options of `batches`
+
+
+class _Seeds(keras.random.SeedGenerator):
+    """Seeds that follow from one given as a tensor, without a variable."""
+
+    def __init__(self, seed):
+        self._seed, self._count = seed, 0
+
+    def next(self, ordered=True):
+        self._count += 1
+        return tf.cast(pipelines.fold_in(self._seed, self._count), tf.int32)
+
+
+def _run(layer, x, y, seed):
+    # Past Keras, which would track it as state of the layer.
+    object.__setattr__(layer, "generator", _Seeds(seed))
+    drawn = layer.get_random_transformation(x, training=True)
+    shape = x.shape
+    x = layer.transform_images(x, drawn, training=True)
+    return tf.ensure_shape(x, shape), layer.transform_labels(y, drawn, training=True)

@@ -1,0 +1,77 @@
+"""What a configuration feeds to scoring, training and testing, and the loss of that."""
+
+import keras
+import ml_collections
+import tensorflow as tf
+
+from keras_prune_init.train.data import augment
+
+
+def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
+    """The loss of the labels below."""
+    if augment.soft_labels(config):
+        smoothing = config.train.label_smoothing
+        return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def scoring(config: ml_collections.ConfigDict, data, batch_size: int):
+    """Training batches of an epoch for methods; not mixed, so labels are certain."""
+    return _plain(config, data, batch_size)
+
+
+def training(
+    config: ml_collections.ConfigDict,
+    data,
+    first_batch: int = 0,
+    epochs: int = 1,
+    hosts: int = 1,
+):
+    """Training batches of some epochs, from one of a number counted over all epochs.
+
+    Of several hosts each makes its part of every batch.
+    """
+    size = config.train.batch_size
+    batches = _plain(config, data, size, first_batch, epochs, hosts)
+    if config.data.mix or config.data.rand_augment:
+        batches = augment.apply(
+            batches,
+            data.normalisation,
+            rand_augment=config.data.rand_augment,
+            mix=config.data.mix,
+            seed=config.seed,
+            first_batch=first_batch,
+        )
+    if hosts == 1:
+        return batches
+    # `tf.distribute` takes parts of batches as large as those of all hosts, more often
+    # than there are such batches here. Their number stays unknown therefore: Keras
+    # begins anew after so many steps.
+    images = batches.flat_map(lambda *b: tf.data.Dataset.from_tensor_slices(b))
+    return images.batch(size)
+
+
+def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
+    """All test images, in batches that no replica gets an empty part of."""
+    images = data.sizes[1]
+    sizes = range(config.train.batch_size, 0, -replicas)
+    full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])
+    return _labelled(config, data, data.test(full))
+
+
+def _plain(config, data, batch_size, first_batch=0, epochs=1, hosts=1):
+    batches = data.train(
+        batch_size,
+        seed=config.seed,
+        augment=config.data.augment,
+        first_batch=first_batch,
+        epochs=epochs,
+        hosts=hosts,
+    )
+    return _labelled(config, data, batches)
+
+
+def _labelled(config, data, batches):
+    if augment.soft_labels(config):
+        return augment.one_hot(batches, data.classes)
+    return batches

@@ -1,0 +1,120 @@
+"""Where the images come from: one function for all sources."""
+
+import numpy as np
+
+from keras_prune_init.train.data import folders, sources
+from keras_prune_init.train.data.memory import ImageData
+from keras_prune_init.train.data.streaming import StreamedImages
+
+EMBEDDED = "fashion_mnist_mini"
+
+
+def load_images(
+    source: str = EMBEDDED, image_size: int | None = None, skip_corrupt: bool = False
+) -> ImageData | StreamedImages:
+    """Loads a data source by name.
+
+    Args:
+        source: `"fashion_mnist_mini"` (comes with the package), `"npz:PATH"` (keys
+            x_train, y_train, x_test, y_test), `"idx:FOLDER"` (the four files of MNIST),
+            `"folder:PATH"` (image files as in ImageNet or Tiny-ImageNet, see
+            folders.py), `"tfds:NAME"` or `"tfds:NAME,TRAIN,TEST"` with splits such as
+            `train[:90%]` (tensorflow_datasets), or `"keras:NAME"`
+            (keras.datasets).
+        image_size: `None` keeps all images in memory; they must be of one size. A
+            number reads images while they are needed and resizes them to so many
+            pixels; for `folder` and `tfds` only. tensorflow_datasets itself keeps the
+            files of sets below 250 MiB in memory.
+        skip_corrupt: Leave out files of a `folder` that are no whole images, and log
+            how many. All are decoded once for that.
+
+    Returns:
+        An `ImageData`, or a `StreamedImages` if there is an `image_size`.
+
+    Raises:
+        ValueError: For an unknown source, or what is not labelled images.
+        FileNotFoundError: For a missing file; the message names it.
+        RuntimeError: When a download failed; the message says what to do instead.
+
+    Example:
+
+    >>> data = load_images("fashion_mnist_mini")
+    >>> data.input_shape, data.classes, data.sizes
+    ((28, 28, 1), 10, (10000, 2000))
+    """
+    kind, _, where = source.partition(":")
+    readers = {
+        "npz": sources.read_npz,
+        "idx": sources.read_idx,
+        "folder": folders.read,
+        "tfds": sources.read_tfds,
+        "keras": sources.read_keras,
+    }
+    if source != EMBEDDED and (kind not in readers or not where):
+        raise ValueError(
+            f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, folder:PATH, "
+            f"tfds:NAME or keras:NAME. Received: source={source!r}. Write one of these."
+        )
+    options = {}
+    if skip_corrupt:
+        if kind != "folder":
+            raise ValueError(
+                "`skip_corrupt` is for sources folder:PATH, which have files of images."
+                f" Received: skip_corrupt=True with source={source!r}. Leave it out."
+            )
+        options["skip_corrupt"] = True
+    if image_size is not None:
+        return _stream(source, kind, where, image_size, options)
+    arrays = readers[kind](where, **options) if where else sources.read_embedded()
+    return _check(source, *arrays)
+
+
+def _stream(source, kind, where, image_size, options):
+    streams = {"folder": folders.stream, "tfds": sources.stream_tfds}
+    if kind not in streams or image_size < 1:
+        raise ValueError(
+            "`image_size` is a number of pixels, for the sources folder:PATH and "
+            f"tfds:NAME. Received: image_size={image_size} with source={source!r}. "
+            "Leave it out to use images as they are."
+        )
+    return streams[kind](where, image_size, **options)
+
+
+def _check(source, x_train, y_train, x_test, y_test):
+    """The arrays of a source as `ImageData`, or an error that says what is wrong."""
+    arrays = {}
+    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        x = x[..., None] if x.ndim == 3 else x
+        if x.ndim != 4 or x.dtype != np.uint8:
+            raise ValueError(
+                "Images must be uint8 of shape (images, height, width) or (images, "
+                f"height, width, channels). Received: x_{split} of {source} with dtype "
+                f"{x.dtype} and shape {x.shape}. Convert it, for values in [0, 1] by "
+                "np.round(255 * x).astype('uint8')."
+            )
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        if y.shape != x.shape[:1] or not len(y) or y.dtype.kind not in "iu":
+            raise ValueError(
+                "Labels must be one integer per image, for at least one image. "
+                f"Received: y_{split} of {source} with dtype {y.dtype} and shape "
+                f"{y.shape} for {len(x)} images. Convert it, for one-hot labels by "
+                "np.argmax(y, axis=-1)."
+            )
+        arrays |= {f"x_{split}": x, f"y_{split}": y}
+    labels = arrays["y_train"], arrays["y_test"]
+    lowest, highest = int(min(map(np.min, labels))), int(max(map(np.max, labels)))
+    classes = int(arrays["y_train"].max()) + 1
+    if lowest < 0 or highest >= min(classes, np.iinfo("int32").max):
+        raise ValueError(
+            "Labels must count from 0, in 32 bits, and every test label must occur in "
+            f"training. Received: labels {lowest}..{highest} in {source}, with "
+            f"{classes - 1} the last of training. Renumber the labels."
+        )
+    arrays |= {key: y.astype("int32") for key, y in arrays.items() if key[0] == "y"}
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise ValueError(
+            "Training and test images must have one shape. Received: "
+            f"{arrays['x_train'].shape[1:]} and {arrays['x_test'].shape[1:]} in "
+            f"{source}. Resize one of them."
+        )
+    return ImageData(source, **arrays, classes=classes)

@@ -1,0 +1,151 @@
+"""Images that are all in memory, for the training binary (streamed: streaming.py).
+
+Images in memory stay uint8. Each batch is gathered, augmented and normalised inside
+`tf.data`.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from keras_prune_init.train.data import pipelines
+
+PADDING = 4  # pixels that "crop" may move an image, as usual for CIFAR
+AUGMENTATIONS = ("", "crop", "flip", "crop+flip")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """Training and test images of one source, with their `tf.data` pipelines.
+
+    Args:
+        name: The source it came from.
+        x_train, x_test: uint8 arrays of shape `(images, height, width, channels)`.
+        y_train, y_test: int32 arrays of shape `(images,)`, classes from 0.
+        classes: Number of classes.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.x_train.shape[1:]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and test images."""
+        return len(self.x_train), len(self.x_test)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch, all of one size."""
+        return pipelines.steps(len(self.x_train), batch_size)
+
+    def first(self, train: int, test: int) -> "ImageData":
+        """The same source with only its first images, for a quick trial."""
+        return dataclasses.replace(
+            self,
+            x_train=self.x_train[:train],
+            y_train=self.y_train[:train],
+            x_test=self.x_test[:test],
+            y_test=self.y_test[:test],
+        )
+
+    def train(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: str = "",
+        first_batch: int = 0,
+        epochs: int = 1,
+        hosts: int = 1,
+    ) -> tf.data.Dataset:
+        """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
+
+        Args:
+            batch_size: Images in a batch.
+            seed: Same seed, same batches.
+            augment: `""`, `"crop"` (pad with 4 black pixels, cut out at random),
+                `"flip"` (left-right, every other image) or `"crop+flip"`.
+            first_batch: Number of the batch to begin with, counted over all epochs.
+            epochs: How many epochs the dataset holds; each has its own order, and the
+                first one may be a part. What is no whole batch is left out.
+            hosts: Of several, each makes its part of every batch, to be dealt out by
+                `tf.distribute`: batches are of `batch_size // hosts` images.
+        """
+        hint = "; 'resized_crop' needs a data.image_size"
+        pipelines.check_augment(augment, AUGMENTATIONS, hint)
+        images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
+        mean, scale = self.normalisation
+
+        def batch(seeds, numbered):
+            numbers, rows = numbered
+            seed = pipelines.fold_in(seeds[0], numbers[0])
+            x = _augment(tf.gather(images, rows), augment, seed)
+            x = tf.ensure_shape(x, (None, *self.input_shape))  # a crop hides it
+            return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
+
+        def shuffled_rows(seed):
+            rows = pipelines.shuffled(len(self.x_train), seed)
+            return tf.data.Dataset.from_tensor_slices(rows)
+
+        rows = pipelines.examples(
+            shuffled_rows,
+            len(self.x_train),
+            batch_size,
+            seed=seed,
+            first_batch=first_batch,
+            epochs=epochs,
+            hosts=hosts,
+        )
+        rows = rows.batch(batch_size // hosts, drop_remainder=True)
+        return pipelines.prefetched(rows.map(batch, num_parallel_calls=4), hosts)
+
+    def test(self, batch_size: int) -> tf.data.Dataset:
+        """Test batches `(images, labels)`, in order, never augmented."""
+        mean, scale = self.normalisation
+        dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
+        return pipelines.prefetched(
+            dataset.batch(batch_size).map(
+                lambda x, y: (pipelines.normalise(x, mean, scale), y)
+            )
+        )
+
+    @functools.cached_property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per-channel mean and 1/std of the training images."""
+        # From the 256-bin histogram: exact, and no float copy of the whole set.
+        values = np.arange(256)
+        channels = np.moveaxis(self.x_train, -1, 0)
+        counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        mean = weights @ values
+        std = np.sqrt(weights @ values**2 - mean**2)
+        # A channel that never changes carries nothing; leave its scale alone.
+        scale = 1 / np.where(std > 0, std, 1)
+        return mean.astype("float32"), scale.astype("float32")
+
+
+def _augment(images, augment, seed):
+    """Random crop and flip of a whole uint8 batch at once."""
+    count, height, width = tf.unstack(tf.shape(images)[:3])
+    if "crop" in augment:
+        shift = tf.random.stateless_uniform(
+            [2, count, 1], seed, maxval=2 * PADDING + 1, dtype=tf.int32
+        )
+        edge = [PADDING, PADDING]
+        padded = tf.pad(images, [[0, 0], edge, edge, [0, 0]])
+        rows = tf.gather(padded, shift[0] + tf.range(height), axis=1, batch_dims=1)
+        images = tf.gather(rows, shift[1] + tf.range(width), axis=2, batch_dims=1)
+    if "flip" in augment:
+        coin_seed = pipelines.fold_in(seed, 1)
+        coin = tf.random.stateless_uniform([count, 1, 1, 1], coin_seed) < 0.5
+        images = tf.where(coin, images[:, :, ::-1], images)
+    return images

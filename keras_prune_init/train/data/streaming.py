@@ -1,0 +1,192 @@
+"""Images too many or too unequal to keep as one array: read while they are needed.
+
+Same interface as `data.ImageData`, and the same promise: batches are a function of
+(seed, epoch, batch) and of nothing else.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_prune_init.train.data import pipelines
+
+AUGMENTATIONS = ("", "flip", "resized_crop", "resized_crop+flip")
+# Mean and standard deviation of ImageNet's channels, as published with most of its
+# models, for pixels in 0..255.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+# For testing, the share of the shorter side that is kept: 224 of 256 pixels.
+CENTRE = 224 / 256
+THREADS = os.cpu_count()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """Training and test images of one source, decoded and resized inside `tf.data`.
+
+    Args:
+        name: The source it came from.
+        examples: Training and test examples, each a dataset of `(key, label)` of known
+            length, always in the same order.
+        classes: Number of classes.
+        size: Height and width in pixels that every image is resized to.
+        image: From a key to the image, such as `decode` or `decode_file`.
+        window: Training examples are shuffled among so many neighbours, all of which
+            are in memory; keys may be as large as images.
+    """
+
+    name: str
+    examples: tuple[tf.data.Dataset, tf.data.Dataset]
+    classes: int
+    size: int
+    image: Callable[[tf.Tensor], tf.Tensor]
+    window: int
+
+    @property
+    def normalisation(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Per-channel mean and 1/std."""
+        return tf.constant(MEAN), 1 / tf.constant(STD)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.size, self.size, 3
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and test images."""
+        train, test = (int(part.cardinality()) for part in self.examples)
+        return train, test
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch, all of one size."""
+        return pipelines.steps(self.sizes[0], batch_size)
+
+    def first(self, train: int, test: int) -> "StreamedImages":
+        """The same source with only its first images, for a quick trial."""
+        parts = self.examples[0].take(train), self.examples[1].take(test)
+        return dataclasses.replace(self, examples=parts)
+
+    def train(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: str = "",
+        first_batch: int = 0,
+        epochs: int = 1,
+        hosts: int = 1,
+    ) -> tf.data.Dataset:
+        """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
+
+        Args:
+            batch_size: Images in a batch.
+            seed: Same seed, same batches.
+            augment: `"resized_crop"` (a part of 8 to 100 % of the area and of aspect
+                ratio 3/4 to 4/3, resized), `"flip"` (left-right, every other image),
+                `"resized_crop+flip"` or `""`. Without a crop: as for testing.
+            first_batch: Number of the batch to begin with, counted over all epochs.
+            epochs: How many epochs the dataset holds; each has its own order, and the
+                first one may be a part. What is no whole batch is left out.
+            hosts: Of several, each reads and decodes its part of every batch, to be
+                dealt out by `tf.distribute`: batches are of `batch_size // hosts`
+                images.
+        """
+        hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
+        pipelines.check_augment(augment, AUGMENTATIONS, hint)
+        examples = pipelines.examples(
+            lambda seed: _shuffle(self.examples[0], self.window, seed),
+            self.sizes[0],
+            batch_size,
+            seed=seed,
+            first_batch=first_batch,
+            epochs=epochs,
+            hosts=hosts,
+        )
+
+        def prepare(seed, numbered):
+            number, example = numbered
+            seed = pipelines.fold_in(seed, number)
+            return self._prepare(*example, augment=augment, seed=seed)
+
+        images = examples.map(prepare, num_parallel_calls=THREADS)
+        images = images.batch(batch_size // hosts, drop_remainder=True)
+        return pipelines.prefetched(images, hosts)
+
+    def test(self, batch_size: int) -> tf.data.Dataset:
+        """Test batches `(images, labels)`, in order: the middle of each image."""
+        images = self.examples[1].map(self._prepare, num_parallel_calls=THREADS)
+        return pipelines.prefetched(images.batch(batch_size))
+
+    def _prepare(self, key, label, augment="", seed=None):
+        """One normalised image and its label."""
+        image = self.image(key)
+        crop = (
+            _random_part(image, seed) if "resized_crop" in augment else _middle(image)
+        )
+        image = tf.image.resize(crop, [self.size, self.size], antialias=True)
+        if "flip" in augment:
+            coin_seed = pipelines.fold_in(seed, 1)
+            image = tf.image.stateless_random_flip_left_right(image, coin_seed)
+        image = tf.ensure_shape(image, self.input_shape)
+        known = (label >= 0) & (label < self.classes)
+        told = f"Labels of {self.name} must be from 0 to {self.classes - 1}. Received:"
+        with tf.control_dependencies([tf.debugging.Assert(known, (told, label))]):
+            label = tf.cast(label, tf.int32)
+        return pipelines.normalise(image, *self.normalisation), label
+
+
+def decode(encoded):
+    """The content of a JPEG, PNG, BMP or GIF file as uint8, with three channels."""
+    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def decode_file(path):
+    """`decode` of a file; an error names it, as that of TensorFlow does not."""
+
+    def refuse(path):
+        told = (
+            "Every image file must be whole. Received, and could not decode:",
+            path,
+            "Remove or replace it, or set --config.data.skip_corrupt=True.",
+        )
+        with tf.control_dependencies([tf.debugging.Assert(False, told)]):
+            return tf.zeros((1, 1, 3), tf.uint8)
+
+    # The second is only asked for where the first one fails.
+    one = tf.data.Dataset.from_tensors(path)
+    images = one.map(lambda path: decode(tf.io.read_file(path))).ignore_errors()
+    return images.concatenate(one.map(refuse)).take(1).get_single_element()
+
+
+def _shuffle(examples, window, seed):
+    def one_window(number, part):
+        count = tf.shape(part[1])[0]
+        order = pipelines.shuffled(count, pipelines.fold_in(seed, number))
+        part = tuple(tf.gather(values, order) for values in part)
+        return tf.data.Dataset.from_tensor_slices(part)
+
+    # The next window is filled while this one is in use.
+    return examples.batch(window).prefetch(1).enumerate().flat_map(one_window)
+
+
+def _random_part(image, seed):
+    start, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]],
+        seed=seed,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1.0),
+        max_attempts=10,
+    )
+    return tf.slice(image, start, extent)
+
+
+def _middle(image):
+    """What "resize the shorter side to 256, crop the middle 224" leaves, unresized."""
+    shape = tf.shape(image)[:2]
+    shorter = tf.cast(tf.reduce_min(shape), tf.float32)
+    side = tf.cast(tf.round(CENTRE * shorter), tf.int32)
+    start = (shape - side) // 2
+    return image[start[0] : start[0] + side, start[1] : start[1] + side]

@@ -1,0 +1,279 @@
+"""The whole run, from images to a pruned and trained model in a folder."""
+
+import contextlib
+import json
+import pathlib
+import platform
+import sys
+import time
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import keras_prune_init as kpi
+from keras_prune_init.distribute import workers
+from keras_prune_init.train import (
+    checkpoints,
+    config_checks,
+    networks,
+    run_folder,
+    run_lock,
+)
+from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train.data import feed
+from keras_prune_init.train.data.loading import load_images
+from keras_prune_init.train.optimizer import optimizer, steps_taken, total_steps
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    resume: bool = False,
+    deterministic: bool = False,
+) -> dict:
+    """Prunes a new model, trains it, and leaves everything in a folder.
+
+    Args:
+        config: What `default_config.get_config()` returns, with other values.
+        workdir: The folder of the run; it must not exist yet, or be empty. Several
+            workers share it.
+        strategy: What `strategy.create` returns; `None`: one device.
+        resume: Go on with a run that was stopped in `workdir`, if there is one.
+        deterministic: Use slower operations that give the same numbers every time.
+
+    Returns:
+        The content of the folder's result.json; of other workers than the first, what
+        they measured on the test images.
+
+    Raises:
+        FileExistsError: If `workdir` is in use and `resume` is false, or if another
+            process is at work in it.
+        ValueError: If a value of the configuration is impossible, or differs from the
+            run to resume.
+        PermissionError: If `workdir` cannot be written to.
+        OSError: If the run cannot be saved, as on a full disk.
+        FloatingPointError: If a loss or a weight becomes NaN or infinite; what was
+            saved last stays.
+        RuntimeError: If another worker was lost.
+        SystemExit: After SIGTERM, when all is saved.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    config_checks.check(config, replicas)
+    chief = strategies.is_chief(strategy)
+    folder = pathlib.Path(workdir)
+    with run_lock.locked(folder) if chief else contextlib.nullcontext():
+        return _run(config, folder, strategy, resume, deterministic)
+
+
+def _run(config, folder, strategy, resume, deterministic):
+    chief = strategies.is_chief(strategy)
+    replicas = strategy.num_replicas_in_sync
+    settings = json.loads(config.to_json())
+    if chief:  # it may have made the folder before another worker looks
+        run_folder.check(folder, settings, resume)
+    result = run_folder.read_result(folder)
+    if result and result["finished"]:
+        run_folder.check_finished(folder, result)
+        logging.info("The run in %s is finished: %s", folder, _summary(result))
+        return result
+    if chief:
+        run_folder.check_unfinished(folder, result)
+
+    keras.utils.set_random_seed(config.seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    data = _load(config)
+    if config.smoke:
+        config = _smoke(config, replicas)
+        data = data.first(2 * config.train.batch_size, config.train.batch_size)
+
+    with workers.watched(strategy):
+        pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
+        epochs = _train(folder, config, data, pruned, chief)
+        batches = feed.testing(config, data, replicas)
+        test = pruned.evaluate(batches, return_dict=True, verbose=0)
+    if not chief:
+        return test
+    ordinary = config.prune.granularity == "channel"
+    plain = pruned if ordinary else kpi.strip(pruned)
+    # For inference: whoever trains it further compiles it as that needs.
+    plain.optimizer, plain.compiled = None, False
+    advice = "Its training is. Start it again, with --resume, when the folder can be "
+    advice += "written to."
+    with run_folder.saving(folder, "at its end", advice):
+        return _save_end(folder, plain, test, epochs)
+
+
+def _loaded_or_pruned(folder, settings, config, data, strategy):
+    """The model of the folder, or a new one, which is saved there."""
+    resumed = (folder / run_folder.MODEL).exists()
+    told = json.dumps([settings, resumed]).encode()
+    advice = "Start all with the same flags, and a --workdir that they share."
+    workers.check_same(strategy, "configuration and run folder", [told], advice)
+    with strategy.scope(), strategies.precision(config.train.precision, strategy):
+        if resumed:
+            logging.info("Going on with the run in %s", folder)
+            return kpi.enable_workers(run_folder.read_model(folder))
+        model = _build(config, data, strategy)
+    arguments = config.prune.to_dict()
+    batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
+    batches = feed.scoring(config, data, batch_size)
+    started = time.perf_counter()
+    pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
+    seconds = time.perf_counter() - started
+    with strategy.scope():
+        # Keras traces a step twice, half of the time to the first, if that makes these.
+        pruned.optimizer.build(pruned.trainable_variables)
+    if strategies.is_chief(strategy):
+        whole = model if arguments["granularity"] == "channel" else None
+        report = kpi.report(pruned, whole)
+        advice = "Nothing but the scoring is lost. Start it again, with --resume, when "
+        advice += "the folder can be written to."
+        with run_folder.saving(folder, "before its first step", advice):
+            _save_start(folder, settings, report, pruned, seconds)
+    return pruned
+
+
+def _load(config):
+    source = config.data
+    data = load_images(source.source, source.image_size, source.skip_corrupt)
+    logging.info("%s: %d training and %d test images", data.name, *data.sizes)
+    for batch_size in (config.train.batch_size, config.prune.scoring_batch_size):
+        data.steps(batch_size or 1)  # an error if there is none
+    return data
+
+
+def _build(config, data, strategy):
+    """A new, compiled model."""
+    model = networks.make(
+        input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
+    )
+    steps = data.steps(config.train.batch_size)
+    model.compile(
+        optimizer(config.train, steps),
+        feed.loss(config),
+        metrics=["accuracy"],
+        jit_compile=strategies.jit_compile(strategy),
+    )
+    return model
+
+
+def _save_start(folder, settings, report, pruned, seconds):
+    """The folder, with the model last: only then there is something to resume."""
+    logging.info("\n%s", report)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_json(folder / run_folder.CONFIG, settings)
+    run_folder.write(folder / run_folder.REPORT, report.to_json())
+    with run_folder.atomic(folder / run_folder.PLOT) as path:
+        report.plot(path)
+    result = {
+        "finished": False,
+        "sparsity": report.sparsity,
+        "effective_sparsity": report.effective_sparsity,
+        "kept": report.kept,
+        "total": report.total,
+        "mask_digest": report.digest,
+        "seconds_of_scoring": seconds,
+        "seed": settings["seed"],
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "keras_prune_init": kpi.__version__,
+        },
+    }
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    with run_folder.atomic(folder / run_folder.MODEL) as path:
+        pruned.save(path)
+
+
+def _train(folder, config, data, pruned, chief):
+    """Train to the end; returns how many epochs that makes, whole or in part."""
+    batch_size = config.train.batch_size
+    strategy = pruned.distribute_strategy
+    replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
+    steps = data.steps(batch_size)
+    taken, total = steps_taken(pruned), total_steps(config.train, steps)
+    epochs = -(-total // steps)
+    if taken >= total:  # stopped between the last epoch and the result
+        return epochs
+    logging.info("Training from step %d to %d, %d an epoch", taken, total, steps)
+    saving = checkpoints.Checkpoints(
+        folder,
+        taken,
+        total,
+        steps=steps,
+        batch_size=batch_size,
+        every=config.train.save_every,
+        writes=chief,
+    )
+
+    def fit(first, until):
+        epoch, within = divmod(first, steps)
+        pruned.fit(
+            feed.training(config, data, first, until - epoch, hosts),
+            shuffle=False,  # the batches are shuffled already
+            initial_epoch=epoch,
+            epochs=until,
+            steps_per_epoch=steps - within,
+            validation_data=feed.testing(config, data, replicas),
+            callbacks=[saving],
+            verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
+        )
+
+    with saving.on_sigterm():
+        if taken % steps:  # Keras knows epochs of one length only
+            fit(taken, taken // steps + 1)
+            taken += -taken % steps
+        if taken < total:
+            fit(taken, epochs)
+    return epochs
+
+
+def _save_end(folder, plain, test, epochs):
+    """The stripped model, and last of all the result that says the run is finished."""
+    with run_folder.atomic(folder / run_folder.STRIPPED) as path:
+        plain.save(path)
+    rows = run_folder.read_history(folder, epochs)
+    seconds = np.median([float(row["seconds"]) for row in rows])
+    result = run_folder.read_result(folder)
+    result |= {
+        "finished": True,
+        "epochs": len(rows),
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "seconds_of_an_epoch": float(seconds),
+    }
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    run_folder.forget_progress(folder, None)
+    logging.info("%s is complete: %s", folder, _summary(result))
+    return result
+
+
+def _summary(result):
+    return (
+        f"test accuracy {result['test_accuracy']:.4f} after {result['epochs']} epochs, "
+        f"{result['kept']} of {result['total']} weights kept "
+        f"(sparsity {result['sparsity']:.6f})"
+    )
+
+
+def _smoke(config, replicas):
+    """The same run in two small steps."""
+    config = config.copy_and_resolve_references()
+    config.train.epochs = 1
+    config.train.steps = None
+    # Large images take long on whatever machine one tries things.
+    most = max(4 if config.data.image_size else 32, replicas)
+    config.train.batch_size = min(config.train.batch_size, most)
+    # One image of every class would be many of 1000 classes.
+    config.prune.samples_per_class = None
+    config.prune.scoring_batch_size = None
+    config.prune.batches = min(config.prune.batches or 2, 2)
+    return config

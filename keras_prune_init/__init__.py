@@ -10,7 +10,7 @@ from keras_prune_init.export.report import ExportReport
 from keras_prune_init.export.tflite import export_tflite
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
-from keras_prune_init.layers.types import register_layer
+from keras_prune_init.layers.register import register_layer
 from keras_prune_init.masks.allocation import critical_sparsity, select
 from keras_prune_init.methods import Method, get_method, method_names, register_method
 from keras_prune_init.reports.cost import CostReport, cost

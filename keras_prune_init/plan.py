@@ -14,8 +14,8 @@ from keras_prune_init._arguments import check_flag, check_whole
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.distribute import workers
 from keras_prune_init.layers.kernels import Kernel, find_kernels, scoring_dtype
-from keras_prune_init.layers.masked import MaskedLayer
-from keras_prune_init.layers.walk import is_graph, walk
+from keras_prune_init.layers.prunable import prunable
+from keras_prune_init.layers.walk import is_graph
 from keras_prune_init.masks import patterns
 from keras_prune_init.masks.allocation import check_arguments
 from keras_prune_init.masks.schedules import check_schedule
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     def kernels_of_pruned(self) -> list[Kernel]:
         """Those that will have a mask: these, and others that had one before."""
         known = {k.path for k in self.kernels}
-        found = find_kernels(self.recipe.model)[0] if self.before else []
+        found = prunable(self.recipe.model)[0] if self.before else []
         others = [k for k in found if k.path in self.before and k.path not in known]
         return [*self.kernels, *others]
 
@@ -161,13 +161,9 @@ def _stripped(model, granularity):
             f"Received: granularity='channel' and {model.name}, which is pruned. "
             "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
         )
-    layers, plain = dict(walk(model)), rebuild.strip(model)
-    masks = {}
-    for kernel in find_kernels(plain)[0]:
-        layer = layers[kernel.address]
-        if isinstance(layer, MaskedLayer) and kernel.name in layer.kernels:
-            masks[kernel.path] = layer.kept_mask(kernel.name)
-    return plain, masks
+    # The copy's kernels have the names that the pruned ones go by.
+    masks = {k.path: k.mask for k in find_kernels(model) if k.wrapper}
+    return rebuild.strip(model), masks
 
 
 def _masks_before(plan):
@@ -175,8 +171,7 @@ def _masks_before(plan):
     if not any(k.path in plan.before for k in plan.kernels):
         return None
     return {
-        k.path: plan.before.get(k.path, np.ones(k.variable.shape, bool))
-        for k in plan.kernels
+        k.path: plan.before.get(k.path, np.ones(k.shape, bool)) for k in plan.kernels
     }
 
 
@@ -186,7 +181,7 @@ def _sparsity(masks):
 
 
 def _check_rises(sparsity, kernels, masks):
-    sizes = {k.path: math.prod(k.variable.shape) for k in kernels}
+    sizes = {k.path: math.prod(k.shape) for k in kernels}
     removed = sum(
         n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
     )

@@ -152,7 +152,7 @@ def test_every_call_works_or_says_what_is_wrong(calls, data):
     function = data.draw(st.sampled_from(functions), "function")
     name = data.draw(st.sampled_from(sorted(calls[function])), "argument")
     text, make = data.draw(JUNK, "value")
-    with mock.patch.dict(methods._METHODS), mock.patch.dict(types.KINDS):
+    with mock.patch.dict(methods._METHODS), mock.patch.dict(types.TYPES):
         try:
             function(**{**calls[function], name: make()})
         except (ValueError, TypeError, FileNotFoundError) as e:

@@ -5,7 +5,7 @@ import pytest
 from helpers import L
 
 import keras_prune_init as kpi
-from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.layers.prunable import prunable
 
 
 def model_of(*layers, shape=(5,)):
@@ -21,8 +21,8 @@ def test_filters_of_trainable_kernels():
     cell = model.layers[1].forward_layer.cell
     kernels = cell.kernel, cell.recurrent_kernel, model.layers[-1].kernel
     assert paths == [kernel.path for kernel in kernels]
-    assert find_kernels(model, "trainable")[1] == [
-        (model.get_layer("a").path, "left out by `filters` or `granularity`")
+    assert prunable(model, "trainable")[1] == [
+        (model.get_layer("a").path, "left out by `filters` or `what`")
     ]
     model.trainable = False
     with pytest.raises(ValueError, match="at least one layer that can be pruned"):

@@ -56,7 +56,7 @@ def test_two_of_four_neighbouring_inputs_stay(method, layout):
             groups = mask.reshape(*mask.shape[:-1], -1, 4)
             assert (groups.sum(-1) == 2).all()
     left_out = dict(kpi.report(model).skipped)
-    assert "granularity" in left_out["dense"] and "depthwise" in left_out
+    assert "what" in left_out["dense"] and "depthwise" in left_out
 
 
 def test_the_best_of_each_group_stay():
@@ -109,7 +109,7 @@ def test_single_weights_are_blocks_of_one():
 
 def test_what_earlier_iterations_removed_stays_removed():
     model = mlp((16, 8), 12, 4)
-    kernels, _ = find_kernels(model)
+    kernels = find_kernels(model)
     for name, sparsity in (("block:1x4", 0.7), ("2:4", 0.5)):
         units = patterns.make(name, sparsity, "global", 0)
         assert all(units.fits(k) for k in kernels)

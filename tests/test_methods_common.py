@@ -176,7 +176,7 @@ def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
     from keras_prune_init.scoring import first_batch
     from keras_prune_init.scoring.network import Network
 
-    kernels, _ = find_kernels(model)
+    kernels = find_kernels(model)
     tensors = (tf.constant(data[0], "float64"), tf.constant(data[1]), None)
     loss = first_batch.objective_of(model, None, tensors)
     network = Network(model, kernels, [tensors], loss)

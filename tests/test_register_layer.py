@@ -9,7 +9,7 @@ import pytest
 from helpers import L, masked_list
 
 import keras_prune_init as kpi
-from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.layers.prunable import prunable
 
 _names = itertools.count()
 
@@ -88,7 +88,7 @@ def test_one_call_then_all_is_as_with_dense(base, layout, tmp_path):
     cls = make(base)
     kpi.register_layer(cls, kernels="w", input_axes=0)
     model, (x, y) = model_of(cls(4)), batch()
-    kernels = find_kernels(model)[0]
+    kernels = prunable(model)[0]
     assert len(kernels) == {Weighted: 2, Heads: 3}[base]
     total = sum(math.prod(k.variable.shape) for k in kernels)
     for method in ("random", "magnitude", "grasp", "synflow", "snip"):
@@ -172,14 +172,14 @@ def test_a_kernel_that_only_some_layers_have_is_pruned_where_it_is():
 
     cls = make(build=build)
     kpi.register_layer(cls, ("w", "u"))
-    found = find_kernels(model_of(cls(4), cls(6)))[0]
+    found = prunable(model_of(cls(4), cls(6)))[0]
     assert [k.name for k in found] == ["w", "u", "w", "kernel"]
 
 
 def test_subclasses_are_like_the_registered_class():
     parent = make()
     kpi.register_layer(parent, "w")
-    names = [k.name for k in find_kernels(model_of(make(parent)(4)))[0]]
+    names = [k.name for k in prunable(model_of(make(parent)(4)))[0]]
     assert names == ["w", "kernel"]
 
 
@@ -195,7 +195,7 @@ def test_the_report_names_the_call_for_what_it_left_out():
     )
     model = model_of(*layers, L.Flatten())
     pruned = kpi.prune_at_init(model, None, "magnitude")
-    reasons = dict(find_kernels(model)[1])
+    reasons = dict(prunable(model)[1])
     line = '`{0}` is not known; keras_prune_init.register_layer({0}, kernels=("w",))'
     lines = [line.format(cls.__name__) for cls in (one, one, two)]
     assert sorted(reasons.values()) == sorted(lines)
@@ -211,7 +211,7 @@ def test_the_reason_says_how_to_name_what_has_no_name():
         self.add_weight(shape=(5, 5))
 
     hidden = make(build=build, call=lambda self, x: x)
-    [(_, reason)] = find_kernels(model_of(hidden(4)))[1]
+    [(_, reason)] = prunable(model_of(hidden(4)))[1]
     assert reason == (
         f"`{hidden.__name__}` has a matrix in no attribute; "
         "name it by `self.w = add_weight`"
@@ -228,7 +228,7 @@ def test_the_reason_says_how_to_name_what_has_no_name():
 
     model = Own()
     model(np.ones((1, 5), "float32"))
-    [(_, reason)] = find_kernels(model)[1]
+    [(_, reason)] = prunable(model)[1]
     assert reason.startswith("`Own` is a model; weights of its own are pruned if")
 
 

@@ -104,10 +104,10 @@ def test_weights_without_use_can_be_zeroed_and_others_cannot(seed):
     assert 0 < kpi.report(pruned).effective < kpi.report(pruned).kept
     wrappers = [v for v in pruned.layers if isinstance(v, kpi.MaskedLayer)]
     for layer in wrappers:
-        layer.mask.assign(used[id(layer), "kernel"])
+        layer.mask.assign(used[layer.path_of("kernel")])
     np.testing.assert_array_equal(pruned(x), before)
     for layer in wrappers:
-        first = np.argwhere(used[id(layer), "kernel"])
+        first = np.argwhere(used[layer.path_of("kernel")])
         if len(first):
             changed = layer.layer.kernel.numpy()
             old = changed.copy()

@@ -73,7 +73,7 @@ def test_any_graph_computes_the_same(graph):
 @given(graphs())
 def test_without_channels_any_graph_computes_what_it_did_without_their_weights(graph):
     model, sparsity, seed = graph
-    kernels, _ = find_kernels(model)
+    kernels = find_kernels(model)
     try:
         units = Channels(model, kernels, sparsity, "global", 1, "params", 1)
         scores = np.random.default_rng(seed).random(len(units.groups.all()))

@@ -20,11 +20,13 @@ import numpy as np
 
 from keras_prune_init.channels import rules
 from keras_prune_init.graph.wiring import Node, graph_with_outputs
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.layers.types import Trait, has
 
 L = keras.layers
 
 
-class Channels(NamedTuple):
+class NodeChannels(NamedTuple):
     """The output of a node of the graph.
 
     Attributes:
@@ -36,12 +38,12 @@ class Channels(NamedTuple):
     constant: np.ndarray
 
 
-class Plan(NamedTuple):
+class Analysis(NamedTuple):
     """What `analyse` found.
 
     Attributes:
         nodes: Those of the graph.
-        kernels: The `Kernel` of each node that is one.
+        kernels: The `ChannelMap` of each node that is one.
         channels: Of each node.
         kept: Of each group whether it stays.
         fixed: Of each group whether it must stay, whatever the weights are.
@@ -50,8 +52,8 @@ class Plan(NamedTuple):
     """
 
     nodes: list[Node]
-    kernels: dict[int, rules.Kernel]
-    channels: list[Channels]
+    kernels: dict[int, rules.ChannelMap]
+    channels: list[NodeChannels]
     kept: np.ndarray
     fixed: np.ndarray
     reasons: dict[str, set[int]]
@@ -66,28 +68,29 @@ class Plan(NamedTuple):
         return self.kept[self.channels[node].groups]
 
 
-def analyse(model: keras.Model) -> Plan:
+def analyse(model: keras.Model) -> Analysis:
     """Find what can be cut out of a model.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.
     """
-    return _Analysis(model).plan()
+    return _Search(model).result()
 
 
-class _Analysis:
+class _Search:
     def __init__(self, model):
         self.model = model
         self.nodes, self.outputs = graph_with_outputs(model)
         self.first = rules.is_first(self.nodes)
         self.parent = []  # of groups that became one
         self.groups, self.constants, self.kernels = [], [], {}
+        self.records = {id(k.layer): k for k in find_kernels(model)}
         self.pinned, self.reasons = set(), {}
         self.unknown = set()  # nodes that may mix all channels they read
         calls = [id(node.operation) for node in self.nodes]
         self.shared = {key for key in calls if calls.count(key) > 1}
 
-    def plan(self):
+    def result(self):
         for node in self.nodes:
             self._forward(node)
         needed = [np.zeros(len(g), bool) for g in self.groups]
@@ -112,10 +115,10 @@ class _Analysis:
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
         channels = [
-            Channels(*made) for made in zip(groups, self.constants, strict=True)
+            NodeChannels(*made) for made in zip(groups, self.constants, strict=True)
         ]
         found = self.nodes, self.kernels, channels, kept, fixed, self.reasons
-        return Plan(*found, self.first)
+        return Analysis(*found, self.first)
 
     # --- groups -----------------------------------------------------------------------
 
@@ -172,7 +175,8 @@ class _Analysis:
         if not parents or not node.made:
             return None
         [(groups, constant)] = parents
-        if kernel := rules.kernel(node, len(groups), first):
+        record = self.records.get(id(node.layer))
+        if kernel := rules.channel_map(node, record, len(groups), first):
             self.kernels[len(self.groups)] = kernel
             return self._through_kernel(kernel, groups, constant)
         if isinstance(operation, L.BatchNormalization):
@@ -181,16 +185,16 @@ class _Analysis:
             return groups, rules.normalized(operation, constant)
         if isinstance(operation, L.Flatten):
             return rules.flattened(node, groups, constant, first)
-        if isinstance(operation, rules.ACTIVATIONS) and rules.by_number(operation):
+        if has(operation, Trait.ACTIVATES) and rules.by_number(operation):
             return groups, rules.applied(operation, constant)
         same = rules.width(node, first) == len(groups)
         if kind == "Reshape" and same and not first and rules.is_vector(node):
             return groups, constant
         if not rules.as_model(operation, first):
             return None
-        if isinstance(operation, rules.PADDINGS):
+        if has(operation, Trait.PADS):
             return groups, np.where(constant == 0, 0, np.nan)
-        if isinstance(operation, rules.THROUGH):
+        if has(operation, Trait.CHANNELWISE):
             return groups, constant
         return None
 

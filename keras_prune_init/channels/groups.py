@@ -20,8 +20,8 @@ from keras_prune_init.reports import cost
 BUDGETS = ("params", "flops")
 
 
-class _Kernel(NamedTuple):
-    """A kernel whose channels are known.
+class _Grid(NamedTuple):
+    """The weights of a kernel between the groups that it reads and makes.
 
     Attributes:
         path: That of its variable; `None` if it is not to be pruned.
@@ -69,15 +69,15 @@ class ChannelGroups:
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):
         self.plan = analysis.analyse(model)
-        self.shapes = {k.path: tuple(k.variable.shape) for k in kernels}
-        costs, paths = cost.by_layer(model), {id(k.layer): k.path for k in kernels}
-        prices = {key: _price(found, budget) for key, found in costs.items()}
-        self.cost = sum(found.total * prices[key] for key, found in costs.items())
+        self.shapes = {k.path: k.shape for k in kernels}
+        costs, paths = cost.by_path(model), {k.path for k in kernels}
+        prices = {path: _price(found, budget) for path, found in costs.items()}
+        self.cost = sum(found.total * prices[path] for path, found in costs.items())
         self.kernels = []
         for i, kernel in self.plan.kernels.items():
-            key = id(kernel.layer)
-            price = prices[key, "kernel"]
-            self.kernels.append(self._kernel(i, kernel, paths.get(key), price))
+            path = kernel.record.path
+            chosen = path if path in paths else None
+            self.kernels.append(self._grid(i, kernel, chosen, prices[path]))
         self.sets = self._sets()
         if not self.sets:
             raise ValueError(
@@ -87,14 +87,14 @@ class ChannelGroups:
                 + ". Remove weights in place of channels."
             )
 
-    def _kernel(self, i, kernel, path, price):
+    def _grid(self, i, kernel, path, price):
         [parent] = self.plan.nodes[i].parents
         inputs = self.plan.channels[parent].groups
         outputs = self.plan.channels[i].groups
         shape = len(kernel.weights), len(inputs), len(outputs)
-        if is_depthwise(kernel.layer):
+        if is_depthwise(kernel.record.layer):
             inputs, shape = None, (shape[0], 1, shape[2])
-        return _Kernel(path, kernel.layer.name, inputs, outputs, shape, price)
+        return _Grid(path, kernel.record.layer.name, inputs, outputs, shape, price)
 
     def _sets(self):
         makers = [[] for _ in self.plan.kept]

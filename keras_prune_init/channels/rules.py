@@ -9,25 +9,12 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.graph.wiring import Node
+from keras_prune_init.layers.kernels import Kernel, is_float
 
 L = keras.layers
 
 CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv3D)
-# Each channel of the output is a function of the same one of the input, 0 of 0 ...
-THROUGH = (
-    *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
-    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
-    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
-    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
-    *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D),
-    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
-    *(L.GaussianDropout, L.ActivityRegularization),
-)
-# ... or only that: they write zeros at the border.
-PADDINGS = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
-ACTIVATIONS = (L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Rescaling)
 MERGES = {
     "Add": np.add,
     "Subtract": np.subtract,
@@ -37,47 +24,47 @@ MERGES = {
 }
 
 
-class Kernel(NamedTuple):
+class ChannelMap(NamedTuple):
     """A dense or convolution layer, as a map from channels to channels.
 
     Attributes:
-        layer: The layer, without a wrapper around it.
-        masked: The wrapper, or `None`.
+        record: Its kernel.
         weights: What the forward pass uses, of shape (positions, inputs, outputs); of
             a depthwise kernel (positions, channels, multiplier).
         kept: Which of them pruning left.
         even: Whether a constant input makes a constant output: there is no border.
     """
 
-    layer: keras.layers.Layer
-    masked: MaskedLayer | None
+    record: Kernel
     weights: np.ndarray
     kept: np.ndarray
     even: bool
 
+    @property
+    def layer(self) -> keras.layers.Layer:
+        """The layer, without a wrapper around it."""
+        return self.record.layer
 
-def kernel(node, inputs, first):
-    """What `Kernel` says of a node; `None` if it is none."""
-    operation, layer = node.operation, node.layer
+
+def channel_map(
+    node: Node, record: Kernel | None, inputs: int, first: bool
+) -> ChannelMap | None:
+    """What `ChannelMap` says of a node; `None` if it is none."""
+    layer = node.layer
     dense = type(layer) is L.Dense and (not first or len(node.given[0]) == 2)
     depthwise = type(layer) is L.DepthwiseConv2D
     plain = type(layer) in CONVOLUTIONS and layer.groups == 1
     if not (dense or plain or depthwise) or not as_model(layer, first):
         return None
-    masked = operation if isinstance(operation, MaskedLayer) else None
-    if masked:
-        weights = np.asarray(masked.masked_kernel("kernel"))
-        kept = masked.kept_mask("kernel")
-    elif isinstance(layer.kernel, keras.Variable):
-        weights = layer.kernel.numpy()
-        kept = np.ones(weights.shape, bool)
-    else:
+    if record is None or not is_float(record.variable):
         return None
+    if record.shape[-2] != inputs:
+        return None
+    weights, kept = record.effective(), record.mask
+    kept = np.ones(weights.shape, bool) if kept is None else kept
     shape = (-1, *weights.shape[-2:])
-    if weights.shape[-2] != inputs:
-        return None
     even = dense or layer.padding == "valid" or math.prod(layer.kernel_size) == 1
-    return Kernel(layer, masked, weights.reshape(shape), kept.reshape(shape), even)
+    return ChannelMap(record, weights.reshape(shape), kept.reshape(shape), even)
 
 
 def is_depthwise(layer):

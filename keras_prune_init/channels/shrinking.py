@@ -48,7 +48,7 @@ def shrink(model: keras.Model) -> keras.Model:
     return small
 
 
-def cut(model: keras.Model, plan: analysis.Plan) -> keras.Model:
+def cut(model: keras.Model, plan: analysis.Analysis) -> keras.Model:
     """A copy of a model without the channels that a plan does not keep."""
     changes = dict(_changes(plan))
 
@@ -108,7 +108,7 @@ def _smaller_shape(layer, keep, copier):
 
 
 def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
-    layer, masked = kernel.layer, kernel.masked
+    layer, masked = kernel.layer, kernel.record.wrapper
     depthwise = isinstance(layer, L.DepthwiseConv2D)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
     # What channels that are cut out emit.

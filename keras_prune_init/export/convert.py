@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from keras_prune_init._arguments import check_model
 from keras_prune_init.export import flatbuffer
-from keras_prune_init.graph.activations import RANDOM
 from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import flatten, is_graph
 from keras_prune_init.surgery import rebuild
 from keras_prune_init.surgery.exchange import masked_layers
@@ -22,13 +22,6 @@ from keras_prune_init.surgery.exchange import masked_layers
 L = keras.layers
 
 PRECISIONS = ("float32", "float16", "int8")
-# Layers that pass their inputs on in inference.
-INERT = (
-    *RANDOM,
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
-    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise),
-    *(L.ActivityRegularization, L.Identity),
-)
 
 
 def plain(model: keras.Model, example: Any = None) -> keras.Model:
@@ -74,7 +67,7 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
         batch_size: The only one the file will accept; `None`: that of the model's
             inputs, any if they have none.
     """
-    inert = [v for v in flatten(model) if type(v) in INERT]
+    inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
     # Some would leave operations in the file that phones do not have.
     with patched((layer, "call", _passing(layer)) for layer in inert):
         signature = _signature(model, batch_size)

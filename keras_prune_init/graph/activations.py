@@ -8,40 +8,12 @@ from collections.abc import Callable
 import keras
 
 from keras_prune_init.graph.wiring import Node
+from keras_prune_init.layers.types import Trait, has
 
 L = keras.layers
 
-# Layers of images that pass them on in inference: they are random in training only.
-RANDOM = (
-    *(L.RandomBrightness, L.RandomColorDegeneration, L.RandomColorJitter),
-    *(L.RandomContrast, L.RandomElasticTransform, L.RandomErasing, L.RandomFlip),
-    *(L.RandomGaussianBlur, L.RandomGrayscale, L.RandomHue, L.RandomInvert),
-    *(L.RandomPerspective, L.RandomPosterization, L.RandomRotation),
-    *(L.RandomSaturation, L.RandomSharpness, L.RandomShear, L.RandomTranslation),
-    *(L.RandomZoom, L.AugMix, L.CutMix, L.MixUp, L.RandAugment),
-)
-# And those that are linear in it.
-AUGMENTATIONS = (*RANDOM, L.RandomCrop, L.CenterCrop, L.Resizing)
-
-# What may lie between two layers without bending the signal.
-PASSING = (
-    *AUGMENTATIONS,
-    *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
-    *(L.RMSNormalization, L.UnitNormalization, L.Normalization, L.Rescaling),
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
-    *(L.AlphaDropout, L.GaussianDropout, L.GaussianNoise, L.ActivityRegularization),
-    *(L.Flatten, L.Reshape, L.Permute, L.Identity, L.RepeatVector),
-    *(L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D),
-    *(L.Cropping1D, L.Cropping2D, L.Cropping3D),
-    *(L.UpSampling1D, L.UpSampling2D, L.UpSampling3D),
-    *(L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D),
-    *(L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D),
-    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D),
-    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D),
-    *(L.Add, L.Average, L.Concatenate),
-)
+# Operations that do not bend the signal.
 PASSING_OPERATIONS = ("Add", "Concatenate", "GetItem", "Reshape", "Transpose")
-ACTIVATION_LAYERS = (L.ReLU, L.LeakyReLU, L.ELU)
 
 LINEAR = keras.activations.linear
 
@@ -97,11 +69,11 @@ def _search(nodes, ways, start):
 def _activation(node):
     """What a node applies to every number; `None` if it is no activation."""
     layer = node.layer
-    layer = layer.layer if isinstance(layer, L.TimeDistributed) else layer
-    if isinstance(layer, ACTIVATION_LAYERS):
-        return layer.call
+    layer = layer.layer if has(layer, Trait.REPEATS) else layer
     if isinstance(layer, L.Activation) or node.has_kernel:
         return getattr(layer, "activation", LINEAR)
+    if has(layer, Trait.ACTIVATES) and not has(layer, Trait.STRAIGHT):
+        return layer.call
     if isinstance(layer, L.Layer):
         return None
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
@@ -110,7 +82,7 @@ def _activation(node):
 
 def _passes(operation):
     if isinstance(operation, L.Layer):
-        return isinstance(operation, PASSING)
+        return has(operation, Trait.STRAIGHT)
     return type(operation).__name__ in PASSING_OPERATIONS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_prune_init.layers import types
+from keras_prune_init.layers.roles import Role
 from keras_prune_init.layers.walk import children, is_composite, is_graph
 
 
@@ -23,7 +24,7 @@ def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
 
 def _names(layer, seen):
     seen.add(id(layer))
-    kind = types.kind_of(layer)
+    kind = types.type_of(layer)
     for name in kind.kernels if kind else ():
         *parts, kernel = steps(layer, name)
         if kernel is not None or not layer.built:
@@ -61,17 +62,18 @@ def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
     return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
 
 
-def runner(layer, name, classes=types.LOOPS) -> keras.layers.Layer:
-    """The layer whose call uses kernel `name`: a loop that it is in, or its owner."""
-    within = steps(layer, name)[:-1]
-    return next((v for v in within if isinstance(v, classes)), owner(layer, name))
+def runner(layer, name, traits=types.Trait.LOOP) -> keras.layers.Layer:
+    """The layer whose call uses a kernel: one around it with a trait, or its owner."""
+    around = steps(layer, name)[:-1]
+    found = (v for v in around if isinstance(v, keras.layers.Layer))
+    return next((v for v in found if types.has(v, traits)), owner(layer, name))
 
 
 def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
     return steps(layer, name)[-1]
 
 
-def role(layer: keras.layers.Layer, name: str) -> types.Role:
+def role(layer: keras.layers.Layer, name: str) -> Role:
     """What kernel `name` does, from the table of layer classes.
 
     Raises:
@@ -79,7 +81,7 @@ def role(layer: keras.layers.Layer, name: str) -> types.Role:
     """
     keys = name.split(".")
     for i, part in enumerate(steps(layer, name)[:-1]):
-        kind = types.kind_of(part) if isinstance(part, keras.layers.Layer) else None
+        kind = types.type_of(part) if isinstance(part, keras.layers.Layer) else None
         found = kind and kind.kernels.get(".".join(keys[i:]))
         if found:
             return found

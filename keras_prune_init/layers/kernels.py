@@ -1,73 +1,120 @@
-"""Which weights of a model can be pruned, and why the others cannot.
-
-Only kernels are pruned: biases, normalization and other vectors never are.
-What is not prunable is absent from scores and masks, and listed with a reason.
-"""
+"""The one record of a kernel: where it is, its name, and what pruning left of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
-from keras_prune_init.layers import filters as filters_lib
-from keras_prune_init.layers import types
-from keras_prune_init.layers.filters import Filters
-from keras_prune_init.layers.kernel_paths import (
-    get_kernel,
-    input_axes,
-    kernel_names,
-    owner,
-    role,
-    runner,
-)
+from keras_prune_init.layers import kernel_paths
+from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names
 from keras_prune_init.layers.masked import MaskedLayer
-from keras_prune_init.layers.walk import (
-    Address,
-    children,
-    flatten,
-    held,
-    is_builtin,
-    is_composite,
-    is_graph,
-    walk,
-)
-
-__all__ = [  # with what others find here of `walk` and `kernel_paths`
-    "Address",
-    "Filters",
-    "Kernel",
-    "children",
-    "find_kernels",
-    "flatten",
-    "get_kernel",
-    "input_axes",
-    "is_composite",
-    "is_float",
-    "is_graph",
-    "kernel_names",
-    "owner",
-    "role",
-    "runner",
-    "scoring_dtype",
-    "walk",
-]
-
-# Reasons, as `PruningReport.skipped` gives them, beside `_how_to_register`.
-NO_KERNEL = "has only vectors (biases, normalization), which are never pruned"
-FILTERED = "left out by `filters` or `granularity`"
-NOT_PLAIN = "its kernel is quantized or has LoRA weights"
+from keras_prune_init.layers.roles import Role
+from keras_prune_init.layers.types import Trait
+from keras_prune_init.layers.walk import Address, outermost
 
 
 class Kernel(NamedTuple):
-    """One prunable weight tensor of a model."""
+    """One kernel of a model, pruned or not.
+
+    Attributes:
+        path: Its name in scores, masks and reports: the path of its variable in the
+            model that was pruned, with a number if that is not the first of its kind.
+        address: Where its layer is in the model.
+        layer: The layer, without the wrapper around it.
+        name: The attribute path of the kernel in `layer`.
+        wrapper: The `MaskedLayer` that holds its mask, or `None`.
+    """
 
     path: str
     address: Address
     layer: keras.layers.Layer
     name: str
-    variable: keras.Variable
+    wrapper: MaskedLayer | None = None
+
+    @property
+    def variable(self) -> keras.Variable:
+        """The variable of the layer; in the layout "compact" it has a shape only."""
+        return get_kernel(self.layer, self.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the variable."""
+        return tuple(self.variable.shape)
+
+    @property
+    def owner(self) -> keras.layers.Layer:
+        """The layer that holds the variable: `layer` itself or one inside it."""
+        return kernel_paths.owner(self.layer, self.name)
+
+    @property
+    def role(self) -> Role:
+        """What the kernel does in its owner."""
+        return kernel_paths.role(self.layer, self.name)
+
+    @property
+    def input_axes(self) -> tuple[int, ...]:
+        """The axes that are summed over to make one output unit."""
+        return kernel_paths.input_axes(self.layer, self.name)
+
+    def runner(self, traits: Trait = Trait.LOOP) -> keras.layers.Layer:
+        """The layer whose call uses the kernel: one of a trait, or the owner."""
+        return kernel_paths.runner(self.layer, self.name, traits)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Which weights are kept, kernel-shaped and bool; `None` if not pruned."""
+        return self.wrapper and self.wrapper.kept_mask(self.name)
+
+    @property
+    def scale(self) -> keras.Variable | None:
+        """The rescaling factor; `None` if not pruned."""
+        return self.wrapper and self.wrapper.scales[self.name]
+
+    @property
+    def value(self) -> np.ndarray:
+        """The weights before `scale`, 0 where one was removed."""
+        if self.wrapper is None:
+            return np.asarray(self.variable.value)
+        return self.wrapper.kernel_value(self.name)
+
+    def effective(self) -> np.ndarray:
+        """The kernel that the forward pass uses."""
+        if self.wrapper is None:
+            return np.asarray(self.variable.value)
+        return np.asarray(self.wrapper.masked_kernel(self.name))
+
+    def assign(self, values: np.ndarray) -> None:
+        """Set the weights; what was removed stays 0."""
+        if self.wrapper is None:
+            self.variable.assign(values)
+        else:
+            self.wrapper.install(self.name, self.mask, values)
+
+
+def find_kernels(model: keras.Model) -> list[Kernel]:
+    """All kernels of a model, pruned or not, in definition order."""
+    found: list[Kernel] = []
+    taken: dict[str, int] = {}
+    for address, leaf in outermost(model, composites=False):
+        outer = leaf if isinstance(leaf, MaskedLayer) else None
+        layer = leaf if outer is None else outer.layer
+        for name in kernel_names(layer) if layer.built else ():
+            variable = get_kernel(layer, name)
+            wrapper = outer if outer is not None and name in outer.kernels else None
+            noted = wrapper and wrapper.path_of(name)
+            path = unique(noted or getattr(variable, "path", ""), taken)
+            if isinstance(variable, keras.Variable):  # and not made in each call
+                found.append(Kernel(path, address, layer, name, wrapper))
+    return found
+
+
+def unique(path: str, taken: dict[str, int]) -> str:
+    """A path, numbered if it is not the first: nested models may hold equal ones."""
+    count = taken[path] = taken.get(path, 0) + 1
+    return path if count == 1 else f"{path}_{count}"
 
 
 def scoring_dtype(kernels: Iterable[Kernel]) -> str:
@@ -76,158 +123,6 @@ def scoring_dtype(kernels: Iterable[Kernel]) -> str:
     return "float64" if wide else "float32"
 
 
-def _own_matrices(layer) -> tuple[str, ...]:
-    """Where a layer holds float matrices itself; `""` for those in no attribute."""
-    inside = {id(v) for _, child in children(layer) for v in child.weights}
-    attributes = {id(v): ".".join(key) for key, v in held(layer, keras.Variable)}
-    own = [v for v in layer.weights if id(v) not in inside and is_float(v)]
-    # A token of shape (1, 1, n) is a vector.
-    matrices = [v for v in own if sum(n > 1 for n in v.shape) > 1]
-    return tuple(attributes.get(id(v), "") for v in matrices)
-
-
-def _how_to_register(layer) -> str | None:
-    """The lines that make the class of a layer known; `None` if it has no matrices."""
-    unknown = not (is_builtin(layer) or is_graph(layer) or types.kind_of(layer))
-    names = _own_matrices(layer) if unknown else ()
-    cls = type(layer).__name__
-    if isinstance(layer, keras.Model) and names:
-        return f"`{cls}` is a model; weights of its own are pruned if a layer has them"
-    if "" in names:
-        return f"`{cls}` has a matrix in no attribute; name it by `self.w = add_weight`"
-    listed = "".join(f'"{name}", ' for name in names)
-    listed = listed.rstrip() if len(names) == 1 else listed.rstrip(", ")
-    line = f"`{cls}` is not known; keras_prune_init.register_layer({cls}, kernels="
-    return f"{line}({listed}))" if names else None
-
-
-def _reason(layer, names, filters) -> str | None:
-    """Why a leaf cannot be pruned; `None` if it can."""
-    if not names:
-        return NO_KERNEL
-    if not filters_lib.matches(layer, filters):
-        return FILTERED
-    kernels = [get_kernel(layer, name) for name in names]
-    if not all(isinstance(k, keras.Variable) and is_float(k) for k in kernels):
-        return NOT_PLAIN
-    if filters == "trainable" and not any(k.trainable for k in kernels):
-        return FILTERED
-    return None
-
-
 def is_float(variable: keras.Variable) -> bool:
+    """Whether these are numbers that can be trained, not counts or quantized."""
     return "float" in keras.backend.standardize_dtype(variable.dtype)
-
-
-def find_kernels(
-    model: keras.Model, filters: Filters = None
-) -> tuple[list[Kernel], list[tuple[str, str]]]:
-    """The prunable kernels of a model, and the layers left out.
-
-    Args:
-        model: A built Keras model.
-        filters: Which layers may be pruned: a regular expression searched in the
-            layer's name and path, a list of them (any may match), or a function from
-            layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
-            `"trainable"`: those whose kernels are trained.
-
-    Returns:
-        A list of `Kernel`, in definition order, with unique paths, and a list of
-        `(layer path, reason)` for every layer with weights that is not pruned.
-
-    Raises:
-        TypeError, ValueError: If `filters` is none of these, or a layer does not have
-            the kernels that it was registered with.
-    """
-    filters_lib.check(filters)
-    _check_registered(model)
-    kernels, skipped = [], []
-    taken: dict[str, int] = {}
-    # A cell may be in an attribute of its own beside that of the layer that runs it.
-    leaves = [leaf for _, leaf in walk(model)]
-    inside = {id(v) for leaf in leaves for v in flatten(leaf) if v is not leaf}
-    for address, layer in walk(model, composites=True):
-        if not layer.weights or id(layer) in inside:
-            continue
-        holds = is_graph(layer) or is_composite(layer)
-        parts = [layer] if holds else flatten(layer)
-        unknown = [(v.path or v.name, _how_to_register(v)) for v in parts]
-        unknown = [(path, line) for path, line in unknown if line]
-        skipped += unknown
-        names = kernel_names(layer)
-        reason = None if holds else _reason(layer, names, filters)
-        if reason and not (unknown and reason == NO_KERNEL):
-            skipped.append((layer.path or layer.name, reason))
-        for name in names:
-            variable = get_kernel(layer, name)
-            path = unique_path(variable, taken)
-            frozen = filters == "trainable" and not variable.trainable
-            if not (reason or frozen):
-                kernels.append(Kernel(path, address, layer, name, variable))
-    return kernels, skipped
-
-
-def unique_path(variable: keras.Variable, taken: dict[str, int]) -> str:
-    """The path of a variable, numbered if it is not the first of that path.
-
-    Nested models may hold equal paths; a key must name one tensor.
-    """
-    path = getattr(variable, "path", "")
-    count = taken[path] = taken.get(path, 0) + 1
-    return path if count == 1 else f"{path}_{count}"
-
-
-def _check_registered(model):
-    """See that layers have what their classes were registered with."""
-    found: dict[tuple[str, str], bool] = {}
-    for layer in flatten(model):
-        kind = types.kind_of(layer)
-        if not (kind and kind.registered and layer.built):
-            continue
-        cls = type(layer).__name__
-        for name in kind.kernels:
-            value = get_kernel(layer, name)
-            if not (value is None or isinstance(value, keras.Variable)):
-                raise ValueError(
-                    "A kernel must be a variable that `add_weight` made. "
-                    f"Received: {name!r} of {layer.name} (a {cls}), which is a "
-                    f"{type(value).__name__}. Register the attribute with the variable."
-                )
-            if value is not None:
-                input_axes(layer, name)
-            found[cls, name] = found.get((cls, name), False) or value is not None
-    missing = [f"{n!r} of {cls}" for (cls, n), there in found.items() if not there]
-    if missing:
-        raise ValueError(
-            "A registered layer must have the kernels that it was registered with. "
-            f"Received: a model whose layers do not have {', '.join(missing)}. Name "
-            "the attributes that hold them when the layer is built."
-        )
-
-
-class NamedKernel(NamedTuple):
-    """A kernel of a model, pruned or not.
-
-    Attributes:
-        path: That of its variable, as in `find_kernels` of the model before pruning.
-        layer: The layer, or the wrapper around it.
-        inner: The layer itself.
-        name: Attribute path of the kernel in `inner`.
-    """
-
-    path: str
-    layer: keras.layers.Layer
-    inner: keras.layers.Layer
-    name: str
-
-
-def named_kernels(model: keras.Model) -> Iterator[NamedKernel]:
-    """All kernels of a model, in definition order."""
-    taken: dict[str, int] = {}
-    for _, layer in walk(model):
-        inner = layer.layer if isinstance(layer, MaskedLayer) else layer
-        for name in kernel_names(inner):
-            variable = get_kernel(inner, name)
-            path = unique_path(variable, taken)
-            if isinstance(variable, keras.Variable):
-                yield NamedKernel(path, layer, inner, name)

@@ -101,6 +101,22 @@ def _checked_names(layer, given):
     return tuple(given or known)
 
 
+def _checked_paths(given, kernels):
+    """What reports call the kernels, or nothing."""
+    paths = () if given is None else given
+    listed = isinstance(paths, (list, tuple)) and all(isinstance(p, str) for p in paths)
+    if not listed or len(paths) not in (0, len(kernels)):
+        raise ValueError(
+            "`paths` must be as many names as there are kernels. Received: paths="
+            f"{given!r} for the kernels {', '.join(kernels)}. Leave it out."
+        )
+    return tuple(paths)
+
+
+def _supported():
+    return [c.__name__ for c, row in types.TYPES.items() if row.kernels]
+
+
 def part_name(kernel, kind):
     return f"{kernel}_{kind}".replace(".", "_")
 
@@ -123,6 +139,8 @@ class MaskedLayer(keras.layers.Wrapper):
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
             `["cell.kernel"]`. Default: every kernel of the layer.
         note: How the masks were chosen, for `report`.
+        paths: Names of the kernels in reports, in the order of `kernels`. Default:
+            those of their variables.
         **kwargs: `name` (default: the layer's) and other `keras.layers.Layer`
             arguments.
 
@@ -153,15 +171,16 @@ class MaskedLayer(keras.layers.Wrapper):
         layer: keras.layers.Layer,
         kernels: Sequence[str] | None = None,
         note: str = "",
+        paths: Sequence[str] | None = None,
         **kwargs,
     ):
         kernels = _checked_names(layer, kernels)
+        paths = _checked_paths(paths, kernels)
         if not kernels:
             raise ValueError(
                 "A MaskedLayer needs a layer with a kernel. "
                 f"Received: layer={layer}. "
-                f"Supported: {[c.__name__ for c in types.KINDS]}, and what "
-                "`register_layer` adds."
+                f"Supported: {', '.join(_supported())}, and what `register_layer` adds."
             )
         # Keras reads from the signatures which arguments (masks, training, initial
         # states...) and shapes to pass, and these are the wrapped layer's.
@@ -176,6 +195,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self.kernels = kernels
         self.note = note
+        self.paths = paths
         refuse_quantization(layer, layer.name)
 
     def build(self, *args, **shapes):
@@ -247,6 +267,10 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def _fixed(self, name):
         return self.masks[name], self.scales[name]
+
+    def path_of(self, name: str) -> str | None:
+        """What reports call a kernel; `None` for the path of its variable."""
+        return dict(zip(self.kernels, self.paths, strict=False)).get(name)
 
     def kept_mask(self, name: str) -> np.ndarray:
         """Which weights of a kernel are kept, as a bool array."""
@@ -369,4 +393,5 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def get_config(self):
         config = super().get_config()
-        return {**config, "kernels": list(self.kernels), "note": self.note}
+        names = {"kernels": list(self.kernels), "paths": list(self.paths)}
+        return {**config, **names, "note": self.note}

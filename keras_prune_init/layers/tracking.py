@@ -58,6 +58,11 @@ def initialize(variable: keras.Variable, value) -> None:
     variable._initialize(tf.cast(value, variable.dtype))
 
 
+def rename(variable: keras.Variable, path: str) -> None:
+    """Give a variable another path, by which reports name it."""
+    variable._path = path
+
+
 def resize(variable: keras.Variable, shape: tuple[int, ...]) -> None:
     """Give a variable another shape, and zeros, unless it has that shape."""
     if tuple(variable.shape) != tuple(shape):

@@ -1,242 +1,208 @@
-"""What pruning knows of layer classes: one table, and how users add to it.
+"""The one table of layer types: what pruning knows of each class of Keras's layers.
 
-A class has one row in `KINDS`: which attributes hold kernels, and what each does. That
-is all that methods, layouts, reports and costs ask. A subclass is like its parent
-unless it has a row of its own.
+A class has one row: its kernels, and traits. Methods, layouts, reports and theory ask
+for a trait, never for a class. A subclass is like its parent unless it has a row of its
+own; users add rows by `register_layer`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+import enum
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 
-from keras_prune_init._arguments import is_whole
+from keras_prune_init.layers.roles import (
+    CELL,
+    DENSE,
+    DEPTHWISE,
+    EINSUM,
+    LOOKED_UP,
+    REVERSE,
+    TRANSPOSED,
+    Role,
+)
 
 L = keras.layers
 
-Shape = tuple[int, ...]
-Axes = tuple[int, ...]
+
+class Trait(enum.Flag):
+    """What a layer does to what it is given, in inference."""
+
+    # Outputs are inputs times kernels, plus a bias, through `activation`.
+    LINEAR = enum.auto()
+    # Kernels of layers inside are applied once each time step, or read past their call.
+    LOOP = enum.auto()
+    # Kernels make queries, keys and values, which are multiplied with each other.
+    ATTENTION = enum.auto()
+    # It calls the layer inside once for each time step.
+    REPEATS = enum.auto()
+    # It puts out what it is given, in another shape or in part ...
+    SAME = enum.auto()
+    # ... or as it is.
+    INERT = enum.auto()
+    # It does not bend the signal: mean field theory looks through it.
+    STRAIGHT = enum.auto()
+    # f(a x) = a f(x) for a > 0, if its offsets are scaled, too.
+    HOMOGENEOUS = enum.auto()
+    # Each channel of the output is a function of the same one of the input, 0 of 0.
+    CHANNELWISE = enum.auto()
+    # That, but zeros are written at the border.
+    PADS = enum.auto()
+    # A function of single numbers, if its activation is one.
+    ACTIVATES = enum.auto()
+    # Each output depends on the input at its place, for the search of paths.
+    IN_PLACE = enum.auto()
+    # Its inputs are combined number by number: a path leads from each.
+    COMBINES = enum.auto()
+    # It brings signals to one size, which undoes what rescaling does.
+    NORMALIZES = enum.auto()
+    # It shifts and scales the inputs of a model.
+    PREPARES = enum.auto()
 
 
-class Role(NamedTuple):
-    """What a kernel does.
-
-    Attributes:
-        inputs: The axes that are summed over to make one output unit, or a function
-            from the layer to them. Negative ones count from the end.
-        uses: How often one call multiplies each weight, `(layer, kernel, x, y) ->
-            times` of the layer that holds the kernel and the shapes of the kernel, the
-            first input and the first output.
-    """
-
-    inputs: Axes | Callable[[L.Layer], Axes]
-    uses: Callable[[L.Layer, Shape, Shape, Shape], int]
-
-
-class Kind(NamedTuple):
-    """What pruning knows of a class of layers.
+class LayerType(NamedTuple):
+    """A row of the table.
 
     Attributes:
         kernels: `{attribute path: Role}` of the kernels, in the order of use. A layer
             need not have all of them.
-        linear: Whether outputs are the inputs times the kernels, plus a bias, through
-            `activation`: mean field theory covers that, and the map is homogeneous.
-        loop: Whether it applies kernels of layers inside it once each time step, or
-            reads them past the calls of these layers.
+        traits: What the layer does.
+        mean: Of a maximum over positions, the layer that takes their mean.
         registered: Whether a user added it by `register_layer`.
     """
 
     kernels: Mapping[str, Role] = {}
-    linear: bool = False
-    loop: bool = False
+    traits: Trait = Trait(0)
+    mean: type[L.Layer] | None = None
     registered: bool = False
 
 
-def _filters(layer, kernel, x, y):
-    return math.prod(y) // kernel[-1]
-
-
-def _inputs(layer, kernel, x, y):
-    return math.prod(x) // kernel[-1]
-
-
-def _pixels(layer, kernel, x, y):
-    if isinstance(layer, (L.SeparableConv1D, L.SeparableConv2D)):
-        kernel = layer.pointwise_kernel.shape
-        return math.prod(y) // kernel[-1]
-    return math.prod(y) // (kernel[-1] * kernel[-2])
-
-
-def einsum_parts(equation: str) -> list[str]:
-    """The axes of input, kernel and output in an equation such as `"ab,bc->ac"`."""
-    return re.split(",|->", equation.replace(" ", ""))
-
-
-def _einsum_inputs(layer):
-    _, kernel, output = einsum_parts(layer.equation)
-    return tuple(i for i, axis in enumerate(kernel) if axis not in output)
-
-
-def _einsum(layer, kernel, x, y):
-    summed = math.prod(kernel[i] for i in _einsum_inputs(layer))
-    return math.prod(y) * summed // math.prod(kernel)
-
-
-def _looked_up(layer, kernel, x, y):
-    # Rows are looked up, which multiplies nothing, unless it runs in reverse.
-    reverse = len(y) == len(x) and getattr(layer, "tie_weights", False)
-    return math.prod(y) // kernel[0] if reverse else 0
-
-
-def _reverse(layer, kernel, x, y):
-    return math.prod(y) // kernel[-1] if len(y) == len(x) else 0
-
-
-def _rows(layer, kernel, x, y):
-    first = getattr(layer, "data_format", None) == "channels_first"
-    return math.prod(y) // y[1 if first else -1]
-
-
-# Inputs are the last axis but one, also of convolutions: spatial axes are not summed
-# over. A depthwise kernel has none, each channel reads one input channel only.
-DENSE = Role((-2,), _filters)
-TRANSPOSED = Role((-1,), _inputs)
-DEPTHWISE = Role((), _pixels)
-EINSUM = Role(_einsum_inputs, _einsum)
-LOOKED_UP = Role((-2,), _looked_up)
-REVERSE = Role((-2,), _reverse)
-CELL = Role((-2,), _rows)  # of one step
-
-_DENSE = Kind({"kernel": DENSE}, linear=True)
-_TRANSPOSED = Kind({"kernel": TRANSPOSED}, linear=True)
-_DEPTHWISE = Kind({"kernel": DEPTHWISE}, linear=True)
-_SEPARABLE = Kind(
-    {"depthwise_kernel": DEPTHWISE, "pointwise_kernel": DENSE}, linear=True
-)
-_CELL = Kind({"kernel": CELL, "recurrent_kernel": CELL})
+T = Trait
+_CELL = LayerType({"kernel": CELL, "recurrent_kernel": CELL})
 # Their cell's class is private.
-_CONV_LSTM = Kind({f"cell.{name}": CELL for name in _CELL.kernels}, loop=True)
+_CONV_LSTM = LayerType({f"cell.{name}": CELL for name in _CELL.kernels}, T.LOOP)
 _PROJECTIONS = ("query", "key", "value", "output")
+_LINEAR = T.LINEAR | T.HOMOGENEOUS
+_NORMALIZATION = T.STRAIGHT | T.IN_PLACE | T.NORMALIZES
+_POOLING = T.STRAIGHT | T.HOMOGENEOUS | T.CHANNELWISE
+_DROPOUT = T.SAME | T.INERT | T.STRAIGHT | T.HOMOGENEOUS | T.CHANNELWISE
+_SHAPE = T.SAME | T.STRAIGHT | T.HOMOGENEOUS
+_PLAIN = T.STRAIGHT | T.HOMOGENEOUS
+_ACTIVATION = T.ACTIVATES | T.IN_PLACE
 
-KINDS: dict[type, Kind] = {
-    L.Dense: _DENSE,
-    L.EinsumDense: Kind({"kernel": EINSUM}, linear=True),
-    L.Conv1D: _DENSE,
-    L.Conv2D: _DENSE,
-    L.Conv3D: _DENSE,
-    L.Conv1DTranspose: _TRANSPOSED,
-    L.Conv2DTranspose: _TRANSPOSED,
-    L.Conv3DTranspose: _TRANSPOSED,
-    L.DepthwiseConv1D: _DEPTHWISE,
-    L.DepthwiseConv2D: _DEPTHWISE,
-    L.SeparableConv1D: _SEPARABLE,
-    L.SeparableConv2D: _SEPARABLE,
-    L.Embedding: Kind({"embeddings": LOOKED_UP}),
-    L.ReversibleEmbedding: Kind(
+
+def _rows(classes, kernels=None, traits=None):
+    row = LayerType(kernels or {}, traits or Trait(0))
+    return dict.fromkeys(classes, row)
+
+
+TYPES: dict[type, LayerType] = {
+    # Kernels.
+    **_rows([L.Dense, L.Conv1D, L.Conv2D, L.Conv3D], {"kernel": DENSE}, _LINEAR),
+    **_rows([L.EinsumDense], {"kernel": EINSUM}, _LINEAR),
+    **_rows(
+        [L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose],
+        {"kernel": TRANSPOSED},
+        _LINEAR,
+    ),
+    **_rows([L.DepthwiseConv1D, L.DepthwiseConv2D], {"kernel": DEPTHWISE}, _LINEAR),
+    **_rows(
+        [L.SeparableConv1D, L.SeparableConv2D],
+        {"depthwise_kernel": DEPTHWISE, "pointwise_kernel": DENSE},
+        _LINEAR,
+    ),
+    L.Embedding: LayerType({"embeddings": LOOKED_UP}),
+    L.ReversibleEmbedding: LayerType(
         {"embeddings": LOOKED_UP, "reverse_embeddings": REVERSE}
     ),
-    L.MultiHeadAttention: Kind({f"{p}_dense.kernel": EINSUM for p in _PROJECTIONS}),
+    L.MultiHeadAttention: LayerType(
+        {f"{p}_dense.kernel": EINSUM for p in _PROJECTIONS}, T.ATTENTION
+    ),
     # Only private attributes hold these; test_imports.py says when Keras renames them.
-    L.GroupQueryAttention: Kind({f"_{p}_dense.kernel": EINSUM for p in _PROJECTIONS}),
-    L.LSTMCell: _CELL,
-    L.GRUCell: _CELL,
-    L.SimpleRNNCell: _CELL,
-    L.ConvLSTM1D: _CONV_LSTM,
-    L.ConvLSTM2D: _CONV_LSTM,
-    L.ConvLSTM3D: _CONV_LSTM,
+    L.GroupQueryAttention: LayerType(
+        {f"_{p}_dense.kernel": EINSUM for p in _PROJECTIONS}, T.ATTENTION
+    ),
+    **dict.fromkeys([L.LSTMCell, L.GRUCell, L.SimpleRNNCell], _CELL),
+    **dict.fromkeys([L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D], _CONV_LSTM),
     # Their kernels are those of the cells and layers inside, which are found there.
-    L.RNN: Kind(loop=True),
-    L.Bidirectional: Kind(loop=True),
+    **_rows([L.RNN, L.Bidirectional], traits=T.LOOP),
+    L.TimeDistributed: LayerType(traits=T.REPEATS),
+    # Normalization, and what prepares the inputs.
+    L.BatchNormalization: LayerType(traits=_NORMALIZATION | T.HOMOGENEOUS),
+    **_rows(
+        [L.LayerNormalization, L.GroupNormalization, L.RMSNormalization],
+        traits=_NORMALIZATION,
+    ),
+    L.UnitNormalization: LayerType(traits=_NORMALIZATION),
+    L.Normalization: LayerType(traits=_PLAIN | T.IN_PLACE | T.PREPARES),
+    L.Rescaling: LayerType(traits=_PLAIN | _ACTIVATION | T.PREPARES),
+    # Activations.
+    **_rows([L.Activation, L.ReLU, L.LeakyReLU], traits=_ACTIVATION | T.HOMOGENEOUS),
+    L.ELU: LayerType(traits=_ACTIVATION),
+    L.PReLU: LayerType(traits=T.IN_PLACE | T.HOMOGENEOUS),
+    L.Softmax: LayerType(traits=T.IN_PLACE),
+    # Several inputs.
+    **_rows([L.Add, L.Average, L.Concatenate], traits=_PLAIN),
+    **_rows([L.Subtract, L.Maximum, L.Minimum], traits=T.HOMOGENEOUS | T.COMBINES),
+    L.Multiply: LayerType(traits=T.COMBINES),
+    # Other shapes.
+    **_rows([L.Flatten, L.Reshape, L.Permute, L.RepeatVector], traits=_SHAPE),
+    **_rows([L.ZeroPadding1D, L.ZeroPadding2D], traits=_PLAIN | T.PADS),
+    L.ZeroPadding3D: LayerType(traits=_PLAIN | T.PADS),
+    **_rows([L.Cropping1D, L.Cropping2D, L.Cropping3D], traits=_POOLING),
+    **_rows([L.UpSampling1D, L.UpSampling2D, L.UpSampling3D], traits=_POOLING),
+    **{
+        maximum: LayerType(traits=_POOLING, mean=mean)
+        for maximum, mean in (
+            (L.MaxPooling1D, L.AveragePooling1D),
+            (L.MaxPooling2D, L.AveragePooling2D),
+            (L.MaxPooling3D, L.AveragePooling3D),
+            (L.GlobalMaxPooling1D, L.GlobalAveragePooling1D),
+            (L.GlobalMaxPooling2D, L.GlobalAveragePooling2D),
+            (L.GlobalMaxPooling3D, L.GlobalAveragePooling3D),
+        )
+    },
+    **_rows([L.AveragePooling1D, L.AveragePooling2D], traits=_POOLING),
+    **_rows([L.AveragePooling3D, L.GlobalAveragePooling1D], traits=_POOLING),
+    **_rows([L.GlobalAveragePooling2D, L.GlobalAveragePooling3D], traits=_POOLING),
+    # As they are: all of these are random in training only.
+    **_rows([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D], traits=_DROPOUT),
+    L.SpatialDropout3D: LayerType(traits=_DROPOUT),
+    **_rows([L.GaussianDropout, L.ActivityRegularization, L.Identity], traits=_DROPOUT),
+    **_rows([L.AlphaDropout, L.GaussianNoise], traits=_SHAPE | T.INERT),
+    **_rows(
+        [
+            *(L.RandomBrightness, L.RandomColorDegeneration, L.RandomColorJitter),
+            *(L.RandomContrast, L.RandomElasticTransform, L.RandomErasing),
+            *(L.RandomFlip, L.RandomGaussianBlur, L.RandomGrayscale, L.RandomHue),
+            *(L.RandomInvert, L.RandomPerspective, L.RandomPosterization),
+            *(L.RandomRotation, L.RandomSaturation, L.RandomSharpness, L.RandomShear),
+            *(L.RandomTranslation, L.RandomZoom, L.AugMix, L.CutMix, L.MixUp),
+            L.RandAugment,
+        ],
+        traits=_SHAPE | T.INERT,
+    ),
+    **_rows([L.RandomCrop, L.CenterCrop, L.Resizing], traits=_SHAPE),
 }
-LINEAR = tuple(c for c, kind in KINDS.items() if kind.linear)
-LOOPS = tuple(c for c, kind in KINDS.items() if kind.loop)
-ATTENTION = (L.MultiHeadAttention, L.GroupQueryAttention)
 
 
-def kind_of(layer: L.Layer) -> Kind | None:
+def type_of(layer: L.Layer) -> LayerType | None:
     """The row of a layer's class, or of the nearest class that it is derived from."""
-    return next((KINDS[c] for c in type(layer).__mro__ if c in KINDS), None)
+    return next((TYPES[c] for c in type(layer).__mro__ if c in TYPES), None)
 
 
-def register_layer(
-    cls: type[L.Layer],
-    kernels: str | Iterable[str],
-    input_axes: int | Axes | Mapping[str, int | Axes] | None = None,
-) -> None:
-    """Let the layers of a class of your own be pruned.
+def has(layer: L.Layer, traits: Trait, subclasses: bool = True) -> bool:
+    """Whether a layer has one of these traits.
 
-    Use it for classes that make weights with `add_weight`; the report of a pruned model
-    names those that it left out. Every method, layout, report and `strip` then treats
-    these weights as the kernel of a `Dense` layer. Layers inside such a layer, and
-    subclasses of Keras's layers, are pruned without it. Call it again in a process that
-    loads a pruned model. `rescale`, `initializers.reinitialize` and other theory skip
-    or refuse such layers, as they need to know what a layer computes.
-
-    Args:
-        cls: A subclass of `keras.layers.Layer`. Its subclasses are like it.
-        kernels: Names of the attributes that hold the weights, such as `("w", "u")`.
-            Of optional ones a layer need not have all. An item of a list is `"w.0"`.
-        input_axes: The axis, or axes, of a kernel that are summed over to make one
-            output unit, for all kernels or by name. `rescale` has one factor, and
-            blocks one row, for each output. Default: the last but one, as of `Dense`.
-
-    Raises:
-        TypeError: If `cls` is no class of layers, or `kernels` or `input_axes` are not
-            names and integers.
-        ValueError: If there are no kernels, or the class is known already.
-
-    Example:
-
-    >>> register_layer(MyLayer, kernels=("w",))
-    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
+    Without `subclasses` the class of a user's own has none: its `call` may differ.
     """
-    layer = isinstance(cls, type) and issubclass(cls, L.Layer)
-    if not layer or issubclass(cls, keras.Model) or cls is L.Layer:
-        raise TypeError(
-            "`cls` must be a subclass of keras.layers.Layer, and no keras.Model. "
-            f"Received: cls={cls!r}. Pass the class, not a layer; weights of a model "
-            "itself can be pruned if they are made in a layer of it."
-        )
-    names = (kernels,) if isinstance(kernels, str) else kernels
-    names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            "`kernels` must be names of attributes. "
-            f'Received: kernels={kernels!r}. Pass names, such as kernels=("w",).'
-        )
-    if not names or not all(names):
-        raise ValueError(
-            f"A layer must have at least one kernel. Received: kernels={kernels!r} for "
-            f'{cls.__name__}. Name the attributes that hold them, as kernels=("w",).'
-        )
-    if cls in KINDS:
-        known = f"with kernels {', '.join(KINDS[cls].kernels) or 'of layers inside'}"
-        raise ValueError(
-            "A layer class can be registered once. "
-            f"Received: cls={cls.__name__}, which is known {known}. Leave it out."
-        )
-    axes = _checked_axes(names, input_axes)
-    roles = {name: Role(axes[name], _rows) for name in names}
-    KINDS[cls] = Kind(roles, registered=True)
+    found = type_of(layer) if subclasses else TYPES.get(type(layer))
+    return found is not None and bool(found.traits & traits)
 
 
-def _checked_axes(names, given) -> dict[str, Axes]:
-    by_name = dict(given) if isinstance(given, Mapping) else dict.fromkeys(names, given)
-    axes = {
-        name: (-2,) if v is None else (v,) if is_whole(v) else v
-        for name, v in {**dict.fromkeys(names), **by_name}.items()
-    }
-    plain = all(
-        isinstance(v, (tuple, list)) and all(map(is_whole, v)) for v in axes.values()
-    )
-    if not plain or set(axes) != set(names):
-        raise TypeError(
-            "`input_axes` must be an integer, a tuple of integers, or a dict of these "
-            f"by kernel. Received: input_axes={given!r} for kernels {names}. Leave it "
-            "out if inputs are the last axis but one."
-        )
-    return {name: tuple(v) for name, v in axes.items()}
+def holds_kernels(layer: L.Layer) -> bool:
+    """Whether it is known where a layer has its kernels, itself or in layers inside."""
+    found = type_of(layer)
+    return found is not None and bool(found.kernels or found.traits & Trait.LOOP)

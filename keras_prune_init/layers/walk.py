@@ -39,9 +39,9 @@ def is_composite(layer: keras.layers.Layer) -> bool:
     """
     if is_builtin(layer) or is_graph(layer) or isinstance(layer, L.Wrapper):
         return False
-    kind = types.kind_of(layer)
+    kind = types.type_of(layer)
     own = kind and any("." not in name for name in kind.kernels)
-    leaf = kind and (own or kind.loop or kind.registered)
+    leaf = kind and (own or kind.registered or types.Trait.LOOP in kind.traits)
     return not leaf and bool(children(layer))
 
 
@@ -109,3 +109,17 @@ def walk(
                 yield from visit(child, (*address, *key))
 
     yield from visit(layer, ())
+
+
+def outermost(
+    model: keras.Model, composites: bool = True
+) -> Iterator[tuple[Address, keras.layers.Layer]]:
+    """`walk` without what is inside a leaf.
+
+    A cell may be in an attribute of its own beside that of the layer that runs it.
+    """
+    leaves = [leaf for _, leaf in walk(model)]
+    inside = {id(v) for leaf in leaves for v in flatten(leaf) if v is not leaf}
+    for address, layer in walk(model, composites):
+        if id(layer) not in inside:
+            yield address, layer

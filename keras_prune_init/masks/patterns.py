@@ -14,7 +14,6 @@ import re
 
 import numpy as np
 
-from keras_prune_init.layers.kernel_paths import input_axes
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.masks import allocation as allocation_lib
 
@@ -56,8 +55,8 @@ class _InMatrices(Weights):
         self.axes = {}  # those of the inputs, by path
 
     def fits(self, kernel):
-        inputs = input_axes(kernel.layer, kernel.name)
-        shape = tuple(kernel.variable.shape)
+        inputs = kernel.input_axes
+        shape = kernel.shape
         self.axes[kernel.path] = inputs
         columns = math.prod(shape[i] for i in inputs)
         outputs = [n for i, n in enumerate(shape) if i not in inputs][-1]

@@ -23,17 +23,15 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_prune_init.graph.activations import AUGMENTATIONS
 from keras_prune_init.graph.inputs import ones_input
 from keras_prune_init.graph.wiring import graph_with_outputs
-from keras_prune_init.layers import types
 from keras_prune_init.layers.kernels import is_float
 from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import is_graph
 from keras_prune_init.masks.schedules import Schedule
 from keras_prune_init.methods.base import Method
 from keras_prune_init.scoring.exact_layers import (
-    PREPARING,
     SQUASHING,
     boundary,
     scoring_layers,
@@ -47,22 +45,7 @@ L = keras.layers
 SAFE = 80
 # Powers of two that inputs, and the gradient of the sum, do not underflow with.
 WIDEST = {"float32": 100, "float64": 800}
-# Layers f with f(a x) = a f(x) for a > 0, if their offsets are scaled, too.
-HOMOGENEOUS = (
-    *types.LINEAR,
-    *(L.BatchNormalization, *PREPARING),
-    *(L.Activation, L.ReLU, L.LeakyReLU, L.PReLU),
-    *(L.Add, L.Average, L.Maximum, L.Minimum, L.Subtract, L.Concatenate),
-    *(L.Flatten, L.Reshape, L.Permute, L.RepeatVector, L.Identity),
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.GaussianNoise),
-    *(L.ZeroPadding1D, L.ZeroPadding2D, L.Cropping1D, L.Cropping2D),
-    *(L.AveragePooling1D, L.AveragePooling2D, L.MaxPooling1D, L.MaxPooling2D),
-    *(L.GlobalAveragePooling1D, L.GlobalAveragePooling2D),
-    *(L.GlobalMaxPooling1D, L.GlobalMaxPooling2D),
-    *(L.UpSampling1D, L.UpSampling2D),
-    *AUGMENTATIONS,
-)
-# Operations of tensors that are, by the number of their tensor arguments.
+# Homogeneous operations of tensors, by the number of their tensor arguments.
 OPERATIONS = {
     1: ("Relu", "GetItem", "Reshape", "Transpose", "Squeeze", "ExpandDims", "Mean"),
     2: ("Add", "Subtract", "Maximum", "Minimum", "Concatenate"),
@@ -245,7 +228,7 @@ def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | 
             offset = getattr(layer, name, None)
             if isinstance(offset, keras.Variable):
                 variables.add(id(offset))
-            elif isinstance(layer, PREPARING) and offset is not None:
+            elif has(layer, Trait.PREPARES) and offset is not None:
                 numbers.append((layer, name))
             elif isinstance(layer, L.Layer) and offset is not None:
                 return None  # a number of the user's own
@@ -262,7 +245,7 @@ def _is_homogeneous(node, is_end):
         return type(layer).__name__ in OPERATIONS.get(len(node.parents), ())
     if isinstance(layer, L.Softmax):
         return is_end
-    if not isinstance(layer, HOMOGENEOUS) or getattr(layer, "threshold", 0):
+    if not has(layer, Trait.HOMOGENEOUS) or getattr(layer, "threshold", 0):
         return False
     activation = getattr(layer, "activation", None) or keras.activations.linear
     return activation in LINEAR or (is_end and activation in SQUASHING)

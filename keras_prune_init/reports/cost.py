@@ -13,12 +13,12 @@ from absl import logging
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.graph.inputs import ones_input
-from keras_prune_init.layers import kernels as selection
-from keras_prune_init.layers import types
-from keras_prune_init.layers.kernels import named_kernels
+from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.roles import CELL
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.reports.table import aligned
-from keras_prune_init.surgery import exchange
 
 # What an optimizer keeps for each trainable number.
 SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -146,35 +146,35 @@ def cost(model: keras.Model) -> CostReport:
     """
     check_model(model)
     inside = 0
-    costs = by_layer(model)
-    for _, layer, inner, name in named_kernels(model):
-        found = costs[id(inner), name]
-        stored = isinstance(layer, exchange.CompactLayer) and name in layer.kernels
-        inside += found.kept if stored else found.total
+    costs = by_path(model)
+    for kernel in find_kernels(model):
+        found = costs[kernel.path]
+        inside += (
+            found.kept if isinstance(kernel.wrapper, CompactLayer) else found.total
+        )
     trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
     return CostReport([*costs.values()], max(trainable - inside, 0))
 
 
-def by_layer(model: keras.Model) -> dict[tuple[int, str], KernelCost]:
-    """`{(id of the layer, attribute path of its kernel): KernelCost}`."""
-    uses, costs = _uses(model), {}
-    for path, layer, inner, name in named_kernels(model):
-        kernel = selection.get_kernel(inner, name)
-        total = math.prod(kernel.shape)
-        masked = isinstance(layer, exchange.MaskedLayer) and name in layer.kernels
-        kept = int(layer.kept_mask(name).sum()) if masked else total
-        key = id(inner), name
-        shape = tuple(kernel.shape)
-        costs[key] = KernelCost(path, shape, total, kept, uses.get(key))
+def by_path(model: keras.Model) -> dict[str, KernelCost]:
+    """`{path of a kernel: KernelCost}`."""
+    kernels = find_kernels(model)
+    uses, costs = _uses(model, kernels), {}
+    for kernel in kernels:
+        shape, mask = kernel.shape, kernel.mask
+        total = math.prod(shape)
+        kept = total if mask is None else int(mask.sum())
+        found = KernelCost(kernel.path, shape, total, kept, uses.get(kernel.path))
+        costs[kernel.path] = found
     return costs
 
 
-def _uses(model):
-    """How often a sample uses each kernel: `{(id of the layer, name): times}`."""
+def _uses(model, kernels):
+    """How often a sample uses each kernel: `{path: times}`."""
     uses = collections.Counter()
     listeners = collections.defaultdict(list)
-    for _, _, inner, name in named_kernels(model):
-        listeners[selection.runner(inner, name)].append((inner, name))
+    for kernel in kernels:
+        listeners[kernel.runner()].append(kernel)
     patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
     try:
         inputs = ones_input(model)
@@ -185,7 +185,7 @@ def _uses(model):
         logging.warning("The multiply-adds are not known: %s", e)
         return {}
     batch = keras.tree.flatten(inputs)[0].shape[0]  # 1, unless the model fixes it
-    return {key: count // batch for key, count in uses.items()}
+    return {path: count // batch for path, count in uses.items()}
 
 
 def _noting(layer, kernels, uses):
@@ -194,16 +194,15 @@ def _noting(layer, kernels, uses):
     def call(*args, **kwargs):
         outputs = plain(*args, **kwargs)
         x, y = (keras.tree.flatten(v)[0].shape for v in ((args, kwargs), outputs))
-        times = 1
-        if isinstance(layer, types.LOOPS):  # over the axis of time
+        times, loop = 1, has(layer, Trait.LOOP)
+        if loop:  # over the axis of time
             times, x = x[1], (x[0], *x[2:])
             y = (y[0], *y[2:]) if layer.return_sequences else y
-        for inner, name in kernels:
-            holder, role = selection.owner(inner, name), selection.role(inner, name)
-            shape = tuple(selection.get_kernel(inner, name).shape)
+        for kernel in kernels:
             # A cell's output is not seen, but has as many pixels as the loop's.
-            one = types.CELL.uses if isinstance(layer, types.LOOPS) else role.uses
-            uses[id(inner), name] += times * one(holder, shape, tuple(x), tuple(y))
+            one = CELL.uses if loop else kernel.role.uses
+            times_one = one(kernel.owner, kernel.shape, tuple(x), tuple(y))
+            uses[kernel.path] += times * times_one
         return outputs
 
     return call

@@ -9,6 +9,7 @@ gradients are set back to 0 or 1 after each kernel, so no depth makes them vanis
 
 from __future__ import annotations
 
+import collections
 import math
 
 import keras
@@ -16,41 +17,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.graph.inputs import ones_input
-from keras_prune_init.layers import types
-from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names, owner, runner
-from keras_prune_init.layers.kernels import is_float
+from keras_prune_init.layers.kernel_paths import kernel_names, owner
+from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.types import TYPES, Trait, has, type_of
 from keras_prune_init.layers.walk import flatten, walk
 
 L = keras.layers
 
-IDENTITIES = (
-    L.BatchNormalization,
-    L.LayerNormalization,
-    L.GroupNormalization,
-    L.RMSNormalization,
-    L.UnitNormalization,
-    L.Normalization,
-    L.Rescaling,
-    L.Activation,
-    L.Softmax,
-    L.ReLU,
-    L.LeakyReLU,
-    L.PReLU,
-    L.ELU,
-)
-SUMS = (L.Multiply, L.Maximum, L.Minimum, L.Subtract)
-POOLINGS = {
-    L.MaxPooling1D: L.AveragePooling1D,
-    L.MaxPooling2D: L.AveragePooling2D,
-    L.MaxPooling3D: L.AveragePooling3D,
-    L.GlobalMaxPooling1D: L.GlobalAveragePooling1D,
-    L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
-    L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
-}
 # In these kernels work together: what they multiply is not the output of a layer.
-WHOLE = (*types.LOOPS, *types.ATTENTION)
+WHOLE = Trait.LOOP | Trait.ATTENTION
 
 
 def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
@@ -60,31 +37,32 @@ def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
         model: A model with `MaskedLayer`s.
 
     Returns:
-        `{(id of the MaskedLayer, kernel attribute path): bool array}`, `True` where a
-        weight is kept and on some path from an input to an output. Where this package
-        cannot look into an operation, a path is assumed.
+        `{kernel path: bool array}`, `True` where a weight is kept and on some path from
+        an input to an output. Where this package cannot look into an operation, a path
+        is assumed.
     """
-    leaves = [layer for _, layer in walk(model)]
-    masked = [layer for layer in leaves if isinstance(layer, MaskedLayer)]
+    kernels = find_kernels(model)
     probes = {
-        (layer, name): tf.cast(layer.kept_mask(name), model.compute_dtype)
-        for layer in masked
-        for name in layer.kernels
+        k.path: tf.cast(k.mask, model.compute_dtype) for k in kernels if k.wrapper
     }
+    within = collections.defaultdict(list)
+    for kernel in kernels:
+        within[id(kernel.layer)].append(kernel)
     mapping = [(v, tf.abs(v.value)) for v in model.weights if is_float(v)]
     with tf.GradientTape() as tape:
         tape.watch(list(probes.values()))
-        patches = [p for layer in leaves for p in _patches(layer, probes)]
+        leaves = [leaf for _, leaf in walk(model)]
+        patches = [p for leaf in leaves for p in _patches(leaf, within, probes)]
         with patched(patches), keras.StatelessScope(mapping):
             outputs = tf.nest.flatten(model(ones_input(model), training=False))
         # Different weights, or a sum of probabilities would be constant.
         total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
     gradients = tape.gradient(total, list(probes.values()))
     return {
-        (id(layer), name): np.zeros(p.shape, bool)
+        path: np.zeros(p.shape, bool)
         if g is None
         else ((p != 0) & (tf.convert_to_tensor(g) != 0)).numpy()
-        for ((layer, name), p), g in zip(probes.items(), gradients, strict=True)
+        for (path, p), g in zip(probes.items(), gradients, strict=True)
     }
 
 
@@ -93,15 +71,15 @@ def _ramp(x):
     return tf.cast(tf.linspace(1.0, 2.0, size), x.dtype)
 
 
-def _patches(layer, probes):
-    inner = layer.layer if isinstance(layer, MaskedLayer) else layer
-    units: dict[keras.layers.Layer, list[str]] = {}
-    for name in kernel_names(inner):
-        units.setdefault(runner(inner, name, WHOLE), []).append(name)
-    if inner is not layer:  # without masks, which are in the probes
-        yield layer, "call", lambda *args, **kwargs: inner.call(*args, **kwargs)
-    for unit, names in units.items():
-        kernels = [(get_kernel(inner, n), probes.get((layer, n))) for n in names]
+def _patches(leaf, within, probes):
+    inner = leaf.layer if isinstance(leaf, MaskedLayer) else leaf
+    units: dict[keras.layers.Layer, list[Kernel]] = {}
+    for kernel in within[id(inner)]:
+        units.setdefault(kernel.runner(WHOLE), []).append(kernel)
+    if inner is not leaf:  # without masks, which are in the probes
+        yield leaf, "call", lambda *args, **kwargs: inner.call(*args, **kwargs)
+    for unit, found in units.items():
+        kernels = [(k.variable, probes.get(k.path)) for k in found]
         yield unit, "call", _kernel_call(unit, kernels)
         if callable(getattr(unit, "activation", None)) and not _is_whole(unit):
             yield unit, "activation", keras.activations.linear
@@ -112,17 +90,17 @@ def _patches(layer, probes):
 
 
 def _passing(layer):
-    if isinstance(layer, IDENTITIES):
+    if has(layer, Trait.IN_PLACE):
         yield layer, "call", lambda inputs, *args, **kwargs: inputs
-    elif isinstance(layer, SUMS):
+    elif has(layer, Trait.COMBINES):
         yield layer, "call", lambda inputs: sum(inputs[1:], inputs[0])
-    elif type(layer) in POOLINGS:
+    elif mean := getattr(TYPES.get(type(layer)), "mean", None):
         config = {k: v for k, v in layer.get_config().items() if k != "name"}
-        yield layer, "call", POOLINGS[type(layer)](**config).call
+        yield layer, "call", mean(**config).call
 
 
 def _is_whole(layer):
-    return isinstance(layer, WHOLE)
+    return has(layer, WHOLE)
 
 
 def _kernel_call(layer, kernels):
@@ -143,7 +121,7 @@ def _kernel_call(layer, kernels):
 
 def _offsets(layer):
     """What would hide that nothing comes in: biases, whatever users call them."""
-    kind = types.kind_of(layer)
+    kind = type_of(layer)
     weights = [v for v in layer.weights if is_float(v)]
     if not (kind and kind.registered):
         return weights
@@ -159,7 +137,7 @@ def _run(layer, *args, **kwargs):
     if is_strided_pointwise(layer):
         return subsampled(layer)(*args, **kwargs)
     plain = type(layer).call
-    if not isinstance(layer, types.ATTENTION):
+    if not has(layer, Trait.ATTENTION):
         return plain(layer, *args, **kwargs)
     # Queries and keys only weigh the values, and equal values hide that.
     names = ("query", "value", "key")

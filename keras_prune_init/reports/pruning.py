@@ -16,13 +16,8 @@ from absl import logging
 
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
-from keras_prune_init.layers.kernels import (
-    FILTERED,
-    Kernel,
-    find_kernels,
-    named_kernels,
-)
-from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.kernels import Kernel, find_kernels
+from keras_prune_init.layers.prunable import FILTERED, prunable
 from keras_prune_init.masks import top_k
 from keras_prune_init.reports import live_paths
 from keras_prune_init.reports.cost import CostReport, cost
@@ -221,27 +216,28 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         logging.warning("The effective sparsity is not known: %s", e)
         used = {}
     tensors, masks = [], []
-    for path, layer, _, name in named_kernels(model):
-        if not isinstance(layer, MaskedLayer) or name not in layer.kernels:
+    for kernel in find_kernels(model):
+        if kernel.wrapper is None:
             continue
-        mask = layer.kept_mask(name)
+        mask = kernel.mask
         masks.append(mask)
-        live = used.get((id(layer), name))
+        live = used.get(kernel.path)
         effective = None if live is None else int(live.sum())
         counts = mask.size, int(mask.sum()), effective
-        tensors.append(TensorReport(path, mask.shape, *counts))
+        tensors.append(TensorReport(kernel.path, mask.shape, *counts))
     notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
     digest = top_k.digest(masks)
     return PruningReport(tensors, _skipped(model), digest, notes, cost(model))
 
 
 def _report_of_channels(model, dense):
-    left = _by_name(find_kernels(model)[0])
-    kernels, skipped = find_kernels(dense)
+    left = _by_name(find_kernels(model))
+    kernels, skipped = prunable(dense)
     whole = _by_name(kernels)
-    if left.keys() != whole.keys() or not all(
-        _fits_into(left[key].variable.shape, whole[key].variable.shape) for key in left
-    ):
+    fits = whole.keys() <= left.keys() and all(
+        _fits_into(left[key].shape, whole[key].shape) for key in whole
+    )
+    if not fits or len(left) != len(find_kernels(dense)):
         raise ValueError(
             "`dense` must be the model that channels were removed from. "
             f"Received: dense={dense.name}, which has other layers than {model.name}. "
@@ -249,10 +245,9 @@ def _report_of_channels(model, dense):
         )
     tensors, shapes = [], []
     for key, kernel in whole.items():
-        shape = tuple(kernel.variable.shape)
-        shapes.append(tuple(left[key].variable.shape))
-        total, kept = math.prod(shape), math.prod(shapes[-1])
-        tensors.append(TensorReport(kernel.path, shape, total, kept, kept))
+        shapes.append(left[key].shape)
+        total, kept = math.prod(kernel.shape), math.prod(shapes[-1])
+        tensors.append(TensorReport(kernel.path, kernel.shape, total, kept, kept))
     digest = top_k.digest(np.ones(shape) for shape in shapes)
     note = getattr(model, NOTE, "")
     before, after = cost(dense), cost(model)
@@ -291,7 +286,7 @@ def keep_note(model: keras.Model, note: str) -> None:
 
 
 def _skipped(model):
-    kernels, skipped = find_kernels(model)
-    masked = {layer.path for layer in rebuild.masked_layers(model)}
+    kernels, skipped = prunable(model)
+    masked = {k.layer.path for k in kernels if k.wrapper}
     left_out = dict.fromkeys((k.layer.path, FILTERED) for k in kernels)
     return [s for s in [*left_out, *skipped] if s[0] not in masked]

@@ -10,7 +10,8 @@ import numpy as np
 from keras_prune_init._arguments import check_model
 from keras_prune_init.distribute import workers
 from keras_prune_init.layers.filters import Filters
-from keras_prune_init.layers.kernels import Kernel, find_kernels
+from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.layers.prunable import prunable
 
 
 def prunable_kernels(
@@ -25,7 +26,7 @@ def prunable_kernels(
         ValueError: If it is not built, or has nothing to prune.
     """
     check_model(model)
-    kernels, skipped = find_kernels(model, filters)
+    kernels, skipped = prunable(model, filters)
     if not kernels:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
         raise ValueError(
@@ -38,7 +39,7 @@ def prunable_kernels(
         raise ValueError(
             "The numbers of inputs and outputs must be multiples of what `granularity` "
             f"says, of one layer at least. Received: {model.name}, whose kernels have "
-            f"shapes {', '.join(str(tuple(k.variable.shape)) for k in kernels)}. "
+            f"shapes {', '.join(str(k.shape) for k in kernels)}. "
             "Choose another granularity."
         )
     return fitting

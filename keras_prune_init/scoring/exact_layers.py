@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.graph.activations import AUGMENTATIONS
 from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import flatten
 from keras_prune_init.scoring.batch_norm import batch_norm, group_norm
 
@@ -19,17 +19,6 @@ L = keras.layers
 SQUASHING = (
     *(keras.activations.softmax, keras.activations.sigmoid),
     *(keras.activations.tanh, keras.activations.hard_sigmoid),
-)
-
-
-PREPARING = (L.Rescaling, L.Normalization)
-
-
-# Layers that put out what they are given, in another shape.
-SHAPING = (
-    *AUGMENTATIONS,
-    *(L.Reshape, L.Flatten, L.Permute, L.Identity, L.RepeatVector),
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
 )
 
 
@@ -116,19 +105,19 @@ def boundary(model: keras.Model, inputs: Any) -> Boundary:
     # By value, as layers cast what comes in to their own dtype.
     starts = keras.tree.flatten(inputs)
     for layer, given, made in calls:
-        known = isinstance(layer, (*PREPARING, *SHAPING))
+        known = has(layer, Trait.PREPARES | Trait.SAME)
         tensors = [v for v in given if isinstance(v, tf.Tensor)]
         if known and any(_is_among(v, starts) for v in tensors):
             starts += made
-            if type(layer) in PREPARING:
+            if has(layer, Trait.PREPARES, subclasses=False):
                 first.append(layer)
     # A block gives what the last layer in it made.
     for layer, given, made in reversed(calls):
         if ends & {id(v) for v in made}:
             last.append(layer)
-            if isinstance(layer, SHAPING):
+            if has(layer, Trait.SAME):
                 ends |= {id(v) for v in given}
-            elif isinstance(layer, L.TimeDistributed):
+            elif has(layer, Trait.REPEATS):
                 last.append(layer.layer)
     return Boundary(first, last)
 

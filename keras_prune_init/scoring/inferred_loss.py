@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import is_graph
 from keras_prune_init.scoring import temperature
 from keras_prune_init.scoring.temperature import SIGMOID, SOFTMAX
@@ -19,19 +20,8 @@ L = keras.layers
 # Logits or values, which labels tell apart; weights and numbers.
 LINEAR, CONSTANT = "linear", "constant"
 
-# Layers that put out what they are given.
-PASSING = (
-    *(L.Reshape, L.Flatten, L.Permute, L.Identity, L.RepeatVector),
-    *(L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D),
-)
-# Layers that end with their attribute `activation`.
-ENDING = (
-    *(L.Activation, L.Dense, L.EinsumDense, L.SeparableConv1D, L.SeparableConv2D),
-    *(L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv1D, L.DepthwiseConv2D),
-    *(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose),
-)
-
-# The same of TensorFlow's operations. A sum is linear if one of its terms is.
+# Operations of TensorFlow that put out what they are given. A sum is linear if one of
+# its terms is.
 SHAPING = (
     *("Identity", "IdentityN", "Reshape", "Squeeze", "ExpandDims", "Cast", "Transpose"),
     *("StopGradient", "PreventGradient", "EnsureShape", "CheckNumerics"),
@@ -149,7 +139,7 @@ def _kind_in_graph(tensor) -> str | None:
             if not runs_its_graph(operation):
                 return None
             tensor = keras.tree.flatten(operation.outputs)[index]
-        elif isinstance(operation, PASSING):
+        elif has(operation, Trait.SAME):
             tensor = _only_input(operation)
         else:
             kind = _kind_of_layer(operation)
@@ -171,11 +161,12 @@ def _only_input(layer):
 def _kind_of_layer(layer):
     if isinstance(layer, MaskedLayer):
         return _kind_of_layer(layer.layer)
-    if isinstance(layer, L.TimeDistributed):
+    if has(layer, Trait.REPEATS):
         return _kind_of_layer(layer.layer)
     if type(layer) is L.Softmax:
         return SOFTMAX if layer.axis == -1 else None
-    if type(layer) not in ENDING:
+    linear = has(layer, Trait.LINEAR, subclasses=False)
+    if type(layer) is not L.Activation and not linear:
         return None
     return _kind_of_function(layer.activation)
 

@@ -72,10 +72,10 @@ class Network:
         """Go on with a copy of the model in another dtype."""
         keys = [(k.address, k.name) for k in self.kernels]
         self.model = rebuild.copy_model(self.model, dtype)
-        found = {(k.address, k.name): k for k in find_kernels(self.model)[0]}
+        found = {(k.address, k.name): k for k in find_kernels(self.model)}
         # The paths stay those of the given model.
         self.kernels = [
-            k._replace(layer=found[key].layer, variable=found[key].variable)
+            k._replace(layer=found[key].layer)
             for k, key in zip(self.kernels, keys, strict=True)
         ]
         self.dtype = dtype

@@ -45,7 +45,7 @@ def check(
             copy uses variables of the model.
     """
     kernels = list(kernels)
-    size = sum(math.prod(k.variable.shape) for k in kernels)
+    size = sum(math.prod(k.shape) for k in kernels)
     if size > MOST_WEIGHTS or workers.several(model.distribute_strategy):
         return
     mapping = [(k.variable, _masked(k, masks)) for k in kernels]

@@ -61,7 +61,8 @@ def to_layout(layout: str) -> Change:
         if layout == "masked":
             values = {name: layer.kernel_value(name) for name in kernels}
         inner = unwrapped(layer, copier, values)
-        options = {"layout": layout, "kernels": kernels, "note": layer.note}
+        options = options_of(layer) | {"layout": layout}
+        options.pop("counts", None)
         new = masked(inner, options)
         for name in kernels:
             new.install(name, layer.kept_mask(name), layer.kernel_value(name))
@@ -77,6 +78,9 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
     copier.leave_out(layer.fixed)
     inner = copier.without_values(layer.layer, kernels)
     layer.release(inner)
+    for name in layer.kernels:
+        if path := layer.path_of(name):
+            tracking.rename(get_kernel(inner, name), path)
     for name, value in values.items():
         tracking.initialize(get_kernel(inner, name), value)
     return inner
@@ -95,6 +99,7 @@ def options_of(layer: MaskedLayer) -> dict:
     """What `masked` made a wrapper with."""
     [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
     options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
+    options["paths"] = list(layer.paths)
     if layout == "compact":
         options["counts"] = dict(layer.counts)
     return options

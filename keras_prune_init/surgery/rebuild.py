@@ -63,9 +63,10 @@ def wrap(
     """
     wrappers: dict[int, dict] = {}
     for kernel in kernels:
-        options = {"layout": layout, "kernels": [], "note": note}
+        options = {"layout": layout, "kernels": [], "note": note, "paths": []}
         wrapper = wrappers.setdefault(id(kernel.layer), options)
         wrapper["kernels"].append(kernel.name)
+        wrapper["paths"].append(kernel.path)
     return _copy_model(model, exchange.masking(wrappers))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
-from keras_prune_init.theory.matrices import MatrixKernel
+from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
 
 # Where activations are compared with each other, and with their multiples.
@@ -24,7 +24,7 @@ class Deviations(NamedTuple):
 
 
 def deviations(
-    model: keras.Model, kernels: list[MatrixKernel], sigma_b: float | None = None
+    model: keras.Model, kernels: list[Kernel], sigma_b: float | None = None
 ) -> list[Deviations]:
     """Where the edge of chaos is for each kernel.
 

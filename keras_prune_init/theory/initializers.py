@@ -10,9 +10,14 @@ import keras
 import numpy as np
 
 from keras_prune_init._arguments import called, check_whole, is_number, is_whole
+from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.masked import PACKAGE
 from keras_prune_init.theory import edges as reading
-from keras_prune_init.theory.matrices import MatrixKernel, matrix_kernels
+from keras_prune_init.theory.matrices import (
+    from_matrices,
+    matrices_shape,
+    matrix_kernels,
+)
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.orthogonal import Orthogonal
 from keras_prune_init.theory.quadrature import known_activation
@@ -201,15 +206,15 @@ def _known(initializer):
         ) from e
 
 
-def _values(kernel: MatrixKernel, initializer, seed):
+def _values(kernel: Kernel, initializer, seed):
     """Pairs of what to assign to and its new value: kernel, scale, bias."""
     key = f"{seed} {kernel.path}"
-    groups, *shape = kernel.shape
+    groups, *shape = matrices_shape(kernel)
     dtype = kernel.variable.dtype
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
-    values = kernel.unstack(np.stack(draws))
+    values = from_matrices(kernel, np.stack(draws))
     yield kernel, values
-    if kernel.masked is not None:
+    if kernel.wrapper is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows

@@ -26,8 +26,14 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from keras_prune_init._arguments import check_flag, is_number, is_whole
+from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.reports.table import aligned
-from keras_prune_init.theory.matrices import MatrixKernel, matrix_kernels
+from keras_prune_init.theory.matrices import (
+    from_matrices,
+    matrices_shape,
+    matrix_kernels,
+    to_matrices,
+)
 
 STEPS_A_CALL = 100
 STACK, COUNT = tf.TensorSpec([None, None, None]), tf.TensorSpec([], tf.int32)
@@ -131,7 +137,9 @@ def approximate_isometry(
     kernels = _masked(pruned)
     for k in tqdm(kernels, "isometry", delay=3, disable=not verbose):
         before, mask = (_matrices(k, v) for v in (k.effective(), k.mask))
-        after = k.unstack(_descend(before, mask, steps, learning_rate, tolerance))
+        after = from_matrices(
+            k, _descend(before, mask, steps, learning_rate, tolerance)
+        )
         results.append(after.astype(k.variable.dtype))
         ends = before, _matrices(k, results[-1])
         penalties = tuple(float(_penalty(_upright(v))[0]) for v in ends)
@@ -173,8 +181,8 @@ def _check(steps, learning_rate, tolerance):
         )
 
 
-def _masked(model) -> list[MatrixKernel]:
-    kernels = [k for k in matrix_kernels(model) if k.masked is not None]
+def _masked(model) -> list[Kernel]:
+    kernels = [k for k in matrix_kernels(model) if k.wrapper is not None]
     if not kernels:
         raise ValueError(
             "`approximate_isometry` takes a pruned model: one that `prune_at_init` "
@@ -193,8 +201,8 @@ def _masked(model) -> list[MatrixKernel]:
 
 def _matrices(kernel, values):
     """Kernel-shaped values as (groups, positions * inputs, outputs)."""
-    groups, *_, outputs = kernel.shape
-    return kernel.stack(values).reshape(groups, -1, outputs).astype(np.float32)
+    groups, *_, outputs = matrices_shape(kernel)
+    return to_matrices(kernel, values).reshape(groups, -1, outputs).astype(np.float32)
 
 
 def _upright(stack):

@@ -11,8 +11,12 @@ import numpy as np
 
 from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
+from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory import mean_field
-from keras_prune_init.theory.matrices import MatrixKernel, matrix_kernels
+from keras_prune_init.theory.matrices import (
+    matrix_kernels,
+    to_matrices,
+)
 
 # Squared gradients may change by this factor over all layers.
 TOLERANCE = 10.0
@@ -67,7 +71,7 @@ def phase_of(model: keras.Model) -> Phase:
         return Phase(None, len(kernels))
     # What the first and the last multiply by does not add up with depth.
     hidden = kernels[1:-1] or kernels
-    variances = [np.mean(energy(k.stack(k.value))) for k in hidden]
+    variances = [np.mean(energy(to_matrices(k, k.value))) for k in hidden]
     tiny = np.finfo(np.float32).tiny
     sigma_w = math.sqrt(math.exp(np.mean(np.log(np.maximum(variances, tiny)))))
     sigma_b = bias_deviation(hidden)
@@ -81,12 +85,12 @@ def energy(stack: np.ndarray) -> np.ndarray:
     """Sum of squares of each output unit's weights; summed axes keep size 1.
 
     Args:
-        stack: A kernel as `MatrixKernel.stack` gives it.
+        stack: A kernel as `to_matrices` gives it.
     """
     return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
 
 
-def bias_deviation(kernels: list[MatrixKernel]) -> float:
+def bias_deviation(kernels: list[Kernel]) -> float:
     """Root mean square of the biases beside some kernels; 0 if there are none."""
     biases = [getattr(kernel.owner, "bias", None) for kernel in kernels]
     values = [np.ravel(bias.numpy()) for bias in biases if bias is not None]

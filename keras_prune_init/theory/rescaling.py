@@ -20,20 +20,22 @@ import numpy as np
 from keras_prune_init._arguments import check_choice, check_flag, check_model, is_number
 from keras_prune_init.graph.residual import residual_additions
 from keras_prune_init.graph.wiring import Node, flat_graph
+from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import is_composite
 from keras_prune_init.surgery.exchange import masked_layers
 from keras_prune_init.theory.edges import deviations
-from keras_prune_init.theory.matrices import LAYERS, MatrixKernel, matrix_kernels
+from keras_prune_init.theory.matrices import (
+    from_matrices,
+    matrix_kernels,
+    to_matrices,
+)
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.phase import bias_deviation, energy
 
 L = keras.layers
 
 GRANULARITIES = ("unit", "layer", "position")
-NORMALIZATIONS = (
-    *(L.BatchNormalization, L.LayerNormalization, L.GroupNormalization),
-    *(L.RMSNormalization, L.UnitNormalization),
-)
 
 
 def rescale(
@@ -89,7 +91,7 @@ def rescale(
     apply(targets(model, activation, sigma_w, force), granularity)
 
 
-Targets = list[tuple[MatrixKernel, float]]
+Targets = list[tuple[Kernel, float]]
 
 
 def targets(
@@ -107,7 +109,7 @@ def targets(
         )
     if not force:
         check(model)
-    kernels = [k for k in matrix_kernels(model) if k.masked]
+    kernels = [k for k in matrix_kernels(model) if k.wrapper]
     sigma_b = bias_deviation(kernels)
     if sigma_w is None and activation is not None:
         sigma_w = edge_of_chaos(activation, sigma_b).sigma_w
@@ -174,7 +176,7 @@ def obstacle(nodes: list[Node]) -> str | None:
     other = [
         n.operation.name
         for n in nodes
-        if n.has_kernel and not isinstance(n.layer, LAYERS)
+        if n.has_kernel and not has(n.layer, Trait.LINEAR)
     ]
     layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
     other += [layer.name for layer in layers if is_composite(layer)]
@@ -189,14 +191,14 @@ def normalizations(nodes: list[Node]) -> list[int]:
     for i, node in enumerate(nodes):
         if node.has_kernel or behind & set(node.parents):
             behind.add(i)
-            if isinstance(node.operation, NORMALIZATIONS):
+            if has(node.operation, Trait.NORMALIZES):
                 found.append(i)
     return found
 
 
 def _factors(kernel, sigma_w, granularity):
     """The factor of each kept weight, in the shape of `scale`."""
-    weights = kernel.stack(kernel.value.astype(np.float64))
+    weights = to_matrices(kernel, kernel.value.astype(np.float64))
     if granularity == "position":
         total = np.sum(np.square(weights), -2, keepdims=True)
         target = sigma_w**2 / math.prod(weights.shape[1:-2])
@@ -205,6 +207,6 @@ def _factors(kernel, sigma_w, granularity):
     if granularity == "layer":
         total = np.mean(total, keepdims=True)
     factors = np.sqrt(target / np.where(total > 0, total, target))
-    factors = kernel.unstack(np.broadcast_to(factors, weights.shape))
+    factors = from_matrices(kernel, np.broadcast_to(factors, weights.shape))
     # The same for all inputs, of which `scale` has one.
     return factors[tuple(slice(n) for n in kernel.scale.shape)]

@@ -7,19 +7,15 @@ given, the pre-activation, and differentiates from there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.layers import types
-from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names, runner
-from keras_prune_init.layers.kernels import is_float
-from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float, unique
 from keras_prune_init.layers.patching import patched
-from keras_prune_init.layers.walk import walk
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.scoring.exact_layers import scoring_layers
 from keras_prune_init.scoring.network import zeros_for_none
 from keras_prune_init.scoring.objective import Objective
@@ -27,7 +23,7 @@ from keras_prune_init.scoring.objective import Objective
 L = keras.layers
 
 # These apply kernels inside a loop over time: what they put out is recorded instead.
-LOOPS = (*types.LOOPS, L.TimeDistributed)
+LOOPS = Trait.LOOP | Trait.REPEATS
 
 
 class LayerSignal(NamedTuple):
@@ -46,6 +42,7 @@ class LayerSignal(NamedTuple):
         dead: Fraction of the units (channels, entries of the last axis) that carry
             nothing in this batch: y is constant, or dL/dy is 0 for all samples.
         density: Fraction of weights kept; `None` if the layer is not pruned.
+        kernels: Paths of the layer's kernels, as `score` and `report` name them.
     """
 
     layer: str
@@ -56,6 +53,7 @@ class LayerSignal(NamedTuple):
     m: float
     dead: float
     density: float | None
+    kernels: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -69,51 +67,34 @@ class Site(NamedTuple):
     path: str
     layer: keras.layers.Layer
     attribute: str
-    kernels: list[keras.Variable]
-    density: float | None
+    kernels: list[Kernel]
 
 
 def sites(model: keras.Model) -> list[Site]:
     """One site for each layer with a kernel, and for each projection of attention."""
-    found, taken = [], {}
-    for _, layer in walk(model):
-        for site in _sites(layer):
-            # Nested models may hold equal paths; a path must name one site.
-            count = taken[site.path] = taken.get(site.path, 0) + 1
-            path = site.path if count == 1 else f"{site.path}_{count}"
-            found.append(site._replace(path=path))
-    return found
-
-
-def _sites(layer) -> Iterator[Site]:
-    masked = isinstance(layer, MaskedLayer)
-    inner = layer.layer if masked else layer
-    names: dict[keras.layers.Layer, list[str]] = {}
-    for name in kernel_names(inner):
-        names.setdefault(runner(inner, name, LOOPS), []).append(name)
-    for holder, own in names.items():
-        kernels = [get_kernel(inner, name) for name in own]
-        plain = (isinstance(k, keras.Variable) and is_float(k) for k in kernels)
-        if not all(plain):
-            continue  # quantized, or LoRA, which makes another kernel in each call
-        path = inner.path or inner.name  # as of the model before pruning
-        yield Site(
-            path if holder is inner else f"{path}/{holder.name}",
-            holder,
-            "call" if _has_no_activation(holder) else "activation",
-            kernels,
-            _density([layer.kept_mask(n) for n in own if n in layer.kernels])
-            if masked
-            else None,
-        )
+    found: dict[int, Site] = {}
+    taken: dict[str, int] = {}
+    for kernel in find_kernels(model):
+        if not is_float(kernel.variable):
+            continue  # quantized
+        runner = kernel.runner(LOOPS)
+        if id(runner) not in found:
+            path = kernel.layer.path or kernel.layer.name
+            if runner is not kernel.layer:
+                path = f"{path}/{runner.name}"
+            attribute = "call" if _has_no_activation(runner) else "activation"
+            found[id(runner)] = Site(unique(path, taken), runner, attribute, [])
+        found[id(runner)].kernels.append(kernel)
+    return list(found.values())
 
 
 def _has_no_activation(layer):
-    loop = isinstance(layer, LOOPS)
+    loop = has(layer, LOOPS)
     return loop or not callable(getattr(layer, "activation", None))
 
 
-def _density(masks):
+def _density(kernels):
+    masks = [k.mask for k in kernels if k.wrapper]
     total = sum(m.size for m in masks)
     return sum(np.count_nonzero(m) for m in masks) / total if total else None
 
@@ -143,7 +124,8 @@ def record(
     x, y, sample_weight = batch
     heard: list[tuple[Site, tf.Tensor]] = []
     # A kernel may be tied to several layers.
-    kernels = {id(k): k.value for site in places for k in site.kernels}
+    variables = [k.variable for site in places for k in site.kernels]
+    kernels = {id(v): v.value for v in variables}
     with tf.GradientTape() as tape:
         tape.watch(list(kernels.values()))
         listening = [_listener(site, heard) for site in places]
@@ -163,8 +145,9 @@ def record(
     for (site, signal), slope in zip(heard, gradients[len(kernels) :], strict=True):
         calls[site.layer] += 1
         q, correlation, gradient, dead = _statistics(site, _wide(signal), slope)
-        row = (q, correlation, gradient, m[site.layer], dead, site.density)
-        rows.append(LayerSignal(site.path, calls[site.layer], *row))
+        row = (q, correlation, gradient, m[site.layer], dead, _density(site.kernels))
+        paths = tuple(k.path for k in site.kernels)
+        rows.append(LayerSignal(site.path, calls[site.layer], *row, paths))
     return rows
 
 
@@ -195,7 +178,8 @@ def _wide(tensor) -> np.ndarray:
 
 def _sensitivity(site, slopes):
     # Of effective weights: a factor (mask, scale) goes from dL/dw to w.
-    parts = [(_wide(k.value) * slopes[id(k)]).ravel() for k in site.kernels]
+    variables = [k.variable for k in site.kernels]
+    parts = [(_wide(v.value) * slopes[id(v)]).ravel() for v in variables]
     return _rms(np.concatenate(parts)) ** 2
 
 

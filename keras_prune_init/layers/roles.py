@@ -1,0 +1,86 @@
+"""What a kernel does in its layer: which axes are its inputs, how often it is used."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+L = keras.layers
+
+Shape = tuple[int, ...]
+Axes = tuple[int, ...]
+
+
+class Role(NamedTuple):
+    """What a kernel does.
+
+    Attributes:
+        inputs: The axes that are summed over to make one output unit, or a function
+            from the layer to them. Negative ones count from the end.
+        uses: How often one call multiplies each weight, `(layer, kernel, x, y) ->
+            times` of the layer that holds the kernel and the shapes of the kernel, the
+            first input and the first output.
+    """
+
+    inputs: Axes | Callable[[L.Layer], Axes]
+    uses: Callable[[L.Layer, Shape, Shape, Shape], int]
+
+
+def _filters(layer, kernel, x, y):
+    return math.prod(y) // kernel[-1]
+
+
+def _inputs(layer, kernel, x, y):
+    return math.prod(x) // kernel[-1]
+
+
+def _pixels(layer, kernel, x, y):
+    if isinstance(layer, (L.SeparableConv1D, L.SeparableConv2D)):
+        kernel = layer.pointwise_kernel.shape
+        return math.prod(y) // kernel[-1]
+    return math.prod(y) // (kernel[-1] * kernel[-2])
+
+
+def einsum_parts(equation: str) -> list[str]:
+    """The axes of input, kernel and output in an equation such as `"ab,bc->ac"`."""
+    return re.split(",|->", equation.replace(" ", ""))
+
+
+def _einsum_inputs(layer):
+    _, kernel, output = einsum_parts(layer.equation)
+    return tuple(i for i, axis in enumerate(kernel) if axis not in output)
+
+
+def _einsum(layer, kernel, x, y):
+    summed = math.prod(kernel[i] for i in _einsum_inputs(layer))
+    return math.prod(y) * summed // math.prod(kernel)
+
+
+def _looked_up(layer, kernel, x, y):
+    # Rows are looked up, which multiplies nothing, unless it runs in reverse.
+    reverse = len(y) == len(x) and getattr(layer, "tie_weights", False)
+    return math.prod(y) // kernel[0] if reverse else 0
+
+
+def _reverse(layer, kernel, x, y):
+    return math.prod(y) // kernel[-1] if len(y) == len(x) else 0
+
+
+def rows(layer, kernel, x, y):
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return math.prod(y) // y[1 if first else -1]
+
+
+# Inputs are the last axis but one, also of convolutions: spatial axes are not summed
+# over. A depthwise kernel has none, each channel reads one input channel only.
+DENSE = Role((-2,), _filters)
+TRANSPOSED = Role((-1,), _inputs)
+DEPTHWISE = Role((), _pixels)
+EINSUM = Role(_einsum_inputs, _einsum)
+LOOKED_UP = Role((-2,), _looked_up)
+REVERSE = Role((-2,), _reverse)
+CELL = Role((-2,), rows)  # of one step

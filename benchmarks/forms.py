@@ -53,8 +53,7 @@ def forms(network, images):
         "compact": kpi.to_layout(masked, "compact"),
         "shrunk": kpi.shrink(masked),
         "structured": kpi.prune_at_init(
-            dense, batch, "snip", sparsity=0.5, granularity="channel",
-            budget="flops", multiple_of=8, verbose=0,
+            dense, batch, sparsity=0.5, what=kpi.Channels("flops", 8), verbose=0
         ),
     }  # fmt: skip
 

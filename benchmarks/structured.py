@@ -28,17 +28,16 @@ SEEDS = {"resnet20": 2, "vgg16": 1}
 # The weights of wide layers are small from the start, and random ones have no say.
 # By rank over all layers SynFlow leaves the residual streams whole, and with them most
 # of the time that normalization takes.
-UNIFORM = {"allocation": "uniform"}
 METHODS = {
-    "dense": {},
-    "snip": {},
-    "synflow": {},
-    "synflow, uniform": UNIFORM,
-    "magnitude": UNIFORM,
-    "random": UNIFORM,
+    "dense": "global",
+    "snip": "global",
+    "synflow": "global",
+    "synflow, uniform": "uniform",
+    "magnitude": "uniform",
+    "random": "uniform",
 }
 # Beside them, times are measured of:
-OTHERS = {"snip, any number": {"multiple_of": 1}}
+OTHERS = {"snip, any number": 1}
 
 
 def build(network, method, seed, images):
@@ -63,11 +62,10 @@ def build(network, method, seed, images):
         images.train(128, seed=seed),
         method.split(",")[0],
         sparsity=0.5,
-        granularity="channel",
-        budget="flops",
+        what=kpi.Channels("flops", multiple_of=OTHERS.get(method, 8)),
+        allocation=METHODS.get(method, "global"),
         seed=seed,
         verbose=0,
-        **{"multiple_of": 8} | (METHODS | OTHERS)[method],
     )
 
 

@@ -28,9 +28,7 @@ small = kpi.prune_at_init(
     images.train(BATCH),
     "snip",
     sparsity=0.5,
-    granularity="channel",
-    budget="flops",
-    multiple_of=8,
+    what=kpi.Channels(budget="flops", multiple_of=8),
 )
 x, _ = next(iter(images.train(BATCH)))
 print(kpi.shrink_report(model, small, x))

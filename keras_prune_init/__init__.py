@@ -1,8 +1,9 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
-from keras_prune_init import models
+from keras_prune_init import methods, models
 from keras_prune_init.api import prune_at_init, score
+from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
 from keras_prune_init.channels.shrinking import shrink
 from keras_prune_init.export.mobile import MobileReport, mobile_check
@@ -11,10 +12,21 @@ from keras_prune_init.export.tflite import export_tflite
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer
-from keras_prune_init.masks.allocation import critical_sparsity, select
-from keras_prune_init.methods import Method, get_method, method_names, register_method
+from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.masks.densities import register_allocation
+from keras_prune_init.masks.patterns import Blocks, NofM
+from keras_prune_init.masks.selection import critical_sparsity, select
+from keras_prune_init.methods import (
+    DataMethod,
+    Method,
+    Recipe,
+    get_method,
+    method_names,
+    register_method,
+)
 from keras_prune_init.reports.cost import CostReport, cost
 from keras_prune_init.reports.pruning import PruningReport, report
+from keras_prune_init.scoring.network import Network
 from keras_prune_init.surgery.layouts import to_layout
 from keras_prune_init.surgery.rebuild import enable_workers, strip
 from keras_prune_init.theory import initializers, mean_field
@@ -26,13 +38,20 @@ from keras_prune_init.theory.stable import stabilize
 __version__ = "0.1.0"
 
 __all__ = [
+    "Allocation",
+    "Blocks",
+    "Channels",
     "CompactLayer",
     "CostReport",
+    "DataMethod",
     "ExportReport",
     "MaskedLayer",
-    "MobileReport",
     "Method",
+    "MobileReport",
+    "Network",
+    "NofM",
     "PruningReport",
+    "Recipe",
     "ShrinkReport",
     "SignalReport",
     "approximate_isometry",
@@ -44,9 +63,11 @@ __all__ = [
     "initializers",
     "mean_field",
     "method_names",
+    "methods",
     "mobile_check",
     "models",
     "prune_at_init",
+    "register_allocation",
     "register_layer",
     "register_method",
     "report",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init import _gc
-from keras_prune_init import plan as plans
-from keras_prune_init._arguments import check_flag, check_model
+from keras_prune_init import _gc, plan
+from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
-from keras_prune_init.channels.choosing import check_arguments
 from keras_prune_init.layers.filters import Filters
-from keras_prune_init.masks.schedules import Schedule
+from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.masks.densities import Densities
+from keras_prune_init.masks.patterns import What
 from keras_prune_init.methods import Method
+from keras_prune_init.options import Options
 from keras_prune_init.reports import pruning
 from keras_prune_init.scoring import checks
 from keras_prune_init.surgery import agreement, exchange, layouts, rebuild
@@ -26,24 +28,18 @@ from keras_prune_init.theory import rescaling
 @_gc.old_objects_aside()
 def prune_at_init(
     model: keras.Model,
-    dataset=None,
+    dataset: Any = None,
     method: str | Method = "snip",
     *,
     sparsity: float = 0.9,
     loss: Any = None,
-    allocation: str = "global",
-    iterations: int | None = None,
-    schedule: Schedule | None = None,
+    what: str | What = "weights",
+    allocation: str | Densities | Mapping[str, float] | Allocation = "global",
     batches: int | None = 1,
     samples_per_class: int | None = None,
-    batch_norm: str | None = None,
-    min_per_layer: int = 0,
-    rescale: bool = False,
     filters: Filters = None,
     layout: str = "masked",
-    granularity: str = "weight",
-    budget: str = "params",
-    multiple_of: int = 1,
+    rescale: bool = False,
     seed: int = 0,
     verbose: int = 1,
 ) -> keras.Model:
@@ -60,30 +56,30 @@ def prune_at_init(
             model's inputs have), a `keras.utils.PyDataset`, or a generator, whose
             batches are used up; in every structure that `fit` takes; of `x` alone if
             layers add the losses. `None` for methods that need no data.
-        method: A name of `method_names()`, or a `Method` object.
+        method: A name of `method_names()`, or a method object with options, such as
+            `keras_prune_init.methods.SNIP(iterations=5)`.
         sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
-            Exactly floor(sparsity * total) weights or blocks go; of channels so many
-            that it is reached.
+            Exactly floor(sparsity * total) weights or blocks go. Channels go until it
+            is reached.
         loss: The loss to differentiate, as in `compile`. Default: what the model's
             `compute_loss` returns, which `fit` trains; of a model that was not compiled
             it is inferred from labels and from what makes the output. Weight
             regularizers are no part of it, losses that layers add are. Pass it if the
             model's own `train_step` trains something else.
-        allocation: `"global"`, `"uniform"` (the same sparsity in each tensor) or
-            `"erk"`; see `select`.
-        iterations: Pruning steps, with new scores in each. Default: the method's.
-        schedule: `"exponential"`, `"linear"` or a function `(progress, sparsity) ->
-            sparsity`. Default: the method's.
+        what: What is removed as one. `"weights"`. `"channels"`: whole units and
+            filters are cut out, and an ordinary smaller model is left; see `Channels`.
+            `"1x4"`: blocks of so many outputs x inputs, see `Blocks`. `"2:4"`: all but
+            2 of 4 neighbouring inputs, see `NofM`. Or an object of one of these
+            classes. Layers that do not consist of whole blocks or groups are left out.
+        allocation: How much each layer loses: `"global"`, `"uniform"` (the same
+            sparsity in each tensor), `"erk"`, a dict from pattern to sparsity such as
+            `{"stage3.*": 0.98, "logits": 0.5}`, a function, or an object with a minimum
+            for every layer; see `Allocation`.
         batches: How many batches to score on; gradients are summed over them. `None`:
             all. Replicas of a `tf.distribute` strategy share them out, each batch
             whole, so that masks do not depend on the number of devices.
         samples_per_class: Score on so many samples of each class instead, the first of
             the dataset. The authors use 10.
-        batch_norm: Batch normalization while scoring: `"train"` (batch statistics) or
-            `"eval"`. Default: the method's; see `DataMethod`.
-        min_per_layer: Weights, blocks or channels that every layer keeps at least.
-        rescale: Use the rescaling trick: bring a deep plain network back to the edge of
-            chaos; see `rescale`. Method `"robust"` decides by itself.
         filters: Which layers may be pruned: a regular expression searched in names and
             paths, a list of these, or a function from layer to bool. `None`: all.
             `"pointwise"`: 1x1 convolutions of images, which phones run sparsely; see
@@ -92,19 +88,9 @@ def prune_at_init(
         layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
             stores kept weights and their positions only: training takes memory in
             proportion to the density, see `to_layout`.
-        granularity: What is removed as one. `"weight"`. `"channel"`: whole units and
-            filters, with all that they are added to and all who read them; they are cut
-            out, and an ordinary smaller model is left, fast everywhere. `"block:RxC"`:
-            R neighbouring outputs at C neighbouring inputs, scored by their sum.
-            `"N:M"`: all but N of M neighbouring inputs, sparsity 1 - N / M. Layers that
-            do not consist of whole blocks or groups of M are left out.
-        budget: What the sparsity of channels is a fraction of: `"params"`, the weights
-            of all kernels, or `"flops"`, their multiply-adds. Channels go, least score
-            by cost first, until at least that is saved.
-        multiple_of: Keep numbers of channels that are multiples of it, or halves of
-            layers that have less than twice as many. Processors work on several at a
-            time, 8 with AVX2, 16 with AVX-512, and gain little from fewer.
-        seed: Seed of random methods.
+        rescale: Use the rescaling trick: bring a deep plain network back to the edge of
+            chaos; see `rescale`. Method `"robust"` decides by itself.
+        seed: Seed of methods that draw random numbers.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
     Returns:
@@ -131,52 +117,73 @@ def prune_at_init(
     Reference:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
     """
-    arguments = locals()
-    rescale, layout = arguments.pop("rescale"), arguments.pop("layout")
     check_model(model)
-    layouts.check_layout(layout)
-    check_flag("rescale", rescale)
-    check_arguments(granularity, budget, multiple_of)
-    if granularity == "channel" and layout != "masked":
-        raise ValueError(
-            "Without channels a model is small as it is, and has no masks to store. "
-            f"Received: granularity='channel', layout={layout!r}. Leave `layout` out."
-        )
-    if granularity != "channel":
+    options = Options(
+        sparsity=sparsity,
+        loss=loss,
+        what=what,
+        allocation=allocation,
+        batches=batches,
+        samples_per_class=samples_per_class,
+        filters=filters,
+        layout=layout,
+        rescale=rescale,
+        seed=seed,
+        verbose=verbose,
+    )
+    if not options.cuts_channels:
         layouts.check_optimizer(model, layout)
-    plan = plans.make(**arguments)
-    if granularity == "channel":
-        return _without_channels(plan, rescale)
-    model, kernels = plan.recipe.model, plan.kernels_of_pruned()
-    pruned = rebuild.wrap(model, kernels, plan.recipe.note, layout)
-    targets = rescaling.targets(pruned) if rescale else None
-    masks = {**plan.before, **plans.run(plan)[-1]}
+    made = plan.make(model, dataset, method, options)
+    if options.cuts_channels:
+        return _without_channels(made)
+    return _masked(made)
+
+
+def _masked(made: plan.Plan) -> keras.Model:
+    model, kernels, note = made.recipe.model, made.kernels_of_pruned(), made.recipe.note
+    pruned = rebuild.wrap(model, kernels, note, made.options.layout)
+    targets = rescaling.targets(pruned) if made.options.rescale else None
+    masks = {**made.before, **plan.run(made)[-1]}
     rebuild.set_masks(pruned, kernels, masks)
-    agreement.check(model, pruned, plan.few_inputs(), kernels, masks)
-    if rescale:
+    agreement.check(model, pruned, made.few_inputs(), kernels, masks)
+    if targets is not None:
         rescaling.apply(targets)
-    elif plan.recipe.finish:
-        more = plan.recipe.finish(pruned, plan.network)
-        rebuild.set_note(pruned, f"{plan.recipe.note} {more}")
+    elif made.recipe.finish:
+        more = made.recipe.finish(pruned, made.network)
+        rebuild.set_note(pruned, f"{note} {more}")
     return pruned
+
+
+def _without_channels(made: plan.Plan) -> keras.Model:
+    model, note, finish = made.recipe.model, made.recipe.note, made.recipe.finish
+    if made.options.rescale:
+        rescaling.check(model)
+    small = made.units.cut(model, plan.run(made)[-1])
+    if made.options.rescale or finish:  # which work on scales
+        wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
+        if made.options.rescale:
+            rescaling.rescale(wrapped)
+        else:
+            note = f"{note} {finish(wrapped, made.network)}"
+        small = rebuild.change_layers(wrapped, exchange.folded)
+    if note:
+        logging.info("%s: %s", model.name, note)
+        pruning.keep_note(small, note)
+    return small
 
 
 @one_at_a_time
 @_gc.old_objects_aside()
 def score(
     model: keras.Model,
-    dataset=None,
+    dataset: Any = None,
     method: str | Method = "snip",
     *,
     sparsity: float = 0.9,
     loss: Any = None,
-    allocation: str = "global",
-    iterations: int | None = None,
-    schedule: Schedule | None = None,
+    allocation: str | Densities | Mapping[str, float] | Allocation = "global",
     batches: int | None = 1,
     samples_per_class: int | None = None,
-    batch_norm: str | None = None,
-    min_per_layer: int = 0,
     filters: Filters = None,
     seed: int = 0,
     verbose: int = 1,
@@ -202,26 +209,19 @@ def score(
     >>> scores = score(model, (x, y), "snip")
     >>> masks = select(scores, sparsity=0.95)
     """
-    scores, within, _ = plans.run(plans.make(**locals()))
+    check_model(model)
+    options = Options(
+        sparsity=sparsity,
+        loss=loss,
+        allocation=allocation,
+        batches=batches,
+        samples_per_class=samples_per_class,
+        filters=filters,
+        seed=seed,
+        verbose=verbose,
+    )
+    scores, within, _ = plan.run(plan.make(model, dataset, method, options))
     return scores if within is None else _lowest_where_gone(scores, within)
-
-
-def _without_channels(plan, rescale):
-    model, note = plan.recipe.model, plan.recipe.note
-    if rescale:
-        rescaling.check(model)
-    small = plan.units.cut(model, plans.run(plan)[-1])
-    if rescale or plan.recipe.finish:  # which work on scales
-        wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
-        if rescale:
-            rescaling.rescale(wrapped)
-        else:
-            note = f"{note} {plan.recipe.finish(wrapped, plan.network)}"
-        small = rebuild.change_layers(wrapped, exchange.folded)
-    if note:
-        logging.info("%s: %s", model.name, note)
-        pruning.keep_note(small, note)
-    return small
 
 
 def _lowest_where_gone(scores, within):

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_prune_init._arguments import check_flag, check_whole
-from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.distribute import workers
 from keras_prune_init.layers.kernels import Kernel, find_kernels, scoring_dtype
-from keras_prune_init.layers.prunable import prunable
 from keras_prune_init.layers.walk import is_graph
-from keras_prune_init.masks import patterns
-from keras_prune_init.masks.allocation import check_arguments
+from keras_prune_init.masks.allocation import Masks
+from keras_prune_init.masks.patterns import Units
 from keras_prune_init.masks.schedules import check_schedule
 from keras_prune_init.masks.top_k import check_finite, check_nonzero, removed_count
 from keras_prune_init.methods import Method, Recipe, get_method
+from keras_prune_init.options import Options
 from keras_prune_init.scoring import checks, first_batch
 from keras_prune_init.scoring.batches import ARRAY_BATCH, take
 from keras_prune_init.scoring.network import Network
+from keras_prune_init.scoring.objective import Objective
 from keras_prune_init.surgery import rebuild
+from keras_prune_init.surgery.exchange import masked_layers
 
 
 class Plan(NamedTuple):
-    """All arguments, checked.
+    """All that is needed to score and choose; everything is checked.
 
     Attributes:
         method: What scores.
@@ -37,26 +39,25 @@ class Plan(NamedTuple):
         before: `{kernel path: mask}` of a model that is pruned already.
         network: The recipe's model with its data.
         units: What is removed as one.
-        sparsity, verbose: As in `prune_at_init`.
+        options: What was asked for.
     """
 
     method: Method
     recipe: Recipe
     kernels: list[Kernel]
-    before: dict[str, np.ndarray]
+    before: Masks
     network: Network
-    units: patterns.Weights | Channels
-    sparsity: float
-    verbose: int
+    units: Units
+    options: Options
 
     def kernels_of_pruned(self) -> list[Kernel]:
         """Those that will have a mask: these, and others that had one before."""
         known = {k.path for k in self.kernels}
-        found = prunable(self.recipe.model)[0] if self.before else []
+        found = find_kernels(self.recipe.model) if self.before else []
         others = [k for k in found if k.path in self.before and k.path not in known]
         return [*self.kernels, *others]
 
-    def few_inputs(self):
+    def few_inputs(self) -> Any:
         """Two samples of the data, or a batch if its size is fixed; `None` without."""
         if not self.network.batches:
             return None
@@ -68,62 +69,35 @@ class Plan(NamedTuple):
 
 
 def make(
-    model,
-    dataset,
-    method,
-    *,
-    sparsity,
-    loss,
-    allocation,
-    iterations,
-    schedule,
-    batches,
-    samples_per_class,
-    batch_norm,
-    min_per_layer,
-    filters,
-    seed,
-    verbose,
-    granularity="weight",
-    budget="params",
-    multiple_of=1,
+    model: keras.Model, dataset: Any, method: str | Method, options: Options
 ) -> Plan:
-    """Check the arguments of `prune_at_init`; raises as it does."""
-    method = _method(method, iterations, schedule, batch_norm, seed)
-    check_arguments(sparsity, allocation, min_per_layer)
-    check_schedule(method.schedule, method.iterations, sparsity)
-    check_flag("verbose", verbose)
-    check_whole("seed", seed, 0)
-    units = None
-    if granularity != "channel":
-        units = patterns.make(granularity, sparsity, allocation, min_per_layer)
-    fits = units.fits if units else lambda kernel: True
-    given_masks = {}
-    if isinstance(model, keras.Model) and rebuild.masked_layers(model):
-        model, given_masks = _stripped(model, granularity)
-    checks.prunable_kernels(model, filters, fits)
+    """What to do for checked options; raises as `prune_at_init` does."""
+    method = get_method(method)
+    check_schedule(method.schedule, method.iterations, options.sparsity)
+    what, before = options.what, {}
+    if isinstance(model, keras.Model) and masked_layers(model):
+        _check_has_masks(model, options)
+        # The copy's kernels have the names that the pruned ones go by.
+        before = {k.path: k.mask for k in find_kernels(model) if k.wrapper}
+        model = rebuild.strip(model)
+    checks.prunable_kernels(model, options.filters, what.fits)
     recipe = method.recipe(model)
     model = recipe.model
-    kernels = checks.prunable_kernels(model, filters, fits)
-    if units is None:
-        units = Channels(
-            model, kernels, sparsity, allocation, min_per_layer, budget, multiple_of
-        )
-    _check_rises(sparsity, kernels, given_masks)
+    kernels = checks.prunable_kernels(model, options.filters, what.fits)
+    options.allocation.check({k.path: k.shape for k in kernels}, options.sparsity)
+    units = what.units(model, kernels, options.sparsity, options.allocation)
+    _check_rises(options, kernels, before)
     data, objective = [], None
     if method.needs_data:
-        dtype = scoring_dtype(kernels)
-        data, objective = _data(
-            model, method, dataset, loss, batches, samples_per_class, dtype
-        )
+        data, objective = _data(model, dataset, method, options, scoring_dtype(kernels))
     checks.check_workers(model, data)
-    network = Network(model, kernels, data, objective, method.iterations)
+    network = Network(model, kernels, data, objective, method.iterations, options.seed)
     notes = recipe.note, method.remark(network), objective.remark if objective else ""
     recipe = recipe._replace(note=" ".join(filter(None, notes)))
-    return Plan(method, recipe, kernels, given_masks, network, units, sparsity, verbose)
+    return Plan(method, recipe, kernels, before, network, units, options)
 
 
-def run(plan: Plan) -> tuple[dict, list | None, dict]:
+def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
     """The last scores, what they were chosen from (`None`: all), the final masks."""
     method, network, units = plan.method, plan.network, plan.units
     strategy = network.model.distribute_strategy
@@ -132,20 +106,17 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
         _masks_before(plan),
         method.iterations,
     )
-    least = _sparsity(masks) if masks else 0.0
-    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=not plan.verbose):
+    quiet = not plan.options.verbose
+    for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=quiet):
         within = masks and list(masks.values())  # what is gone stays gone
         scores = units.scores(method, network, weights, within)
         check_finite(scores)
         if i == 1:
             check_nonzero(scores)
-        last = i == total
-        target = plan.sparsity
-        if not last:
-            target = float(method.schedule(i / total, plan.sparsity))
-        masks = units.choose(scores, max(target, least), within)
+        now = float if i == total else functools.partial(method.schedule, i / total)
+        masks = units.choose(scores, within, now)
         masks = workers.from_chief(strategy, masks)
-        if not last:
+        if i < total:
             weights = [
                 tf.where(masks[k.path], w, tf.zeros((), w.dtype))
                 for k, w in zip(plan.kernels, weights, strict=True)
@@ -153,17 +124,13 @@ def run(plan: Plan) -> tuple[dict, list | None, dict]:
     return scores, within, masks
 
 
-def _stripped(model, granularity):
-    """A pruned model without its wrappers, and its masks by path of the kernel."""
-    if granularity == "channel":
+def _check_has_masks(model, options):
+    if options.cuts_channels:
         raise ValueError(
             "Channels are removed from a model without masks. "
-            f"Received: granularity='channel' and {model.name}, which is pruned. "
+            f"Received: what='channels' and {model.name}, which is pruned. "
             "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
         )
-    # The copy's kernels have the names that the pruned ones go by.
-    masks = {k.path: k.mask for k in find_kernels(model) if k.wrapper}
-    return rebuild.strip(model), masks
 
 
 def _masks_before(plan):
@@ -175,12 +142,10 @@ def _masks_before(plan):
     }
 
 
-def _sparsity(masks):
-    kept = sum(np.count_nonzero(mask) for mask in masks.values())
-    return 1 - kept / sum(mask.size for mask in masks.values())
-
-
-def _check_rises(sparsity, kernels, masks):
+def _check_rises(options, kernels, masks):
+    sparsity = options.sparsity
+    if isinstance(options.allocation.rule, Mapping):
+        return  # which says more, and is checked with the scores
     sizes = {k.path: math.prod(k.shape) for k in kernels}
     removed = sum(
         n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
@@ -194,15 +159,10 @@ def _check_rises(sparsity, kernels, masks):
         )
 
 
-def _method(method, iterations, schedule, batch_norm, seed):
-    options = {"iterations": iterations, "schedule": schedule, "batch_norm": batch_norm}
-    options = {k: v for k, v in options.items() if v is not None}
-    if isinstance(method, str) and method == "random":
-        options["seed"] = seed
-    return get_method(method, **options)
-
-
-def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
+def _data(
+    model: keras.Model, dataset: Any, method: Method, options: Options, dtype: str
+) -> tuple[list, Objective]:
+    """The batches to score on, and what is differentiated."""
     if dataset is None:
         raise ValueError(
             "This method differentiates the loss, so it needs data. "
@@ -213,13 +173,15 @@ def _data(model, method, dataset, loss, batches, samples_per_class, dtype):
 
     def inspect(batch):
         nonlocal objective
-        objective = first_batch.objective_of(model, loss, batch)
-        if samples_per_class:
+        objective = first_batch.objective_of(model, options.loss, batch)
+        if options.samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
     size = ARRAY_BATCH
     if is_graph(model) and model.inputs:
         size = model.inputs[0].shape[0] or size
-    data = take(dataset, inspect, batches, samples_per_class, dtype, size)
+    data = take(
+        dataset, inspect, options.batches, options.samples_per_class, dtype, size
+    )
     first_batch.check_others(objective, data)
     return data, objective

@@ -1,11 +1,14 @@
 """From scores to masks: exact totals in every allocation."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
+from helpers import batch, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init import critical_sparsity, select
-from keras_prune_init.masks import allocation
+from keras_prune_init.masks.densities import ALLOCATIONS, erk_densities
 
 
 def random_scores(seed=0):
@@ -25,11 +28,12 @@ def test_the_total_is_exact(name, sparsity, floor):
     scores = random_scores()
     total = sum(s.size for s in scores.values())
     expected = total - int(sparsity * total + 1e-6)
+    allocation = kpi.Allocation(name, floor)
     if 4 * floor > expected:
         with pytest.raises(ValueError, match="Lower one of the two"):
-            kpi.select(scores, sparsity, name, floor)
+            kpi.select(scores, sparsity, allocation)
         return
-    counts = kept(kpi.select(scores, sparsity, name, floor))
+    counts = kept(kpi.select(scores, sparsity, allocation))
     assert sum(counts.values()) == expected
     assert min(counts.values()) >= floor
 
@@ -63,7 +67,7 @@ def test_erk_by_hand():
 
 
 def test_erk_keeps_a_small_tensor_whole_rather_than_more_than_whole():
-    densities = allocation.erk_densities([(100, 100), (2, 2)], 0.5)
+    densities = erk_densities([(100, 100), (2, 2)], 0.5)
     assert densities[1] == 1.0
     assert densities[0] * 10_000 + 4 == pytest.approx(0.5 * 10_004)
 
@@ -71,7 +75,7 @@ def test_erk_keeps_a_small_tensor_whole_rather_than_more_than_whole():
 def test_min_per_layer_saves_a_layer_that_would_go():
     scores = {"strong": np.arange(10.0) + 5, "weak": np.array([1.0, 3.0, 2.0])}
     assert kept(kpi.select(scores, 0.5)) == {"strong": 7, "weak": 0}
-    masks = kpi.select(scores, 0.5, min_per_layer=2)
+    masks = kpi.select(scores, 0.5, kpi.Allocation("global", 2))
     assert kept(masks) == {"strong": 5, "weak": 2}
     assert masks["weak"].tolist() == [False, True, True]
 
@@ -89,12 +93,112 @@ def test_more_sparsity_keeps_a_subset():
         ({"sparsity": -0.1}, "Received: sparsity=-0.1"),
         ({"sparsity": "90%"}, "Received: sparsity='90%'. For 90 %, pass 0.9"),
         ({"allocation": "layer"}, "one of .* Received: allocation='layer'"),
-        ({"min_per_layer": -1}, "Received: min_per_layer=-1"),
+        ({"allocation": {"a": 1.0}}, "0 <= sparsity < 1. Received: 'a': 1.0"),
+        ({"allocation": {"a": "b"}}, "Received: 'a': 'b'"),
+        ({"allocation": {"(": 0.5}}, "regular expressions.*'\\('"),
+        ({"allocation": {3: 0.5}}, "regular expressions.*Received: 3"),
+        ({"allocation": {}}, "must say how much"),
+        ({"allocation": {"e": 0.5}}, "'e', which finds none of them: a, b, c, d"),
+        ({"allocation": {"a": 0.5, "a|b": 0.1, "[ab]": 0.2}}, "an earlier key took"),
+        ({"allocation": lambda shapes, density: [density]}, "one density from 0 to 1"),
+        ({"allocation": lambda shapes, density: [1.0] * 4}, "keep what is asked for"),
+        ({"allocation": lambda shapes: 0}, "raised TypeError"),
     ],
 )
 def test_bad_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         kpi.select(random_scores(), **{"sparsity": 0.5, **change})
+
+
+def test_a_minimum_is_a_whole_number():
+    with pytest.raises(ValueError, match="Received: min_per_layer=-1"):
+        kpi.Allocation("global", -1)
+
+
+def test_sparsities_of_layers_are_exact_and_the_rest_is_ranked():
+    scores = random_scores()
+    sizes = {k: v.size for k, v in scores.items()}
+    masks = kpi.select(scores, 0.7, {"a": 0.25, "^[b-c]$": 0.5})
+    counts = kept(masks)
+    assert counts["a"] == 288 - 72 and counts["b"] == 18 and counts["c"] == 1
+    total = sum(sizes.values())
+    assert sum(counts.values()) == total - int(0.7 * total)
+    best = np.sort(scores["d"].ravel())[-counts["d"]]
+    np.testing.assert_array_equal(masks["d"], scores["d"] >= best)
+
+
+def test_the_first_pattern_counts_and_a_star_is_all_others():
+    scores = random_scores()
+    counts = kept(kpi.select(scores, 0.1, {"a": 0.25, "*": 0.9, "a|d": 0.5}))
+    assert counts == {"a": 216, "b": 35 - 31, "c": 1, "d": 600}
+
+
+def test_a_sparsity_that_layers_do_not_leave_is_refused_with_those_they_do():
+    scores = random_scores()
+    with pytest.raises(ValueError, match="is from 0.0472[0-9]* to 0.8576") as error:
+        kpi.select(scores, 0.02, {"a": 0.25})
+    assert "say by the key '*'" in str(error.value)
+    least = np.float64(str(error.value).split("is from ")[1].split(" to ")[0])
+    kpi.select(scores, least + 1e-3, {"a": 0.25})
+
+
+def test_a_function_says_how_much_is_kept():
+    def halves(shapes, density):
+        sizes = np.array([np.prod(s) for s in shapes])
+        return (
+            np.where(sizes == sizes.max(), 0.5, 1.0)
+            * density
+            * sizes.sum()
+            / (sizes.sum() - sizes.max() / 2)
+        )
+
+    scores = random_scores()
+    counts = kept(kpi.select(scores, 0.5, halves))
+    total = sum(v.size for v in scores.values())
+    assert sum(counts.values()) == total - total // 2
+    assert counts["a"] / 288 == pytest.approx(2 * counts["d"] / 1200, abs=0.01)
+
+
+def test_a_registered_function_has_a_name():
+    def same(shapes, density):
+        return [density] * len(shapes)
+
+    with mock.patch.dict(ALLOCATIONS):
+        kpi.register_allocation("same", same)
+        scores = random_scores()
+        a, b = (kept(kpi.select(scores, 0.3, name)) for name in ("same", "uniform"))
+        assert a == b
+        for name in ("same", "", None):
+            with pytest.raises(ValueError, match="a name of its own"):
+                kpi.register_allocation(name, same)
+        with pytest.raises(TypeError, match="function=3"):
+            kpi.register_allocation("other", 3)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "snip", "synflow"])
+def test_layers_of_a_model_lose_what_a_dict_says(method):
+    model = mlp((16, 8), 12, 4)
+    method = kpi.get_method(method, iterations=3)
+    names = [f"{layer.name}/" for layer in model.layers]
+    allocation = {names[0]: 0.9, names[-1]: 0.25}
+    pruned = kpi.prune_at_init(
+        model, batch(model), method, sparsity=0.7, allocation=allocation
+    )
+    kept = {t.path: (t.total, t.kept) for t in kpi.report(pruned).tensors}
+    first, _, last = kept.values()
+    assert first == (192, 192 - 172) and last == (32, 24)
+    total = sum(n for n, _ in kept.values())
+    assert kpi.report(pruned).kept == total - int(0.7 * total)
+    with pytest.raises(ValueError, match="'logits', which finds none of them"):
+        kpi.prune_at_init(model, batch(model), method, allocation={"logits": 0.5})
+    again = kpi.prune_at_init(
+        pruned, batch(model), method, sparsity=0.75, allocation={names[-1]: 0.5}
+    )
+    assert kpi.report(again).tensors[-1].kept == 16
+    with pytest.raises(ValueError, match="lost more already"):
+        kpi.prune_at_init(
+            pruned, batch(model), method, sparsity=0.7, allocation={names[0]: 0.5}
+        )
 
 
 def test_critical_sparsity_by_hand():

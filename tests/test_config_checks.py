@@ -11,7 +11,9 @@ def config(**values):
     config = default_config.get_config()
     for key, value in values.items():
         *parts, name = key.split(".")
-        owner = config[parts[0]] if parts else config
+        owner = config
+        for part in parts:
+            owner = owner[part]
         with owner.ignore_type():
             owner[name] = value
     return config

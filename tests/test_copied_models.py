@@ -245,8 +245,8 @@ def test_pruning_again_in_several_iterations_and_in_blocks():
     first = kpi.prune_at_init(model, None, "magnitude", sparsity=0.6)
     for options in (
         {"iterations": 4, "method": "snip", "dataset": batch(model)},
-        {"granularity": "block:1x4", "method": "magnitude"},
-        {"granularity": "1:4", "method": "magnitude", "sparsity": 0.75},
+        {"what": "1x4", "method": "magnitude"},
+        {"what": "1:4", "method": "magnitude", "sparsity": 0.75},
     ):
         second = kpi.prune_at_init(first, **{"sparsity": 0.75, **options})
         for a, b in zip(first.layers, second.layers, strict=True):
@@ -268,8 +268,8 @@ def test_pruning_again_must_remove_more():
     first = kpi.prune_at_init(mlp(), None, "magnitude", sparsity=0.5)
     with pytest.raises(ValueError, match="`sparsity` rises. Received: sparsity=0.2"):
         kpi.prune_at_init(first, None, "magnitude", sparsity=0.2)
-    with pytest.raises(ValueError, match="granularity='channel'"):
-        kpi.prune_at_init(first, None, "magnitude", granularity="channel")
+    with pytest.raises(ValueError, match="what='channels'"):
+        kpi.prune_at_init(first, None, "magnitude", what="channels")
 
 
 def test_scores_of_a_pruned_model_are_least_where_it_was_pruned():

@@ -44,7 +44,10 @@ MODELS = {
 
 def pruned(model, sparsity=0.95):
     return kpi.prune_at_init(
-        model, method="synflow", sparsity=sparsity, iterations=10, verbose=0
+        model,
+        method=kpi.methods.SynFlow(iterations=10),
+        sparsity=sparsity,
+        verbose=0,
     )
 
 

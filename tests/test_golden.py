@@ -126,7 +126,7 @@ def test_masks_of_the_other_peers(name, mode):
         total = sum(s.size for s in scores.values())
         return kpi.select(scores, 1 - kept / total)
 
-    snip = kpi.score(model, data, "snip", batch_norm=mode)
+    snip = kpi.score(model, data, kpi.methods.SNIP(batch_norm=mode))
     for density in (0.1, 0.05):
         key = f"{mode}/milad_snip_mask_d{density}"
         assert_masks(masks_like(snip, key), golden, key)
@@ -142,7 +142,7 @@ def test_masks_of_the_other_peers(name, mode):
 @pytest.mark.parametrize("name", ["mlp_tanh", "cnn_relu", "resnet_bn_fresh"])
 def test_synflow_in_float64(name):
     model, golden, _ = load(name, "float64")
-    once = kpi.score(model, None, "synflow", iterations=1)
+    once = kpi.score(model, None, kpi.methods.SynFlow(iterations=1))
     assert_scores(once, golden, "eval/sf_synflow_iter1", 1e-9)
     masks = kpi.score(model, None, "synflow", sparsity=0.95, verbose=0)
     assert_scores(masks, golden, "eval/sf_synflow_100_lastscore", 1e-9)
@@ -158,7 +158,7 @@ def test_synflow_in_float64(name):
 @pytest.mark.parametrize("name", ["mlp_tanh", "cnn_relu", "resnet_bn_fresh"])
 def test_synflow_in_float32(name):
     model, golden, _ = load(name, "float32")
-    scores = kpi.score(model, None, "synflow", iterations=1)
+    scores = kpi.score(model, None, kpi.methods.SynFlow(iterations=1))
     # 1 - tanh^2 cancels where tanh saturates.
     tolerance = 1e-4 if name == "mlp_tanh" else 1e-5
     assert_scores(scores, golden, "eval/sf_synflow_iter1", tolerance)

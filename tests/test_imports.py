@@ -28,6 +28,7 @@ ORDER = (
     "channels",
     "theory",
     "methods",
+    "options",
     "plan",
     "api",
     "export",

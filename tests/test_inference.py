@@ -88,8 +88,9 @@ def functional(end):
 def test_a_loss_is_inferred_from_what_the_output_computes(name):
     model = {**SOFTMAX, **LOGITS}[name]()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=name in LOGITS)
-    found = kpi.score(model, (X, C), batch_norm="eval", verbose=0)
-    expected = kpi.score(model, (X, C), loss=loss, batch_norm="eval", verbose=0)
+    snip = kpi.methods.SNIP(batch_norm="eval")
+    found = kpi.score(model, (X, C), snip, verbose=0)
+    expected = kpi.score(model, (X, C), snip, loss=loss, verbose=0)
     assert_same(found, expected)
 
 

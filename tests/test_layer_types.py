@@ -159,7 +159,8 @@ def test_from_pruning_to_the_file(name, layout, tmp_path):
     model, macs = MODELS[name]()
     x, y = data(model)
     total = sum(np.prod(k.variable.shape) for k in find_kernels(model))
-    options = {"loss": LOSS, "min_per_layer": 3, "layout": layout}
+    options = {"loss": LOSS, "layout": layout}
+    options["allocation"] = kpi.Allocation("global", min_per_layer=3)
     for method in METHODS[layout]:
         pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.6, **options)
         kept = sum(m.sum() for m in masks(pruned))

@@ -15,14 +15,9 @@ BAD_ARGUMENTS = [
     ({"method": "snap"}, "Received: method='snap'. Did you mean 'snip'"),
     ({"method": "Synflow"}, "Did you mean 'synflow'"),
     ({"allocation": "layerwise"}, "Received: allocation='layerwise'"),
-    ({"iterations": 0}, "whole number, 1 to 100000. Received: iterations=0"),
-    ({"iterations": 2, "schedule": "cubic"}, "Received: schedule='cubic'"),
-    ({"batch_norm": "off"}, "'train', 'eval'. Received: batch_norm='off'"),
-    ({"method": "magnitude", "batch_norm": "eval"}, "does not take these options"),
-    ({"method": kpi.get_method("snip"), "iterations": 3}, "beside a SNIP object"),
     ({"batches": 0}, "Received: batches=0"),
     ({"batches": 5}, "batches=5, and a dataset of 1. Lower `batches`"),
-    ({"min_per_layer": 30}, "Lower one of the two"),
+    ({"allocation": kpi.Allocation("global", 30)}, "Lower one of the two"),
     ({"filters": "no such layer"}, "at least one layer that can be pruned"),
     ({"dataset": None}, "needs data. Received: method=SNIP, dataset=None"),
     (
@@ -133,9 +128,9 @@ def test_models_without_weights_are_refused(function):
     ],
 )
 def test_schedules_that_do_not_rise_to_the_sparsity_are_refused(schedule):
-    options = {"iterations": 3, "schedule": schedule, "verbose": 0}
+    method = kpi.methods.SynFlow(iterations=3, schedule=schedule)
     with pytest.raises(ValueError, match="that rise from 0.* for progress 0.[36].*Use"):
-        kpi.prune_at_init(mlp(), None, "synflow", **options)
+        kpi.prune_at_init(mlp(), None, method, verbose=0)
 
 
 @pytest.mark.parametrize("seed", [-1, None, 0.5, True])
@@ -252,6 +247,25 @@ def test_calls_within_graphs_and_replicas_are_refused(pruned, function, context)
             tf.distribute.MirroredStrategy(["CPU:0"]).run(call)
 
 
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        (
+            "snip",
+            {"iterations": 0},
+            "1 to 100000. Received: iterations=0",
+        ),
+        ("snip", {"schedule": "cubic"}, "Received: schedule='cubic'"),
+        ("snip", {"batch_norm": "off"}, "'train', 'eval'. Received: batch_norm='off'"),
+        ("magnitude", {"batch_norm": "eval"}, "does not take these options"),
+        (kpi.methods.SNIP(), {"iterations": 3}, "beside a SNIP object"),
+    ],
+)
+def test_bad_options_of_methods_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        kpi.get_method(name, **options)
+
+
 def test_names_that_are_none_are_refused():
     for name in ("", " ", None, 3):
         with pytest.raises(ValueError, match="A method has a name. Received: name="):
@@ -261,17 +275,20 @@ def test_names_that_are_none_are_refused():
 def test_integers_of_numpy_are_whole_numbers():
     two = np.int64(2)
     model = kpi.models.mlp((two, 3), two, depth=two, width=np.int8(8))
-    options = {"iterations": two, "batches": two, "min_per_layer": np.uint8(1)}
+    allocation = kpi.Allocation("global", np.uint8(1))
     x, y = np.ones((300, 2, 3)), np.arange(300) % 2
     pruned = kpi.prune_at_init(
         model,
         (x, y),
-        "snip",
+        kpi.methods.SNIP(iterations=two),
         loss=keras.losses.SparseCategoricalCrossentropy(True),
-        **options,
+        batches=two,
+        allocation=allocation,
     )
     assert kpi.report(pruned).kept == 7  # of 64
-    kpi.prune_at_init(model, None, "random", seed=two, multiple_of=np.int32(1))
+    kpi.prune_at_init(
+        model, None, "random", seed=two, what=kpi.Blocks(two, np.int32(1))
+    )
     kpi.approximate_isometry(pruned, steps=two, verbose=0)
     kpi.initializers.reinitialize(model, "eoc", seed=two)
     kpi.initializers.ScaledNormal(1.0, seed=two)((2, 3))
@@ -313,6 +330,6 @@ def test_a_schedule_may_return_a_tensor():
     def schedule(progress, sparsity):
         return tf.constant(progress) * sparsity
 
-    options = {"iterations": 3, "schedule": schedule, "sparsity": 0.5}
-    pruned = kpi.prune_at_init(mlp(), None, "magnitude", **options)
+    method = kpi.methods.Magnitude(iterations=3, schedule=schedule)
+    pruned = kpi.prune_at_init(mlp(), None, method, sparsity=0.5)
     assert kpi.report(pruned).sparsity == pytest.approx(0.5, abs=0.01)

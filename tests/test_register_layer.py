@@ -157,9 +157,7 @@ def test_blocks_go_along_the_input_axes():
     cls = make(build=build, call=lambda self, x: x @ keras.ops.transpose(self.w))
     kpi.register_layer(cls, "w", {"w": 1})
     model = keras.Sequential([keras.Input((8,)), cls(6)])
-    pruned = kpi.prune_at_init(
-        model, None, "magnitude", sparsity=0.5, granularity="2:4"
-    )
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5, what="2:4")
     mask = masked_list(pruned)[0].kept_mask("w")
     assert (mask.reshape(6, 2, 4).sum(-1) == 2).all()
 

@@ -43,7 +43,7 @@ def test_a_network_of_keras_computes_what_it_did():
     )
     x, y = data(model)
     pruned = kpi.prune_at_init(
-        model, (x, y), "synflow", sparsity=0.95, iterations=10, verbose=0
+        model, (x, y), kpi.methods.SynFlow(iterations=10), sparsity=0.95, verbose=0
     )
     small = kpi.shrink(pruned)
     assert np.ptp(np.asarray(small(x)), axis=0).max() > 0
@@ -288,7 +288,7 @@ def test_images_with_channels_first_shrink_too():
     assert widths == [4, 8, 2, 16, 2, 5]
     np.testing.assert_allclose(pruned(x), small(x), atol=1e-5)
     fewer = kpi.prune_at_init(
-        model, (x, y), "snip", sparsity=0.4, granularity="channel", verbose=0
+        model, (x, y), "snip", sparsity=0.4, what="channels", verbose=0
     )
     assert fewer.count_params() < model.count_params()
     assert fewer(x).shape == (16, 5)

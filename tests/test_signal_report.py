@@ -182,7 +182,7 @@ def test_m_is_the_mean_square_of_snip_scores(make):
     report = signal_report(model, data)
     assert not report.missing
     seen = [path for row in report.rows for path in row.kernels]
-    assert sorted(seen) == sorted(scores)  # every kernel has its row
+    assert set(seen) == set(scores)  # every kernel has its row
     for row in report.rows:
         squares = [np.square(scores[p], dtype="float64").ravel() for p in row.kernels]
         assert row.m == pytest.approx(np.concatenate(squares).mean(), rel=1e-4)

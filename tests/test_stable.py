@@ -171,7 +171,7 @@ def test_mixed_precision_and_compilation_are_kept():
 
 def test_synflow_of_a_deep_stable_model_stays_in_float32():
     deep = kpi.models.resnet((16, 16, 3), depth=50, width=16, stable=True)
-    scores = kpi.score(deep, None, "synflow", iterations=1)
+    scores = kpi.score(deep, None, kpi.methods.SynFlow(iterations=1))
     assert {s.dtype for s in scores.values()} == {np.dtype("float32")}
     assert all(np.isfinite(s).all() for s in scores.values())
 

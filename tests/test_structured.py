@@ -15,10 +15,14 @@ import keras_prune_init as kpi
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def prune(model, method="snip", sparsity=0.5, examples=None, **options):
+def prune(
+    model, method="snip", sparsity=0.5, examples=None, rule="global", least=0, **options
+):
+    channels = {k: options.pop(k) for k in ("budget", "multiple_of") if k in options}
     return kpi.prune_at_init(
         model, examples or data(model), method, sparsity=sparsity, loss=LOSS,
-        granularity="channel", verbose=0, **options
+        what=kpi.Channels(**channels), allocation=kpi.Allocation(rule, least),
+        verbose=0, **options
     )  # fmt: skip
 
 
@@ -33,7 +37,7 @@ def test_the_budget_is_met_and_an_ordinary_model_is_left(name, budget, eagerly):
     model = NETWORKS[name]()
     # A gate between 0 and 1 lets little flow: its layers would go first.
     least = 2 if name == "squeezed" else 0
-    small = prune(model, "synflow", budget=budget, iterations=5, min_per_layer=least)
+    small = prune(model, kpi.methods.SynFlow(iterations=5), budget=budget, least=least)
     dense, left = kpi.cost(model), kpi.cost(small)
     assert multiply_adds(small) == left.macs and multiply_adds(model) == dense.macs
     if budget == "flops":
@@ -123,7 +127,7 @@ def test_random_channels_do_not_depend_on_their_size():
 
 def test_uniform_removes_the_same_part_of_each_set():
     model = NETWORKS["vgg"]()
-    small = prune(model, "magnitude", 0.6, allocation="uniform", budget="flops")
+    small = prune(model, "magnitude", 0.6, rule="uniform", budget="flops")
     parts = np.array(widths(small)[:-1]) / widths(model)[:-1]
     assert parts.max() - parts.min() <= 1 / 8
     assert len(set(np.array(widths(prune(model))[:-1]) / widths(model)[:-1])) > 3
@@ -144,11 +148,11 @@ def test_residual_streams_stay_whole():
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_numbers_of_channels_are_multiples(multiple):
     model = kpi.models.resnet((16, 16, 3), 5, depth=14, width=16)
-    small = prune(model, "snip", 0.6, multiple_of=multiple, min_per_layer=4)
+    small = prune(model, "snip", 0.6, multiple_of=multiple, least=4)
     assert all(n % multiple == 0 for n in widths(small)[:-1])
     model = mlp((12, 6), 8, 3)
     # 12 leaves a multiple at first; a layer of 6 may lose its half.
-    left = widths(prune(model, "random", 0.4, multiple_of=8, allocation="uniform"))
+    left = widths(prune(model, "random", 0.4, multiple_of=8, rule="uniform"))
     assert left[0] in (6, 12) and left[1] in (3, 6) and left != [12, 6, 3]
 
 
@@ -170,10 +174,10 @@ def test_a_collapse_names_the_layer_and_the_largest_sparsity_that_works():
 
 def test_layers_keep_as_many_channels_as_they_must():
     model = NETWORKS["cnn"]()
-    small = prune(model, "magnitude", 0.8, min_per_layer=2)
+    small = prune(model, "magnitude", 0.8, least=2)
     assert min(widths(small)) == 2
     with pytest.raises(ValueError, match="all others must stay"):
-        prune(model, "magnitude", 0.8, min_per_layer=8)
+        prune(model, "magnitude", 0.8, least=8)
 
 
 def test_filtered_layers_keep_all_they_make():
@@ -337,6 +341,6 @@ def test_a_shortcut_behind_a_scaled_branch_is_still_the_same_kernel():
 
 def test_the_sparsity_of_the_error_is_that_which_was_asked_for():
     with pytest.raises(ValueError, match=r"sparsity=0.99, with which on the way, at"):
-        prune(chain(), "synflow", 0.99, iterations=20)
+        prune(chain(), kpi.methods.SynFlow(iterations=20), 0.99)
     with pytest.raises(ValueError, match=r"sparsity=0.99, with which `dense.*` would"):
         prune(chain(), "snip", 0.99)

@@ -11,7 +11,7 @@ from keras_prune_init.graph.inputs import ones_input
 
 
 def flow(model):
-    return kpi.score(model, None, "synflow", iterations=1, verbose=0)
+    return kpi.score(model, None, kpi.methods.SynFlow(iterations=1), verbose=0)
 
 
 def in_float64(build):

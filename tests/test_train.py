@@ -246,7 +246,7 @@ def test_a_run_stopped_anywhere_goes_on(
 
 
 def test_a_run_without_channels_leaves_a_smaller_network(config, tmp_path):
-    config.prune.update(granularity="channel", budget="flops", sparsity=0.6)
+    config.prune.update(what="channels", budget="flops", sparsity=0.6)
     result = run.run(config, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert result["kept"] == report["kept"] < 0.8 * result["total"]

@@ -1,150 +1,274 @@
-"""From scores and a sparsity to masks: how many weights each tensor keeps.
+"""How much each tensor loses: from scores and a sparsity to exact masks.
 
 An allocation is a function `(shapes, density) -> densities`, one a tensor, which are
-then rounded to counts with the exact sum. `global` needs none: the scores decide.
+then rounded to counts with the exact sum; or a dict from pattern to sparsity. `global`
+needs none: the scores decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from keras_prune_init._arguments import check_choice, check_whole, is_number
-from keras_prune_init.masks.top_k import check_finite, removed_count, top_k_of_all
+from keras_prune_init._arguments import called, check_whole, is_number
+from keras_prune_init.masks.densities import ALLOCATIONS, Densities, Shape
+from keras_prune_init.masks.top_k import removed_count, top_k_of_all
 
 Scores = Mapping[str, np.ndarray]
+Masks = dict[str, np.ndarray]
+# From the sparsity that is reached in the end to that of one of several iterations.
+Now = Callable[[float], float]
+
+# What "every other tensor" is called in a dict.
+REST = "*"
 
 
-def uniform_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
-    """The same density in every tensor."""
-    return [density for _ in shapes]
-
-
-def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
-    """Erdos-Renyi-Kernel: density in proportion to sum(shape) / prod(shape).
-
-    Tensors that would exceed density 1 are kept whole and the rest is solved again.
-
-    Reference:
-        Evci et al., "Rigging the Lottery", arXiv 1911.11134; Mocanu et al. 2018.
-    """
-    sizes = np.array([np.prod(s) for s in shapes], float)
-    raw = np.array([sum(s) for s in shapes], float) / np.maximum(sizes, 1)
-    budget = density * sizes.sum()
-    whole, epsilon = sizes == 0, 0.0
-    while not whole.all():
-        left = max(budget - sizes[whole].sum(), 0.0)
-        epsilon = left / (raw * sizes)[~whole].sum()
-        too_dense = ~whole & (epsilon * raw > 1)
-        if not too_dense.any():
-            break
-        # One at a time, the densest first: the next epsilon is larger.
-        whole[np.argmax(np.where(too_dense, raw, -1))] = True
-    return np.where(whole, 1.0, epsilon * raw).tolist()
-
-
-ALLOCATIONS = {"global": None, "uniform": uniform_densities, "erk": erk_densities}
-
-
-def select(
-    scores: Scores,
-    sparsity: float,
-    allocation: str = "global",
-    min_per_layer: int = 0,
-) -> dict[str, np.ndarray]:
-    """Exact masks from scores: the highest are kept, ties go to the first index.
+class Allocation:
+    """How much each tensor loses, with a minimum that each one keeps.
 
     Args:
-        scores: `{kernel path: array}`; larger means keep.
-        sparsity: Fraction of all weights to remove, 0 <= sparsity < 1.
-        allocation: `"global"` ranks all weights together; `"uniform"` removes the
-            same fraction of every tensor; `"erk"` keeps more of the small ones. The
-            total is exact in each: floor(sparsity * total) weights go.
-        min_per_layer: Weights that every tensor keeps at least (or all it has). It
-            hides layer collapse, so it is 0 unless asked for.
-
-    Returns:
-        `{kernel path: bool array}`, `True` where a weight is kept.
+        rule: `"global"` ranks all weights together. `"uniform"` removes the same
+            fraction of every tensor, `"erk"` keeps more of the small ones, and so does
+            any name that `register_allocation` knows. A function
+            `(shapes, density) -> densities` gives the density of each tensor. A dict
+            gives sparsities: its keys are regular expressions that are searched in the
+            paths of kernels, and the first one that is found counts. These tensors
+            lose exactly that fraction each. All others are ranked together, so that
+            `sparsity` is that of the whole model; or each loses what the key `"*"`
+            says, and then the dict alone says how much goes.
+        min_per_layer: Weights, blocks or channels that every tensor keeps at least (or
+            all it has). It hides layer collapse, so it is 0 unless asked for.
 
     Raises:
-        ValueError: If scores are not finite, one is a single number in place of an
-            array, or an argument is out of range.
+        ValueError: If there is no such rule, a sparsity is not in [0, 1), a key is no
+            regular expression, or `min_per_layer` is no whole number.
 
     Example:
 
-    >>> select({"a": np.array([3.0, 1.0, 2.0]), "b": np.array([0.5])}, 0.5)
-    {'a': array([ True, False,  True]), 'b': array([False])}
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> scores = {"a": np.array([3.0, 1.0, 2.0]), "b": np.array([0.5])}
+    >>> kpi.select(scores, 0.5, kpi.Allocation("global", min_per_layer=1))
+    {'a': array([ True, False, False]), 'b': array([ True])}
     """
-    check_arguments(sparsity, allocation, min_per_layer)
-    _check_scores(scores)
-    check_finite(scores)
-    return choose(scores, sparsity, allocation, min_per_layer)
 
+    def __init__(
+        self,
+        rule: str | Densities | Mapping[str, float] = "global",
+        min_per_layer: int = 0,
+    ):
+        check_whole("min_per_layer", min_per_layer, 0)
+        self.rule = _checked_rule(rule)
+        self.min_per_layer = min_per_layer
 
-def choose(scores, sparsity, allocation, min_per_layer=0, within=None):
-    """`select` without checks, and among the weights that `within` keeps."""
-    values = [np.asarray(v) for v in scores.values()]
-    total = sum(v.size for v in values)
-    keep = total - removed_count(sparsity, total)
-    if allocation == "global" and not min_per_layer:
-        masks = top_k_of_all(values, keep, within)
+    @classmethod
+    def of(cls, value) -> Allocation:
+        """An argument `allocation` as an object."""
+        return value if isinstance(value, cls) else cls(value)
+
+    def masks(
+        self,
+        scores: Scores,
+        sparsity: float,
+        within: Sequence[np.ndarray] | None = None,
+        now: Now = float,
+    ) -> Masks:
+        """The masks of the best weights.
+
+        Args:
+            scores: `{kernel path: array}`.
+            sparsity: That of the whole, in the end.
+            within: Bool arrays, what to choose from. Default: everything.
+            now: What has been reached of a sparsity by now. Default: all of it.
+
+        Raises:
+            ValueError: If the sparsity, what each tensor keeps at least, and those of
+                a dict do not go together; or a key of a dict is found in no path.
+        """
+        values = [np.asarray(v) for v in scores.values()]
+        if isinstance(self.rule, Mapping):
+            counts = self._by_pattern(list(scores), values, sparsity, within, now)
+        else:
+            total = sum(v.size for v in values)
+            keep = total - removed_count(float(now(sparsity)), total)
+            if within is not None:  # more may have gone before
+                keep = min(keep, sum(int(np.count_nonzero(w)) for w in within))
+            if self.rule == "global" and not self.min_per_layer:
+                masks = top_k_of_all(values, keep, within)
+                return dict(zip(scores, masks, strict=True))
+            counts = self._counts(values, keep, within, sparsity)
+        pools = within or [None] * len(values)
+        masks = [
+            top_k_of_all([v], k, None if p is None else [p])[0]
+            for v, k, p in zip(values, counts, pools, strict=True)
+        ]
         return dict(zip(scores, masks, strict=True))
-    pools = [np.ones(v.shape, bool) for v in values] if within is None else within
-    sizes = [int(np.count_nonzero(p)) for p in pools]
-    floors = [min(min_per_layer, n) for n in sizes]
-    if sum(floors) > keep:
-        raise ValueError(
-            "`min_per_layer` must leave room for the sparsity. "
-            f"Received: min_per_layer={min_per_layer} over {len(values)} tensors, "
-            f"where sparsity={sparsity} keeps {keep} weights. Lower one of the two."
-        )
-    if allocation == "global":
-        counts = _global_counts(values, keep, floors, pools)
-    else:
-        shapes = [v.shape for v in values]
-        densities = ALLOCATIONS[allocation](shapes, keep / max(total, 1))
+
+    def _counts(self, values, keep, within, sparsity):
+        """How much each tensor keeps, by a rule that is no dict."""
+        pools = [np.ones(v.shape, bool) for v in values] if within is None else within
+        sizes = [int(np.count_nonzero(p)) for p in pools]
+        floors = [min(self.min_per_layer, n) for n in sizes]
+        if sum(floors) > keep:
+            raise ValueError(
+                "`min_per_layer` must leave room for the sparsity. Received: "
+                f"min_per_layer={self.min_per_layer} over {len(values)} tensors, where "
+                f"sparsity={sparsity} keeps {keep} weights. Lower one of the two."
+            )
+        if self.rule == "global":
+            return _global_counts(values, keep, floors, pools)
+        densities = self._densities([v.shape for v in values], keep)
         exact = [d * v.size for d, v in zip(densities, values, strict=True)]
-        counts = _round(exact, keep, floors, sizes)
-    masks = [
-        top_k_of_all([v], k, [p])[0]
-        for v, k, p in zip(values, counts, pools, strict=True)
-    ]
-    return dict(zip(scores, masks, strict=True))
+        return _round(exact, keep, floors, sizes)
+
+    def _densities(self, shapes, keep):
+        sizes = [int(np.prod(s)) for s in shapes]
+        total = max(sum(sizes), 1)
+        if isinstance(self.rule, str):
+            return ALLOCATIONS[self.rule](shapes, keep / total)
+        found = called("allocation", self.rule, shapes, keep / total)
+        numbers = np.asarray(found, float) if np.ndim(found) == 1 else np.zeros(0)
+        inside = len(numbers) == len(shapes) and np.all((numbers >= 0) & (numbers <= 1))
+        off = abs(numbers @ sizes - keep) / total if inside else 1.0
+        if off > 0.01:
+            raise ValueError(
+                "An allocation must return one density from 0 to 1 for each shape, of "
+                f"which all together keep what is asked for. Received: {found!r} for "
+                f"{len(shapes)} shapes and density {keep / total:.6g}. Multiply each "
+                "by the size of its tensor to see what they keep."
+            )
+        return numbers.tolist()
+
+    def check(self, shapes: Mapping[str, Shape], sparsity: float) -> None:
+        """Raise a `ValueError`, before any work, if this does not fit these tensors.
+
+        Args:
+            shapes: `{kernel path: shape}` of all that are pruned.
+            sparsity: That of the whole.
+        """
+        sizes = np.array([math.prod(s) for s in shapes.values()])
+        if isinstance(self.rule, Mapping):
+            self._split(list(shapes), sizes, sparsity)
+        elif callable(self.rule):
+            keep = sizes.sum() - removed_count(sparsity, sizes.sum())
+            self._densities(list(shapes.values()), keep)
+
+    def _split(self, paths, sizes, sparsity):
+        """What a dict says of each tensor (`None`: nothing), how much of them goes, and
+        how much of all others."""
+        goals = _goals(self.rule, paths)
+        pairs = zip(goals, sizes, strict=True)
+        removed = np.array([0 if g is None else removed_count(g, n) for g, n in pairs])
+        rest = sizes[[g is None for g in goals]].sum()
+        left = removed_count(sparsity, sizes.sum()) - removed.sum()
+        if rest and not 0 <= left < rest:
+            least, most = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
+            raise ValueError(
+                "`sparsity` is that of the whole model, also if `allocation` says how "
+                f"much some kernels lose. Received: sparsity={sparsity}, while with "
+                f"allocation={self.rule!r} it is from {least:.6g} to {most:.6g}. Pass "
+                "one of these, or say by the key '*' what every other kernel loses."
+            )
+        return goals, removed, left
+
+    def _by_pattern(self, paths, values, sparsity, within, now):
+        sizes = np.array([v.size for v in values])
+        goals, removed, left = self._split(paths, sizes, sparsity)
+        others = np.array([goal is None for goal in goals])
+        rest = sizes[others].sum()
+        pools = [np.ones(v.shape, bool) for v in values] if within is None else within
+        inside = np.array([np.count_nonzero(p) for p in pools])
+        pool = inside[others].sum()
+        lost = ~others & (sizes - removed > inside)
+        if lost.any() or (rest and rest - left > pool):
+            raise ValueError(
+                "Pruning a pruned model goes on from its masks, so the sparsities of "
+                f"`allocation` rise. Received: allocation={self.rule!r}, where a kernel"
+                " has lost more already. Pass more, or `strip` the model to begin anew."
+            )
+        floors = np.minimum(self.min_per_layer, inside)
+        if np.any(~others & (sizes - removed < floors)):
+            raise ValueError(
+                "`min_per_layer` must leave room for the sparsities of `allocation`. "
+                f"Received: min_per_layer={self.min_per_layer} with {self.rule!r}. "
+                "Lower one of them."
+            )
+        counts = [
+            0 if g is None else min(n - removed_count(float(now(g)), n), p)
+            for g, n, p in zip(goals, sizes, inside, strict=True)
+        ]
+        if rest:
+            keep = rest - removed_count(float(now(float(left / rest))), rest)
+            chosen = np.flatnonzero(others)
+            found = _global_counts(
+                [values[i] for i in chosen],
+                min(int(keep), int(pool)),
+                [int(floors[i]) for i in chosen],
+                [pools[i] for i in chosen],
+            )
+            for i, count in zip(chosen, found, strict=True):
+                counts[i] = count
+        return [int(count) for count in counts]
 
 
-def check_arguments(sparsity: float, allocation: str, min_per_layer: int = 0) -> None:
-    """Raise a `ValueError` if an argument of `select` is out of range."""
+def _checked_rule(rule):
+    if isinstance(rule, Mapping):
+        for pattern, sparsity in rule.items():
+            _check_pattern(pattern, sparsity)
+        if not rule:
+            raise ValueError(
+                "A dict `allocation` must say how much some kernels lose. Received: {}."
+                " Pass for example {'logits': 0.5}."
+            )
+        return dict(rule)
+    if not callable(rule) and not (isinstance(rule, str) and rule in ALLOCATIONS):
+        raise ValueError(
+            f"`allocation` must be one of {', '.join(map(repr, ALLOCATIONS))}, a "
+            "function (shapes, density) -> densities, a dict from pattern to sparsity, "
+            f"or an `Allocation`. Received: allocation={rule!r}. Choose one of them."
+        )
+    return rule
+
+
+def _check_pattern(pattern, sparsity):
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise ValueError(
-            "`sparsity` is the fraction of weights to remove, a number with "
-            f"0 <= sparsity < 1. Received: sparsity={sparsity!r}. "
-            "For 90 %, pass 0.9."
+            "A dict `allocation` has sparsities as values, numbers with 0 <= sparsity "
+            f"< 1. Received: {pattern!r}: {sparsity!r}. For 98 %, pass 0.98."
         )
-    check_choice("allocation", allocation, ALLOCATIONS)
-    check_whole("min_per_layer", min_per_layer, 0)
-
-
-def _check_scores(scores):
-    if not isinstance(scores, Mapping):
-        raise TypeError(
-            "`scores` must be a dict from path to array. Received: "
-            f"{type(scores).__name__}. Pass what `score` returned."
-        )
-    for path, values in scores.items():
-        dtype = np.asarray(values).dtype
-        if dtype.kind not in "iuf" and dtype.name != "bfloat16":
-            raise TypeError(
-                "The scores of a kernel are an array of real numbers. Received: dtype "
-                f"{dtype} for {path}. Pass what `score` returned."
-            )
-    scalars = [path for path, values in scores.items() if np.ndim(values) == 0]
-    if scalars:
+    try:
+        re.compile("" if pattern == REST else pattern)
+    except (re.error, TypeError) as e:
         raise ValueError(
-            "The scores of a kernel are an array of its shape. Received: a single "
-            f"number for {', '.join(map(str, scalars))}. Leave out what is no kernel."
-        )
+            "A dict `allocation` has regular expressions as keys. "
+            f"Received: {pattern!r}, of which Python says: {e}. Write a backslash "
+            "before characters such as ( ) [ ] * + that you mean as they stand."
+        ) from None
+
+
+def _goals(rule, paths):
+    """The sparsity that a dict gives each path; `None` where it says nothing."""
+    goals = dict.fromkeys(paths, rule.get(REST))
+    free = list(paths)
+    for pattern, sparsity in rule.items():
+        if pattern == REST:
+            continue
+        found = [path for path in free if re.search(pattern, path)]
+        if not found:
+            taken = any(re.search(pattern, path) for path in paths)
+            why = "only kernels that an earlier key took" if taken else "none of them"
+            raise ValueError(
+                "Each key of a dict `allocation` must be found in the path of a kernel "
+                f"that is pruned. Received: {pattern!r}, which finds {why}: "
+                f"{', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. Correct "
+                "it, or leave it out."
+            )
+        goals |= dict.fromkeys(found, sparsity)
+        free = [path for path in free if path not in found]
+    return list(goals.values())
 
 
 def _global_counts(values, keep, floors, pools):
@@ -168,47 +292,3 @@ def _round(exact, keep, floors, sizes):
         some = min(abs(keep - counts.sum()), np.count_nonzero(free))
         counts[np.argsort(-gain, kind="stable")[:some]] += step
     return counts.tolist()
-
-
-class CriticalSparsity(NamedTuple):
-    """Smallest sparsity that empties a tensor, and the path of that tensor."""
-
-    sparsity: float
-    layer: str
-
-
-def critical_sparsity(scores: Scores) -> CriticalSparsity:
-    """The smallest sparsity at which global selection empties a whole tensor.
-
-    Args:
-        scores: `{kernel path: array}` as `score` returns them.
-
-    Returns:
-        `CriticalSparsity(sparsity, layer)`. `select(scores, sparsity)` empties
-        `layer`, and no smaller sparsity empties any.
-
-    Raises:
-        ValueError: If scores are not finite.
-
-    Reference:
-        Hayou et al., "Robust Pruning at Initialization", arXiv 2002.08797, sec. 3.
-    """
-    _check_scores(scores)
-    check_finite(scores)
-    scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
-    if not scores:
-        raise ValueError(
-            "A tensor is needed that can become empty. Received: no scores at all. "
-            "Pass what `score` returned."
-        )
-    # A tensor is empty once its best weight goes; of equal bests its first goes last.
-    best = {path: np.max(v) for path, v in scores.items()}
-    lowest = min(best.values())
-    # Equal scores go in reverse order, so the last of the tied tensors dies first.
-    layer = [path for path, value in best.items() if value == lowest][-1]
-    removed = sum(int(np.count_nonzero(v < lowest)) for v in scores.values())
-    paths = list(scores)
-    after = paths[paths.index(layer) :]
-    removed += sum(int(np.count_nonzero(scores[p] == lowest)) for p in after)
-    total = sum(v.size for v in scores.values())
-    return CriticalSparsity(removed / total, layer)

@@ -1,98 +1,163 @@
 """What is removed as one: a weight, a block of weights, or all but N of each M.
 
 A kernel is seen as a matrix whose columns are the inputs of a unit; a filter has rows
-for each of its positions. A block `RxC` is R neighbouring outputs at C neighbouring
+for each of its positions. A block of R x C is R neighbouring outputs at C neighbouring
 inputs; the M weights of N:M are neighbouring inputs of one output. Sparse kernels of
 processors take that (1x4: dense layers of TensorFlow Lite; 2:4: NVIDIA's tensor cores).
-Channels, which are of no single kernel, are in channels/.
+Channels, which are of no single kernel, are in channels/choosing.py.
 """
 
 from __future__ import annotations
 
+import abc
 import math
-import re
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 
+from keras_prune_init._arguments import check_whole
 from keras_prune_init.layers.kernels import Kernel
-from keras_prune_init.masks import allocation as allocation_lib
+from keras_prune_init.masks.allocation import Allocation, Masks, Now, Scores
 
 
-class Weights:
-    """Single weights; the base of the others.
+class Units(abc.ABC):
+    """The units of the kernels of one model: how they are scored and chosen."""
 
-    Args:
-        allocation: As in `select`.
-        min_per_layer: As in `select`, in units of what is removed as one.
-    """
+    @abc.abstractmethod
+    def scores(self, method, network, weights, within) -> dict[str, np.ndarray]:
+        """Scores by name, given the masks of earlier iterations (`None`: none)."""
 
-    def __init__(self, allocation: str, min_per_layer: int):
-        self.allocation, self.min_per_layer = allocation, min_per_layer
+    @abc.abstractmethod
+    def choose(self, scores: Scores, within: Sequence | None, now: Now) -> Masks:
+        """Masks by path of the kernel.
+
+        Args:
+            scores: What `scores` returned.
+            within: The masks of before, of which some weights go; `None`: none.
+            now: What has been reached of a sparsity by now.
+        """
+
+
+class What(abc.ABC):
+    """What is removed as one, as `prune_at_init` takes it."""
+
+    def check(self, sparsity: float, allocation: Allocation) -> None:  # noqa: B027
+        """Raise a `ValueError` if other arguments do not go with it."""
 
     def fits(self, kernel: Kernel) -> bool:
         """Whether a kernel consists of whole units; others are not pruned."""
         return True
 
-    def scores(self, method, network, weights, within) -> dict[str, np.ndarray]:
-        """Scores by name, given the masks of earlier iterations (`None`: none)."""
+    @abc.abstractmethod
+    def units(
+        self,
+        model: keras.Model,
+        kernels: Sequence[Kernel],
+        sparsity: float,
+        allocation: Allocation,
+    ) -> Units:
+        """The units of these kernels of a model."""
+
+
+class Weights(What):
+    """Single weights."""
+
+    def units(self, model, kernels, sparsity, allocation):
+        return WeightUnits(kernels, sparsity, allocation)
+
+
+class WeightUnits(Units):
+    """Single weights; the base of others that lie within one kernel."""
+
+    def __init__(self, kernels, sparsity, allocation):
+        self.kernels = {k.path: k for k in kernels}
+        self.sparsity, self.allocation = sparsity, allocation
+
+    def scores(self, method, network, weights, within):
         values = method.scores(network, weights)
         pairs = zip(network.kernels, values, strict=True)
         return {kernel.path: np.asarray(value) for kernel, value in pairs}
 
-    def choose(self, scores, sparsity, within) -> dict[str, np.ndarray]:
-        """Masks by path of the kernel, from scores and the masks of before."""
-        return allocation_lib.choose(
-            scores, sparsity, self.allocation, self.min_per_layer, within
-        )
+    def choose(self, scores, within, now):
+        return self.allocation.masks(scores, self.sparsity, within, now)
 
 
-class _InMatrices(Weights):
-    """Units of R rows and C columns of the matrices."""
+class _Tiles(What):
+    """R rows and C columns of the matrices."""
 
-    def __init__(self, allocation, min_per_layer, rows: int, columns: int):
-        super().__init__(allocation, min_per_layer)
+    def __init__(self, rows: int, columns: int):
         self.rows, self.columns = rows, columns
-        self.axes = {}  # those of the inputs, by path
 
     def fits(self, kernel):
         inputs = kernel.input_axes
-        shape = kernel.shape
-        self.axes[kernel.path] = inputs
-        columns = math.prod(shape[i] for i in inputs)
-        outputs = [n for i, n in enumerate(shape) if i not in inputs][-1]
+        columns = math.prod(kernel.shape[i] for i in inputs)
+        outputs = [n for i, n in enumerate(kernel.shape) if i not in inputs][-1]
         whole = outputs % self.rows == 0 and columns % self.columns == 0
         return bool(inputs) and whole
 
-    def _units(self, path, values):
-        """Of shape (units below each other, R, units beside each other, C)."""
-        inputs = self.axes[path]
+    def split(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
+        """Of shape (tiles below each other, R, tiles beside each other, C)."""
+        inputs = kernel.input_axes
         columns = math.prod(values.shape[i] for i in inputs)
         matrix = np.moveaxis(values, inputs, range(-len(inputs), 0))
         parts = matrix.size // columns // self.rows, columns // self.columns
         return matrix.reshape(parts[0], self.rows, parts[1], self.columns)
 
-    def _kernel(self, path, units, shape):
-        """The reverse."""
-        inputs = self.axes[path]
+    def join(self, kernel: Kernel, tiles: np.ndarray) -> np.ndarray:
+        """The opposite of `split`: values of the kernel's shape."""
+        shape, inputs = kernel.shape, kernel.input_axes
         rest = [n for i, n in enumerate(shape) if i not in inputs]
-        matrix = units.reshape(*rest, *(shape[i] for i in inputs))
+        matrix = tiles.reshape(*rest, *(shape[i] for i in inputs))
         return np.moveaxis(matrix, range(-len(inputs), 0), inputs)
 
 
-class Blocks(_InMatrices):
-    """Blocks of weights, scored by their sum."""
+class Blocks(_Tiles):
+    """Blocks of neighbouring weights, scored by their sum.
 
-    def choose(self, scores, sparsity, within):
-        sums = {path: self._units(path, s).sum((1, 3)) for path, s in scores.items()}
+    Args:
+        rows: Neighbouring outputs of a block, 1 or more.
+        columns: Neighbouring inputs of a block, 1 or more.
+
+    Raises:
+        ValueError: If one of them is no such number.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> kpi.Blocks(1, 4)
+    Blocks(rows=1, columns=4)
+    """
+
+    def __init__(self, rows: int, columns: int):
+        check_whole("rows", rows, 1)
+        check_whole("columns", columns, 1)
+        super().__init__(int(rows), int(columns))
+
+    def __repr__(self):
+        return f"Blocks(rows={self.rows}, columns={self.columns})"
+
+    def units(self, model, kernels, sparsity, allocation):
+        return _BlockUnits(self, kernels, sparsity, allocation)
+
+
+class _BlockUnits(WeightUnits):
+    def __init__(self, what, *arguments):
+        super().__init__(*arguments)
+        self.what = what
+
+    def choose(self, scores, within, now):
+        split, kernels = self.what.split, self.kernels
+        sums = {p: split(kernels[p], s).sum((1, 3)) for p, s in scores.items()}
         left = within
         if within is not None:
             pairs = zip(scores, within, strict=True)
-            left = [self._units(path, mask).any((1, 3)) for path, mask in pairs]
-        masks = super().choose(sums, sparsity, left)
-        whole = np.ones((1, self.rows, 1, self.columns), bool)
+            left = [split(kernels[p], mask).any((1, 3)) for p, mask in pairs]
+        masks = super().choose(sums, left, now)
+        whole = np.ones((1, self.what.rows, 1, self.what.columns), bool)
         masks = {
-            path: self._kernel(path, m[:, None, :, None] & whole, scores[path].shape)
-            for path, m in masks.items()
+            path: self.what.join(kernels[path], mask[:, None, :, None] & whole)
+            for path, mask in masks.items()
         }
         if within is None:
             return masks
@@ -101,64 +166,70 @@ class Blocks(_InMatrices):
         return {path: mask & inside for (path, mask), inside in pairs}
 
 
-class NOfM(_InMatrices):
-    """The N best of each M neighbouring inputs of an output."""
+class NofM(_Tiles):
+    """The N best of each M neighbouring inputs of an output: sparsity 1 - N / M.
 
-    def __init__(self, kept: int, group: int):
-        super().__init__("global", 0, 1, group)
-        self.kept = kept
+    Args:
+        n: How many stay, 1 or more.
+        m: Of how many, more than `n`.
 
-    def choose(self, scores, sparsity, within):
+    Raises:
+        ValueError: If they are no such numbers.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> kpi.NofM(2, 4).sparsity
+    0.5
+    """
+
+    def __init__(self, n: int, m: int):
+        check_whole("n", n, 1)
+        check_whole("m", m, n + 1)
+        super().__init__(1, int(m))
+        self.n, self.m = int(n), int(m)
+
+    def __repr__(self):
+        return f"NofM(n={self.n}, m={self.m})"
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that it removes."""
+        return 1 - self.n / self.m
+
+    def check(self, sparsity, allocation):
+        if not math.isclose(sparsity, self.sparsity, abs_tol=1e-3):
+            raise ValueError(
+                f"what='{self.n}:{self.m}' removes {self.sparsity:.4g} of the weights. "
+                f"Received: sparsity={sparsity}. Pass sparsity={self.sparsity:.4g}."
+            )
+        if allocation.rule != "global" or allocation.min_per_layer:
+            raise ValueError(
+                f"With what='{self.n}:{self.m}' all layers keep the same. Received: "
+                f"allocation={allocation.rule!r}, min_per_layer="
+                f"{allocation.min_per_layer}. Leave them out."
+            )
+
+    def units(self, model, kernels, sparsity, allocation):
+        return _GroupUnits(self, kernels, sparsity, allocation)
+
+
+class _GroupUnits(WeightUnits):
+    def __init__(self, what, *arguments):
+        super().__init__(*arguments)
+        self.what = what
+
+    def choose(self, scores, within, now):
         # In the first of several iterations more than N are left.
-        count = math.ceil((1 - sparsity) * self.columns - 1e-6)
+        count = math.ceil((1 - float(now(self.sparsity))) * self.what.m - 1e-6)
         masks = {}
         for i, (path, values) in enumerate(scores.items()):
             if within is not None:
                 values = np.where(within[i], values, -np.inf)
-            units = self._units(path, values)
-            best = np.argsort(-units, axis=-1, kind="stable")[..., :count]
-            mask = np.zeros(units.shape, bool)
+            groups = self.what.split(self.kernels[path], values)
+            best = np.argsort(-groups, axis=-1, kind="stable")[..., :count]
+            mask = np.zeros(groups.shape, bool)
             np.put_along_axis(mask, best, True, axis=-1)
-            mask &= units > -np.inf
-            masks[path] = self._kernel(path, mask, values.shape)
+            mask &= groups > -np.inf
+            masks[path] = self.what.join(self.kernels[path], mask)
         return masks
-
-
-def make(
-    granularity: str, sparsity: float, allocation: str, min_per_layer: int
-) -> Weights:
-    """What `granularity` names, other than channels.
-
-    Raises:
-        ValueError: If there is no such granularity, or other arguments do not fit it.
-    """
-    if granularity == "weight":
-        return Weights(allocation, min_per_layer)
-    if found := re.fullmatch(r"block:(\d+)x(\d+)", str(granularity)):
-        rows, columns = map(int, found.groups())
-        if rows and columns:
-            return Blocks(allocation, min_per_layer, rows, columns)
-    if found := re.fullmatch(r"(\d+):(\d+)", str(granularity)):
-        kept, group = map(int, found.groups())
-        if 0 < kept < group:
-            _check_n_of_m(granularity, 1 - kept / group, sparsity)
-            if allocation != "global" or min_per_layer:
-                raise ValueError(
-                    f"With granularity={granularity!r} all layers keep the same. "
-                    f"Received: allocation={allocation!r}, "
-                    f"min_per_layer={min_per_layer}. Leave them out."
-                )
-            return NOfM(kept, group)
-    raise ValueError(
-        "`granularity` must be 'weight', 'channel', blocks of outputs x inputs such as "
-        f"'block:1x4', or N of M such as '2:4'. Received: granularity={granularity!r}. "
-        "Choose one of these."
-    )
-
-
-def _check_n_of_m(granularity, removed, sparsity):
-    if not math.isclose(sparsity, removed, abs_tol=1e-3):
-        raise ValueError(
-            f"granularity={granularity!r} removes {removed:.4g} of the weights. "
-            f"Received: sparsity={sparsity}. Pass sparsity={removed:.4g}."
-        )

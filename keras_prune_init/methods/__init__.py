@@ -14,6 +14,14 @@ from keras_prune_init.methods.stable import SBPSR, GraSPSR
 from keras_prune_init.methods.synflow import SynFlow
 
 __all__ = [
+    "GraSP",
+    "GraSPSR",
+    "Magnitude",
+    "Random",
+    "Robust",
+    "SBPSR",
+    "SNIP",
+    "SynFlow",
     "DataMethod",
     "Method",
     "Recipe",

@@ -80,7 +80,7 @@ class Method(abc.ABC):
     def channel_scores(
         self, network: Network, weights: Tensors, channels: Scoring
     ) -> np.ndarray:
-        """Score channels, for granularity="channel"; larger means keep.
+        """Score channels, for `what="channels"`; larger means keep.
 
         Default: the sum of the scores of all weights that go with a channel, over what
         they cost.

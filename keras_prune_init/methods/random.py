@@ -18,20 +18,22 @@ class Random(Method):
     """Uniform random scores; with `allocation="erk"` the usual sparse baseline.
 
     Args:
-        seed: Seed of the draws.
+        seed: Seed of the draws. Default: the `seed` of `prune_at_init`.
         **options: See `Method`.
     """
 
     needs_data = False
 
-    def __init__(self, *, seed: int = 0, **options):
+    def __init__(self, *, seed: int | None = None, **options):
         super().__init__(**options)
-        check_whole("seed", seed, 0)
-        self.seed = int(seed)
+        if seed is not None:
+            check_whole("seed", seed, 0)
+        self.seed = seed
 
     def scores(self, network, weights):
+        seed = network.seed if self.seed is None else int(self.seed)
         return [
-            self._draw(k.path, w.shape)
+            _draw(seed, k.path, w.shape)
             for k, w in zip(network.kernels, weights, strict=True)
         ]
 
@@ -39,6 +41,7 @@ class Random(Method):
         # A sum is uniform again without its whole part; costs must not matter.
         return channels.total(self.scores(network, weights)) % 1
 
-    def _draw(self, path, shape):
-        generator = np.random.default_rng([self.seed, zlib.crc32(path.encode())])
-        return generator.random(tuple(shape), np.float32)
+
+def _draw(seed, path, shape):
+    generator = np.random.default_rng([seed, zlib.crc32(path.encode())])
+    return generator.random(tuple(shape), np.float32)

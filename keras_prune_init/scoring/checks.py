@@ -19,7 +19,7 @@ def prunable_kernels(
     filters: Filters = None,
     fits: Callable[[Kernel], bool] = lambda kernel: True,
 ) -> list[Kernel]:
-    """The kernels to prune: those that pass `filters` and fit the granularity.
+    """The kernels to prune: those that pass `filters` and consist of whole units.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -37,10 +37,10 @@ def prunable_kernels(
     fitting = [k for k in kernels if fits(k)]
     if not fitting:
         raise ValueError(
-            "The numbers of inputs and outputs must be multiples of what `granularity` "
-            f"says, of one layer at least. Received: {model.name}, whose kernels have "
+            "The numbers of inputs and outputs of one layer at least must be multiples "
+            f"of what `what` says. Received: {model.name}, whose kernels have "
             f"shapes {', '.join(str(k.shape) for k in kernels)}. "
-            "Choose another granularity."
+            "Choose another `what`."
         )
     return fitting
 

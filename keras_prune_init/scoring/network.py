@@ -41,10 +41,12 @@ class Network:
             Empty for methods that need no data.
         loss: What `gradients` and `hessian_gradient` differentiate.
         iterations: How often the method will ask for the same quantity.
+        seed: For methods that draw random numbers.
 
     Attributes:
         weights: The kernel values, a list of tensors in the order of `kernels`.
         dtype: What the network computes in.
+        seed: The `seed` that was given; methods that draw random numbers start from it.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Network:
         batches: Sequence[tuple] = (),
         loss: Objective | None = None,
         iterations: int = 1,
+        seed: int = 0,
     ):
         self.model = model
         self.kernels = list(kernels)
         self.batches = list(batches)
         self.loss = loss
+        self.seed = seed
         self._calls = iterations * max(len(self.batches), 1)
         self._made: dict = {}
         self.dtype = scoring_dtype(kernels)

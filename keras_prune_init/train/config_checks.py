@@ -5,6 +5,7 @@ import itertools
 import ml_collections
 
 from keras_prune_init._arguments import is_number, is_whole
+from keras_prune_init.train import prune_config
 from keras_prune_init.train import strategy as strategies
 from keras_prune_init.train.data import augment
 from keras_prune_init.train.optimizer import SCHEDULES
@@ -45,12 +46,13 @@ RULES = {
     "model.depth": _whole(1),
     "model.width": _whole(1),
     "prune.sparsity": _from_0(below=1),
-    "prune.iterations": _whole(1),
+    "prune.options.iterations": _whole(1),
     "prune.batches": _whole(1),
     "prune.samples_per_class": _whole(1),
     "prune.scoring_batch_size": _whole(1),
     "prune.min_per_layer": _whole(0),
     "prune.multiple_of": _whole(1),
+    "prune.options.temperature": _from_0(),
     "prune.rescale": _FLAG,
     "train.epochs": _whole(1),
     "train.steps": _whole(1),
@@ -70,13 +72,20 @@ OPTIONAL = {
     "data.image_size",
     "model.depth",
     "model.width",
-    "prune.iterations",
+    "prune.options.iterations",
+    "prune.options.temperature",
     "prune.batches",
     "prune.samples_per_class",
     "prune.scoring_batch_size",
     "train.steps",
     "train.save_every",
 }
+
+
+def _part(config, path):
+    for name in filter(None, path.split(".")):
+        config = config[name]
+    return config
 
 
 def check(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
@@ -90,12 +99,13 @@ def check(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
         part, _, name = key.rpartition(".")
         if part == "model" and ":" in config.model.name:
             continue  # arguments of a function that is not ours
-        value = (config[part] if part else config).get(name)
+        value = _part(config, part).get(name)
         if not (value is None and key in OPTIONAL or fits(value)):
             raise ValueError(
                 f"`{key}` must be {rule}. Received: {key}={value!r}. Set another "
                 f"--config.{key}."
             )
+    prune_config.arguments(config)
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(

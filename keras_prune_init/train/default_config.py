@@ -42,22 +42,26 @@ def get_config() -> ConfigDict:
     config.prune = ConfigDict()
     config.prune.method = "snip"
     config.prune.sparsity = 0.95  # fraction removed; 0.0 trains the dense net
+    # "global", "uniform", "erk", or sparsities of layers: "stage3=0.98,logits=0.5"
     config.prune.allocation = "global"
-    config.prune.iterations = config_dict.placeholder(int)  # None: the method's own
-    config.prune.schedule = config_dict.placeholder(str)  # None: the method's own
+    config.prune.min_per_layer = 0  # weights that every layer keeps at least
+    # Those of the method. None: its own default.
+    config.prune.options = ConfigDict()
+    config.prune.options.iterations = config_dict.placeholder(int)
+    config.prune.options.schedule = config_dict.placeholder(str)  # exponential, linear
+    config.prune.options.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
+    config.prune.options.temperature = config_dict.placeholder(float)  # of grasp
     config.prune.batches = 1  # training batches to score on ...
     # ... or, in place of them, this many images of every class.
     config.prune.samples_per_class = config_dict.placeholder(int)
     # Images in such a batch, which batch normalization sees. None: as for training.
     config.prune.scoring_batch_size = config_dict.placeholder(int)
-    config.prune.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
-    config.prune.min_per_layer = 0
     # Which layers may be pruned: a regular expression, or "pointwise". None: all.
     config.prune.filters = config_dict.placeholder(str)
     config.prune.layout = "masked"  # or "compact": memory for what is kept only
-    # What is removed as one: "weight", "channel", "block:1x4", "2:4". Of channels the
-    # sparsity is that of "params" or "flops", and layers keep multiples of so many.
-    config.prune.granularity = "weight"
+    # What is removed as one: "weights", "channels", blocks "1x4", or "2:4". Of channels
+    # the sparsity is that of "params" or "flops"; layers keep multiples of so many.
+    config.prune.what = "weights"
     config.prune.budget = "params"
     config.prune.multiple_of = 1
     config.prune.rescale = False  # True: the rescaling trick, for deep plain nets

@@ -19,6 +19,7 @@ from keras_prune_init.train import (
     checkpoints,
     config_checks,
     networks,
+    prune_config,
     run_folder,
     run_lock,
 )
@@ -100,7 +101,7 @@ def _run(config, folder, strategy, resume, deterministic):
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
         return test
-    ordinary = config.prune.granularity == "channel"
+    ordinary = config.prune.what == "channels"
     plain = pruned if ordinary else kpi.strip(pruned)
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
@@ -121,17 +122,17 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
             logging.info("Going on with the run in %s", folder)
             return kpi.enable_workers(run_folder.read_model(folder))
         model = _build(config, data, strategy)
-    arguments = config.prune.to_dict()
-    batch_size = arguments.pop("scoring_batch_size") or config.train.batch_size
+    arguments = prune_config.arguments(config)
+    batch_size = config.prune.scoring_batch_size or config.train.batch_size
     batches = feed.scoring(config, data, batch_size)
     started = time.perf_counter()
-    pruned = kpi.prune_at_init(model, batches, seed=config.seed, **arguments)
+    pruned = kpi.prune_at_init(model, batches, **arguments)
     seconds = time.perf_counter() - started
     with strategy.scope():
         # Keras traces a step twice, half of the time to the first, if that makes these.
         pruned.optimizer.build(pruned.trainable_variables)
     if strategies.is_chief(strategy):
-        whole = model if arguments["granularity"] == "channel" else None
+        whole = model if config.prune.what == "channels" else None
         report = kpi.report(pruned, whole)
         advice = "Nothing but the scoring is lost. Start it again, with --resume, when "
         advice += "the folder can be written to."

@@ -7,7 +7,7 @@ from helpers import L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init.layers.kernels import find_kernels
-from keras_prune_init.masks import patterns
+from keras_prune_init.options import what_of
 
 
 def net():
@@ -22,9 +22,9 @@ def net():
     return keras.Model(inputs, L.Dense(4, name="dense")(L.Dense(6, name="six")(x)))
 
 
-def pruned(model, granularity, method="magnitude", sparsity=0.5, **options):
+def pruned(model, what, method="magnitude", sparsity=0.5, **options):
     return kpi.prune_at_init(
-        model, batch(model), method, granularity=granularity, sparsity=sparsity,
+        model, batch(model), method, what=what, sparsity=sparsity,
         verbose=0, **options
     )  # fmt: skip
 
@@ -45,8 +45,8 @@ def matrices(masked, name):
 @pytest.mark.parametrize("layout", ["masked", "compact"])
 def test_two_of_four_neighbouring_inputs_stay(method, layout):
     model = net()
-    options = {"iterations": 4} if method == "synflow" else {}
-    model = pruned(model, "2:4", method, layout=layout, **options)
+    method = kpi.methods.SynFlow(iterations=4) if method == "synflow" else method
+    model = pruned(model, "2:4", method, layout=layout)
     names = [layer.name for layer in masked_list(model)]
     # Of six inputs or one there are no whole groups.
     assert names == ["conv", "transposed", "attention", "lstm", "six"]
@@ -70,7 +70,7 @@ def test_the_best_of_each_group_stay():
 
 @pytest.mark.parametrize("rows, columns", [(1, 4), (4, 1), (2, 2), (8, 4)])
 def test_blocks_come_and_go_together(rows, columns):
-    model = pruned(net(), f"block:{rows}x{columns}", "snip", sparsity=0.6)
+    model = pruned(net(), f"{rows}x{columns}", "snip", sparsity=0.6)
     total = kept = 0
     for layer in masked_list(model):
         for name in layer.kernels:
@@ -88,37 +88,38 @@ def test_blocks_come_and_go_together(rows, columns):
 def test_the_blocks_of_largest_sum_stay():
     model = keras.Sequential([keras.Input((4,)), L.Dense(6)])
     sums = np.abs(model.layers[0].kernel.numpy()).reshape(2, 2, 3, 2).sum((1, 3))
-    layer = pruned(model, "block:2x2").layers[0]
+    layer = pruned(model, "2x2").layers[0]
     mask = layer.kept_mask("kernel").reshape(2, 2, 3, 2).all((1, 3))
     np.testing.assert_array_equal(mask, sums >= np.sort(sums.ravel())[-3])
 
 
 def test_allocation_and_minimum_count_blocks():
     model = mlp((16, 8), 12, 4)
-    uniform = pruned(model, "block:1x4", sparsity=0.75, allocation="uniform")
+    uniform = pruned(model, "1x4", sparsity=0.75, allocation="uniform")
     assert [m.kept_mask("kernel").mean() for m in masked_list(uniform)] == [0.25] * 3
-    least = pruned(model, "block:1x4", sparsity=0.9, min_per_layer=2)
+    least = pruned(model, "1x4", sparsity=0.9, allocation=kpi.Allocation("global", 2))
     assert min(m.kept_mask("kernel").sum() for m in masked_list(least)) >= 8
 
 
 def test_single_weights_are_blocks_of_one():
     model = mlp((16, 8), 12, 4)
-    one, other = (pruned(model, name) for name in ("weight", "block:1x1"))
+    one, other = (pruned(model, name) for name in ("weights", "1x1"))
     assert kpi.report(one).digest == kpi.report(other).digest
 
 
 def test_what_earlier_iterations_removed_stays_removed():
     model = mlp((16, 8), 12, 4)
     kernels = find_kernels(model)
-    for name, sparsity in (("block:1x4", 0.7), ("2:4", 0.5)):
-        units = patterns.make(name, sparsity, "global", 0)
-        assert all(units.fits(k) for k in kernels)
+    for name, sparsity in (("1x4", 0.7), ("2:4", 0.5)):
+        what = what_of(name)
+        assert all(what.fits(k) for k in kernels)
+        units = what.units(model, kernels, sparsity, kpi.Allocation())
         rng = np.random.default_rng(0)
         first, second = (
-            {k.path: rng.random(k.variable.shape) for k in kernels} for _ in range(2)
+            {k.path: rng.random(k.shape) for k in kernels} for _ in range(2)
         )
-        before = units.choose(first, 0.3, None)
-        after = units.choose(second, sparsity, list(before.values()))
+        before = units.choose(first, None, lambda sparsity: 0.4 * sparsity)
+        after = units.choose(second, list(before.values()), float)
         for path, mask in after.items():
             assert not (mask & ~before[path]).any()
 
@@ -126,21 +127,17 @@ def test_what_earlier_iterations_removed_stays_removed():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"granularity": "filter"}, "`granularity` must be 'weight', .*'filter'"),
-        ({"granularity": "block:0x4"}, "`granularity` must be"),
-        ({"granularity": "4:2"}, "`granularity` must be"),
-        ({"granularity": "2:4"}, "removes 0.5 of the weights.*Pass sparsity=0.5"),
+        ({"what": "filter"}, "`what` must be 'weights', .*'filter'"),
+        ({"what": "0x4"}, "`rows` must be"),
+        ({"what": "4:2"}, "`m` must be a whole number, 5 or more. Received: m=2"),
+        ({"what": "2:4"}, "removes 0.5 of the weights.*Pass sparsity=0.5"),
         (
-            {"granularity": "2:4", "sparsity": 0.5, "allocation": "erk"},
+            {"what": "2:4", "sparsity": 0.5, "allocation": "erk"},
             "all layers keep the same.*'erk'",
         ),
-        ({"granularity": "block:5x7"}, "multiples of what `granularity`.*\\(12, 16\\)"),
-        ({"budget": "bytes"}, "`budget` must be one of .*'bytes'"),
-        ({"budget": "flops"}, "are of channels.*Pass granularity='channel'"),
-        ({"multiple_of": 8}, "are of channels"),
-        ({"multiple_of": 0}, "whole number, 1 or more. Received: multiple_of=0"),
-        ({"granularity": "channel", "layout": "compact"}, "Leave `layout` out"),
-        ({"granularity": "channel", "allocation": "erk"}, "`allocation` of channels"),
+        ({"what": "5x7"}, "multiples of what `what`.*\\(12, 16\\)"),
+        ({"what": "channels", "layout": "compact"}, "Leave `layout` out"),
+        ({"what": "channels", "allocation": "erk"}, "`allocation` of channels"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_scored(
@@ -151,3 +148,10 @@ def test_bad_arguments_are_refused_before_anything_is_scored(
     monkeypatch.setattr(Magnitude, "scores", lambda *args: pytest.fail("scored"))
     with pytest.raises(ValueError, match=message):
         kpi.prune_at_init(mlp((16, 8), 12, 4), None, "magnitude", **change)
+
+
+def test_channels_have_a_budget_and_a_multiple():
+    with pytest.raises(ValueError, match="`budget` must be one of .*'bytes'"):
+        kpi.Channels("bytes")
+    with pytest.raises(ValueError, match="whole number, 1 or more.*multiple_of=0"):
+        kpi.Channels(multiple_of=0)

@@ -1,0 +1,84 @@
+"""The arguments of `prune_at_init` in one object, checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from keras_prune_init._arguments import check_flag, check_whole
+from keras_prune_init.channels.choosing import Channels
+from keras_prune_init.layers import filters as patterns
+from keras_prune_init.layers.filters import Filters
+from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.masks.patterns import Blocks, NofM, Weights, What
+from keras_prune_init.masks.selection import check_sparsity
+from keras_prune_init.surgery import layouts
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for, beside the model, its data and the method.
+
+    Attributes: The arguments of `prune_at_init` of these names. `what` and `allocation`
+        are objects, whatever was given.
+
+    Raises:
+        ValueError: If one of them is out of range, or two do not go together.
+        TypeError: If `filters` is no pattern, list or function.
+    """
+
+    sparsity: float
+    loss: Any
+    allocation: Any
+    batches: int | None
+    samples_per_class: int | None
+    filters: Filters
+    seed: int
+    verbose: int
+    what: Any = "weights"
+    layout: str = "masked"
+    rescale: bool = False
+
+    def __post_init__(self):
+        check_sparsity(self.sparsity)
+        object.__setattr__(self, "what", what_of(self.what))
+        object.__setattr__(self, "allocation", Allocation.of(self.allocation))
+        self.what.check(self.sparsity, self.allocation)
+        patterns.check(self.filters)
+        layouts.check_layout(self.layout)
+        if self.cuts_channels and self.layout != "masked":
+            raise ValueError(
+                "Without channels a model is small as it is, and has no masks to store."
+                f" Received: what='channels', layout={self.layout!r}. Leave `layout` "
+                "out."
+            )
+        check_flag("rescale", self.rescale)
+        check_flag("verbose", self.verbose)
+        check_whole("seed", self.seed, 0)
+
+    @property
+    def cuts_channels(self) -> bool:
+        """Whether whole channels go, and no masks are left."""
+        return isinstance(self.what, Channels)
+
+
+def what_of(value: str | What) -> What:
+    """An argument `what` as an object.
+
+    Raises:
+        ValueError: If it is neither an object nor a name for one.
+    """
+    if isinstance(value, What):
+        return value
+    named = {"weights": Weights, "channels": Channels}
+    if isinstance(value, str) and value in named:
+        return named[value]()
+    for separator, cls in (("x", Blocks), (":", NofM)):
+        if found := re.fullmatch(rf"(\d+){separator}(\d+)", str(value)):
+            return cls(*map(int, found.groups()))
+    raise ValueError(
+        "`what` must be 'weights', 'channels', blocks of outputs x inputs such as "
+        "'1x4', N of M such as '2:4', or an object such as keras_prune_init.Channels()."
+        f" Received: what={value!r}. Choose one of these."
+    )

@@ -1,0 +1,65 @@
+"""What `config.prune` asks for, as arguments of `prune_at_init`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from keras_prune_init.channels.choosing import Channels
+from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.methods import get_method
+from keras_prune_init.options import what_of
+
+
+def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The arguments of `prune_at_init` but model and dataset.
+
+    Args:
+        config: The whole configuration; default_config.py explains its keys.
+
+    Raises:
+        ValueError: If a value is none of its key, or two do not go together.
+    """
+    given = config.prune.to_dict()
+    given.pop("scoring_batch_size")
+    options = given.pop("options")
+    options = {name: v for name, v in options.items() if v is not None}
+    rule = _rule(given.pop("allocation"))
+    return {
+        "method": get_method(given.pop("method"), **options),
+        "what": _what(given.pop("what"), given.pop("budget"), given.pop("multiple_of")),
+        "allocation": Allocation(rule, given.pop("min_per_layer")),
+        "seed": config.seed,
+        **given,
+    }
+
+
+def _what(name, budget, multiple_of):
+    if name == "channels":
+        return Channels(budget, multiple_of)
+    if budget != "params" or multiple_of != 1:
+        raise ValueError(
+            "`prune.budget` and `prune.multiple_of` are of channels. "
+            f"Received: prune.what={name!r}, prune.budget={budget!r}, "
+            f"prune.multiple_of={multiple_of}. Set --config.prune.what=channels."
+        )
+    return what_of(name)
+
+
+def _rule(text):
+    """The name of an allocation, or the dict that `pattern=sparsity,...` stands for."""
+    if "=" not in text:
+        return text
+    rule = {}
+    for part in text.split(","):
+        pattern, _, sparsity = part.rpartition("=")
+        try:
+            rule[pattern.strip()] = float(sparsity)
+        except ValueError:
+            raise ValueError(
+                "`prune.allocation` is a name, or pattern=sparsity,pattern=sparsity. "
+                f"Received: {part!r} in prune.allocation={text!r}. Write it as in "
+                "stage3=0.98,logits=0.5."
+            ) from None
+    return rule

@@ -9,7 +9,6 @@ steps in the compact layout; each method in a process of its own.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
@@ -55,9 +54,9 @@ def worker(method):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.stdout.write(json.dumps(worker(sys.argv[1])))
-        sys.exit()
-    rows = [common.fresh_process(__file__, m) for m in ("random", "magnitude")]
+    common.work_for_another(worker)
+    rows = [
+        common.fresh_process(__file__, "worker", m) for m in ("random", "magnitude")
+    ]
     sys.stdout.write(common.table(rows) + "\n")
     common.save("beyond_memory", rows)

@@ -14,7 +14,6 @@ PROGRAM (see mobile.py).
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
 import tempfile
@@ -139,10 +138,7 @@ def measure(network, options):
 
 
 if __name__ == "__main__":
-    workers = {f.__name__: f for f in (make, train, idle, steps)}
-    if sys.argv[1] in workers:
-        sys.stdout.write(json.dumps(workers[sys.argv[1]](*sys.argv[2:])))
-        sys.exit()
+    common.work_for_another(make, train, idle, steps)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--timer", help="program that times .tflite files on ARM")

@@ -11,7 +11,6 @@ the aim is 1.2 * (3 + 1) * 4 bytes for each kept weight with Adam.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 import tempfile
@@ -147,10 +146,7 @@ def measure(name, baseline):
 
 
 if __name__ == "__main__":
-    workers = {f.__name__: f for f in (make, train, step_ratios)}
-    if sys.argv[1:2] and sys.argv[1] in workers:
-        sys.stdout.write(json.dumps(workers[sys.argv[1]](*sys.argv[2:])))
-        sys.exit()
+    common.work_for_another(make, train, step_ratios)
     chosen = sys.argv[1:] or [name for name in NETWORKS if name != "tiny"]
     baseline = common.peak_mib(__file__, "train", "tiny", "", "dense")
     rows = [row for name in chosen for row in measure(name, baseline)]

@@ -7,7 +7,6 @@ Each method in a process of its own; all of the process counts, also TensorFlow 
 
 from __future__ import annotations
 
-import json
 import sys
 
 import common
@@ -37,9 +36,7 @@ def worker(method):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.stdout.write(json.dumps(worker(sys.argv[1])))
-        sys.exit()
-    rows = [common.fresh_process(__file__, method) for method in METHODS]
+    common.work_for_another(worker)
+    rows = [common.fresh_process(__file__, "worker", method) for method in METHODS]
     sys.stdout.write(common.table(rows) + "\n")
     common.save("scoring_memory", rows)

@@ -163,10 +163,7 @@ def all_times(options):
 
 
 if __name__ == "__main__":
-    workers = {f.__name__: f for f in (accuracy_of, times_of)}
-    if sys.argv[1] in workers:
-        sys.stdout.write(json.dumps(workers[sys.argv[1]](*sys.argv[2:])))
-        sys.exit()
+    common.work_for_another(accuracy_of, times_of)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("accuracy", "times"))
     parser.add_argument("--data", required=True)

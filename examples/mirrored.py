@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_prune_init as kpi
 from keras_prune_init import models
-from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train import strategies
 from keras_prune_init.train.data.loading import load_images
 
 gpus = tf.config.list_physical_devices("GPU")

@@ -20,7 +20,8 @@ from keras_prune_init.methods import Method
 from keras_prune_init.options import Options
 from keras_prune_init.reports import pruning
 from keras_prune_init.scoring import checks
-from keras_prune_init.surgery import agreement, exchange, layouts, rebuild
+from keras_prune_init.surgery import exchange, layouts, rebuild
+from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.theory import rescaling
 
 
@@ -145,7 +146,7 @@ def _masked(made: plan.Plan) -> keras.Model:
     targets = rescaling.targets(pruned) if made.options.rescale else None
     masks = {**made.before, **plan.run(made)[-1]}
     rebuild.set_masks(pruned, kernels, masks)
-    agreement.check(model, pruned, made.few_inputs(), kernels, masks)
+    check_copy(model, pruned, made.few_inputs(), kernels, masks)
     if targets is not None:
         rescaling.apply(targets)
     elif made.recipe.finish:
@@ -157,7 +158,7 @@ def _masked(made: plan.Plan) -> keras.Model:
 def _without_channels(made: plan.Plan) -> keras.Model:
     model, note, finish = made.recipe.model, made.recipe.note, made.recipe.finish
     if made.options.rescale:
-        rescaling.check(model)
+        rescaling.check_plain(model)
     small = made.units.cut(model, plan.run(made)[-1])
     if made.options.rescale or finish:  # which work on scales
         wrapped = rebuild.wrap(small, checks.prunable_kernels(small))

@@ -8,8 +8,7 @@ from typing import Any
 
 from keras_prune_init._arguments import check_flag, check_whole
 from keras_prune_init.channels.choosing import Channels
-from keras_prune_init.layers import filters as patterns
-from keras_prune_init.layers.filters import Filters
+from keras_prune_init.layers.filters import Filters, check_filters
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.patterns import Blocks, NofM, Weights, What
 from keras_prune_init.masks.selection import check_sparsity
@@ -45,7 +44,7 @@ class Options:
         object.__setattr__(self, "what", what_of(self.what))
         object.__setattr__(self, "allocation", Allocation.of(self.allocation))
         self.what.check(self.sparsity, self.allocation)
-        patterns.check(self.filters)
+        check_filters(self.filters)
         layouts.check_layout(self.layout)
         if self.cuts_channels and self.layout != "masked":
             raise ValueError(

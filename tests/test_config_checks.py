@@ -22,11 +22,11 @@ def config(**values):
 def refused(key, value):
     message = rf"`{re.escape(key)}`.*Received: {re.escape(f'{key}={value!r}')}"
     with pytest.raises(ValueError, match=message):
-        config_checks.check(config(**{key: value}))
+        config_checks.check_config(config(**{key: value}))
 
 
 def test_the_default_is_a_run():
-    config_checks.check(config())
+    config_checks.check_config(config())
     assert config_checks.OPTIONAL < set(config_checks.RULES)
 
 
@@ -37,7 +37,7 @@ def test_every_key_refuses_what_it_cannot_be(key):
     if key not in config_checks.OPTIONAL:
         refused(key, None)
     else:
-        config_checks.check(config(**{key: None}))
+        config_checks.check_config(config(**{key: None}))
 
 
 def test_every_number_and_flag_of_the_default_has_a_rule():
@@ -77,11 +77,13 @@ def test_values_that_make_no_run_are_refused(key, value):
 def test_values_that_do_not_go_together_are_refused():
     message = "warmup_epochs=1.0 with train.schedule='step'"
     with pytest.raises(ValueError, match=message):
-        config_checks.check(config(**{"train.schedule": "step"}))
+        config_checks.check_config(config(**{"train.schedule": "step"}))
     with pytest.raises(ValueError, match="batch_size=128 for 3 replicas"):
-        config_checks.check(config(), replicas=3)
+        config_checks.check_config(config(), replicas=3)
 
 
 def test_arguments_of_a_function_that_is_not_ours_are_its_own():
-    config_checks.check(config(**{"model.name": "mine:net", "model.width": [8, 16]}))
+    config_checks.check_config(
+        config(**{"model.name": "mine:net", "model.width": [8, 16]})
+    )
     refused("model.width", [8, 16])

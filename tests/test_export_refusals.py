@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import keras_prune_init as kpi
-from keras_prune_init.export import tflite
+from keras_prune_init.export import flatbuffer, tflite
 
 L = keras.layers
 
@@ -144,18 +144,18 @@ def test_killed_process_leaves_nothing(tmp_path):
 
 
 def test_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
-    encode = tflite.sparse_lib.encode
+    encode = tflite.encode
 
     def wrong(content, sparse):
         content, kernels = encode(content, sparse)
-        model = tflite.sparse_lib.flatbuffer.read(content)
+        model = flatbuffer.read(content)
         for buffer in model.buffers:
             if buffer.data is not None and len(buffer.data) > 1000:
                 buffer.data = np.array(buffer.data)
                 buffer.data[:400] = 64
-        return tflite.sparse_lib.flatbuffer.write(model), kernels
+        return flatbuffer.write(model), kernels
 
-    monkeypatch.setattr(tflite.sparse_lib, "encode", wrong)
+    monkeypatch.setattr(tflite, "encode", wrong)
     with pytest.raises(ValueError, match="must compute what the model does"):
         kpi.export_tflite(mlp(), tmp_path / "m.tflite", sparse=False)
     assert os.listdir(tmp_path) == []

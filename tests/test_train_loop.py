@@ -11,7 +11,7 @@ def rates(steps=range(81), steps_per_epoch=10, **values):
     """The learning rates at `steps` of 8 epochs."""
     config = default_config.get_config()
     config.train.update({"epochs": 8, "learning_rate": 0.4} | values)
-    config_checks.check(config)
+    config_checks.check_config(config)
     rate = optimizer(config.train, steps_per_epoch)._learning_rate
     return np.array([float(rate(step)) for step in steps])
 
@@ -45,7 +45,7 @@ def test_thirds_of_the_training_are_whole_epochs():
 def test_constant_schedule_stays():
     config = default_config.get_config()
     config.train.update(schedule="constant", learning_rate=1e-3, warmup_epochs=0.0)
-    config_checks.check(config)
+    config_checks.check_config(config)
     rate = optimizer(config.train, 10).learning_rate
     assert float(rate) == pytest.approx(1e-3)
 

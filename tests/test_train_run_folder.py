@@ -14,7 +14,7 @@ from keras_prune_init.train import default_config, run_folder, run_lock
 def test_folder_of_something_else_is_not_resumed(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(FileExistsError, match="no config.json"):
-        run_folder.check(tmp_path, {}, resume=True)
+        run_folder.check_settings(tmp_path, {}, resume=True)
 
 
 def test_a_run_of_before_a_key_was_added_had_its_default(tmp_path):
@@ -22,10 +22,10 @@ def test_a_run_of_before_a_key_was_added_had_its_default(tmp_path):
     earlier = json.loads(default_config.get_config().to_json())
     del earlier["data"]["skip_corrupt"]
     run_folder.write_json(tmp_path / "config.json", earlier)
-    run_folder.check(tmp_path, config, resume=True)
+    run_folder.check_settings(tmp_path, config, resume=True)
     config["data"]["skip_corrupt"] = True
     with pytest.raises(ValueError, match=r"skip_corrupt \(then False, now True\)"):
-        run_folder.check(tmp_path, config, resume=True)
+        run_folder.check_settings(tmp_path, config, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_second_process_is_refused_and_told_who_is_at_work(tmp_path):
         message = rf"One process.*workdir={folder}, in which process {os.getpid()} on "
         with pytest.raises(FileExistsError, match=message), run_lock.locked(folder):
             pass
-        run_folder.check(folder, {}, resume=False)  # a lock alone is no run
+        run_folder.check_settings(folder, {}, resume=False)  # a lock alone is no run
         (folder / "model.keras").write_text("saved")
     assert [path.name for path in folder.iterdir()] == ["model.keras"]
 
@@ -63,7 +63,7 @@ def test_a_second_process_is_refused_and_told_who_is_at_work(tmp_path):
 def test_what_a_killed_process_left_locks_nothing(tmp_path):
     (tmp_path / run_lock.LOCK).write_text("process 1 on a machine of long ago")
     with run_lock.locked(tmp_path):
-        run_folder.check(tmp_path, {}, resume=False)
+        run_folder.check_settings(tmp_path, {}, resume=False)
     assert not tmp_path.exists()  # nothing came of it
 
 

@@ -15,8 +15,7 @@ from processes import Forked
 from runs import free_ports, history, mirrored, small
 
 from keras_prune_init.distribute import workers
-from keras_prune_init.train import run
-from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train import run, strategies
 
 
 @pytest.fixture(autouse=True)

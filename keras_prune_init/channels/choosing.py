@@ -14,7 +14,7 @@ from keras_prune_init.channels.groups import BUDGETS, ChannelGroups
 from keras_prune_init.masks.patterns import Units, What
 from keras_prune_init.masks.top_k import removed_count
 
-ALLOCATIONS = ("global", "uniform")
+RULES = ("global", "uniform")
 
 
 class Scoring(NamedTuple):
@@ -62,9 +62,9 @@ class Channels(What):
         return f"Channels(budget={self.budget!r}, multiple_of={self.multiple_of})"
 
     def check(self, sparsity, allocation):
-        if allocation.rule not in ALLOCATIONS:
+        if allocation.rule not in RULES:
             raise ValueError(
-                f"The `allocation` of channels must be one of {ALLOCATIONS}: several "
+                f"The `allocation` of channels must be one of {RULES}: several "
                 f"layers may share them. Received: allocation={allocation.rule!r}. "
                 "Choose one of them."
             )

@@ -10,7 +10,8 @@ import numpy as np
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.channels import analysis
-from keras_prune_init.surgery import agreement, exchange, rebuild
+from keras_prune_init.surgery import exchange, rebuild
+from keras_prune_init.surgery.agreement import check_copy
 
 L = keras.layers
 
@@ -44,7 +45,7 @@ def shrink(model: keras.Model) -> keras.Model:
     """
     check_model(model)
     small = cut(model, analysis.analyse(model))
-    agreement.check(model, small)
+    check_copy(model, small)
     return small
 
 

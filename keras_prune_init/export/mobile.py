@@ -101,10 +101,10 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
             "`model` must be a keras.Model or the path of a .tflite file. Received: "
             f"{model!r}. Pass one of them."
         )
-    return check(content)
+    return check_content(content)
 
 
-def check(content: bytes) -> MobileReport:
+def check_content(content: bytes) -> MobileReport:
     """`mobile_check` of a file's content."""
     model = flatbuffer.read(content)
     try:

@@ -15,8 +15,8 @@ import numpy as np
 from keras_prune_init import _files, _gc
 from keras_prune_init._arguments import check_choice, check_flag, check_whole
 from keras_prune_init.export import convert, int8, mobile, samples
-from keras_prune_init.export import sparse as sparse_lib
 from keras_prune_init.export.report import Comparison, ExportReport, Size
+from keras_prune_init.export.sparse import encode
 
 # Differences between file and model that pass, as a fraction of the largest output.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
@@ -98,7 +98,7 @@ def export_tflite(
         dense, silent = int8.silence(dense)
         if silent:
             notes.append(f"always 0 in int8, as for all samples: {', '.join(silent)}")
-    content, kernels = sparse_lib.encode(dense, sparse)
+    content, kernels = encode(dense, sparse)
     if sparse is True and content is dense:
         raise ValueError(
             "Only kernels with zeros can be stored sparsely. Received: sparse=True, "
@@ -112,7 +112,7 @@ def export_tflite(
             if sparse != "auto" or content is dense:
                 raise
             notes.append(f"stored densely, because of the sparse file: {e}")
-            content, kernels = sparse_lib.encode(dense, False)
+            content, kernels = encode(dense, False)
             comparison = _compare(content, inputs, wanted, precision)
     what = f"The .tflite file could not be written to {path}"
     advice = "What was there before is still there. Free some space, or choose another."
@@ -126,7 +126,7 @@ def export_tflite(
         content is not dense,
         kernels,
         comparison,
-        mobile.check(content),
+        mobile.check_content(content),
         notes,
     )
 

@@ -14,7 +14,7 @@ L = keras.layers
 Filters = str | list[str] | Callable[[keras.layers.Layer], bool] | None
 
 
-def check(filters: Filters) -> None:
+def check_filters(filters: Filters) -> None:
     """Raises TypeError or ValueError unless `filters` can be used as such."""
     if filters is None or callable(filters):
         return
@@ -37,7 +37,7 @@ def check(filters: Filters) -> None:
             ) from None
 
 
-def matches(layer: keras.layers.Layer, filters: Filters) -> bool:
+def passes_filters(layer: keras.layers.Layer, filters: Filters) -> bool:
     """Whether a layer may be pruned; of `"trainable"` kernels are looked at one by one.
 
     Args:

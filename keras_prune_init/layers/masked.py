@@ -11,70 +11,14 @@ import numpy as np
 
 from keras_prune_init.layers import spectral, types
 from keras_prune_init.layers.kernel_paths import get_kernel, input_axes, kernel_names
+from keras_prune_init.layers.stand_in import (
+    KernelInUse,
+    OnKept,
+    UpdatesNoted,
+    refuse_quantization,
+)
 
 PACKAGE = "keras_prune_init"
-
-
-class _OnKept:
-    """A regularizer of kept weights only."""
-
-    def __init__(self, regularizer, mask):
-        self.regularizer, self.mask = regularizer, mask
-
-    def __call__(self, kernel):
-        # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
-        return self.regularizer(keras.ops.where(self.mask, kernel, 0.0))
-
-
-def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
-    """Have `quantize` and `enable_lora` of a layer or model say what to do first."""
-
-    def refuse(*args, **kwargs):
-        raise ValueError(
-            "A model is quantized, or gets LoRA weights, when its zeros are final. "
-            f"Received: {name}, which is pruned. Call keras_prune_init.strip(model) "
-            "first, and this on what it returns."
-        )
-
-    for method in ("quantize", "enable_lora"):
-        if hasattr(type(guarded), method):
-            vars(guarded)[method] = refuse
-
-
-class _KernelInUse(keras.Variable):
-    """What stands in for a kernel where users' own code reads or assigns it.
-
-    Its value is what the forward pass uses. Assigning sets the kept weights.
-    """
-
-    @classmethod
-    def of(cls, wrapper, name):
-        kernel = object.__new__(cls)
-        vars(kernel).update(vars(get_kernel(wrapper.layer, name)))
-        kernel._wrapper, kernel._attribute = wrapper, name
-        return kernel
-
-    @property
-    def value(self):
-        return self._wrapper.masked_kernel(self._attribute)
-
-    def assign(self, value):
-        scale = self._wrapper.scales[self._attribute].value
-        value = keras.ops.convert_to_tensor(value, self.dtype)
-        self._wrapper.set_kernel(self._attribute, value / scale)
-        return value
-
-
-class _UpdatesNoted(keras.StatelessScope):
-    """A scope that knows which variables were assigned in it."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.updated = {}
-
-    def add_update(self, update):
-        self.updated[id(update[0])] = update[0]
-        super().add_update(update)
 
 
 def _checked_names(layer, given):
@@ -207,7 +151,7 @@ class MaskedLayer(keras.layers.Wrapper):
             self._add_scale(name)
             if kernel.regularizer is not None:
                 mask = self.masks[name]
-                kernel.regularizer = _OnKept(kernel.regularizer, mask)
+                kernel.regularizer = OnKept(kernel.regularizer, mask)
 
     def _add_scale(self, name):
         inputs = input_axes(self.layer, name)
@@ -306,7 +250,7 @@ class MaskedLayer(keras.layers.Wrapper):
         vars(layer).pop("enable_lora", None)
         for name in self.kernels:
             kernel = get_kernel(layer, name)
-            if isinstance(kernel.regularizer, _OnKept):
+            if isinstance(kernel.regularizer, OnKept):
                 kernel.regularizer = kernel.regularizer.regularizer
 
     # --- standing in for the layer ----------------------------------------------------
@@ -319,7 +263,7 @@ class MaskedLayer(keras.layers.Wrapper):
         if kernels is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         if name in kernels and self.layer.built:
-            return _KernelInUse.of(self, name)
+            return KernelInUse.of(self, name)
         return getattr(self.layer, name)
 
     def __setattr__(self, name, value):
@@ -344,7 +288,7 @@ class MaskedLayer(keras.layers.Wrapper):
         kernels = {id(kernel) for kernel in kernels}
         others = [v for v in self.layer.variables if id(v) not in kernels]
         mapping += [(v, v.value) for v in others]
-        with _UpdatesNoted(mapping, collect_losses=True) as scope:
+        with UpdatesNoted(mapping, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         for loss in scope.losses:
             # A copy, or the wrapped layer would claim the loss a second time.

@@ -10,9 +10,8 @@ import collections
 
 import keras
 
-from keras_prune_init.layers import filters as patterns
 from keras_prune_init.layers import types
-from keras_prune_init.layers.filters import Filters
+from keras_prune_init.layers.filters import Filters, check_filters, passes_filters
 from keras_prune_init.layers.kernel_paths import get_kernel, input_axes, kernel_names
 from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float
 from keras_prune_init.layers.masked import MaskedLayer
@@ -52,7 +51,7 @@ def prunable(
         TypeError, ValueError: If `filters` is none of these, or a layer does not have
             the kernels that it was registered with.
     """
-    patterns.check(filters)
+    check_filters(filters)
     _check_registered(model)
     found = collections.defaultdict(list)
     for kernel in find_kernels(model):
@@ -107,7 +106,7 @@ def _reason(layer, filters) -> str | None:
     names = kernel_names(layer)
     if not names:
         return NO_KERNEL
-    if not patterns.matches(layer, filters):
+    if not passes_filters(layer, filters):
         return FILTERED
     kernels = [get_kernel(layer, name) for name in names]
     if not all(isinstance(k, keras.Variable) and is_float(k) for k in kernels):

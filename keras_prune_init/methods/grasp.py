@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from keras_prune_init._arguments import is_number
 from keras_prune_init.methods.base import DataMethod
-from keras_prune_init.scoring import temperature as temperatures
+from keras_prune_init.scoring.temperature import OTHER
 
 
 class GraSP(DataMethod):
@@ -39,10 +39,10 @@ class GraSP(DataMethod):
         self.temperature = float(temperature)
 
     def remark(self, network):
-        if self.temperature == 1 or temperatures.OTHER not in network.loss.kinds:
+        if self.temperature == 1 or OTHER not in network.loss.kinds:
             return ""
         kinds = network.loss.kinds
-        every = "" if set(kinds) <= {temperatures.OTHER, None} else " of some outputs"
+        every = "" if set(kinds) <= {OTHER, None} else " of some outputs"
         return (
             f"GraSP: without the temperature of {self.temperature:g}, as the loss"
             f"{every} is no cross-entropy."

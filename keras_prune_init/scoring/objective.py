@@ -20,7 +20,14 @@ from keras.src.losses import loss as keras_loss
 from keras.src.trainers.compile_utils import CompileLoss
 
 from keras_prune_init.layers.patching import patched
-from keras_prune_init.scoring import temperature as temperatures
+from keras_prune_init.scoring.temperature import (
+    OTHER,
+    SIGMOID,
+    SOFTMAX,
+    are_probabilities,
+    kind_of,
+    tempered,
+)
 
 # Numbers of an output on which it is found out what a loss takes it for.
 ENOUGH = 2**22
@@ -96,25 +103,23 @@ class Objective:
                         model(x, training=False)
                     return self(model, x, y, varied, sample_weight)
 
-            return temperatures.kind_of(loss, flat[i])
+            return kind_of(loss, flat[i])
 
         kinds = [kind(i) if v.dtype.is_floating else None for i, v in enumerate(flat)]
-        probable = temperatures.SOFTMAX, temperatures.SIGMOID
+        probable = SOFTMAX, SIGMOID
         if not set(probable) & set(kinds):
             return kinds
         with keras.StatelessScope():
             made = keras.tree.flatten(model(batch[0], training=False))
         return [
-            temperatures.OTHER
-            if kind in probable and not temperatures.are_probabilities(output, kind)
-            else kind
+            OTHER if kind in probable and not are_probabilities(output, kind) else kind
             for kind, output in zip(kinds, made, strict=True)
         ]
 
     def _tempered(self, outputs, temperature):
         divided = []
         for kind, output in zip(self.kinds, keras.tree.flatten(outputs), strict=True):
-            new = temperatures.tempered(output, kind, temperature)
+            new = tempered(output, kind, temperature)
             if new is not output and (mask := get_keras_mask(output)) is not None:
                 set_keras_mask(new, mask)
             divided.append(new)

@@ -22,7 +22,7 @@ MOST_WEIGHTS = 2**28
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
-def check(
+def check_copy(
     model: keras.Model,
     copy: keras.Model,
     inputs=None,

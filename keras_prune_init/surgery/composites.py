@@ -13,7 +13,8 @@ import keras
 from absl import logging
 
 from keras_prune_init.layers import tracking
-from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, refuse_quantization
+from keras_prune_init.layers.masked import PACKAGE, MaskedLayer
+from keras_prune_init.layers.stand_in import refuse_quantization
 from keras_prune_init.layers.walk import children, flatten, is_composite, is_graph, walk
 from keras_prune_init.surgery import exchange
 from keras_prune_init.surgery.copier import Copier
@@ -92,15 +93,19 @@ def _subclass(mixin: type, original: type) -> type:
     return made
 
 
+class _Mixin:
+    """What a class that takes the place of a user's class is made with."""
+
+    def __init_subclass__(cls, **arguments):
+        """Not that of the user's class, which may ask for arguments, or register."""
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
-class RebuiltGraph:
+class RebuiltGraph(_Mixin):
     """Mixin for models whose constructor makes another graph than they have.
 
     They are loaded as plain Functional models.
     """
-
-    def __init_subclass__(cls, **arguments):
-        """Not that of the user's class, which may ask for arguments, or register."""
 
     def get_config(self):
         logging.warning("%s is saved as a plain Functional model.", self.name)
@@ -118,11 +123,8 @@ class RebuiltGraph:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class MaskedComposite:
+class MaskedComposite(_Mixin):
     """Mixin for user-written layers and models that hold `MaskedLayer`s."""
-
-    def __init_subclass__(cls, **arguments):
-        """Not that of the user's class, which may ask for arguments, or register."""
 
     def get_config(self):
         original, masked = self.original, type(self)

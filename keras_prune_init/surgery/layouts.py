@@ -14,7 +14,8 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.walk import walk
-from keras_prune_init.surgery import agreement, exchange, rebuild
+from keras_prune_init.surgery import exchange, rebuild
+from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
 
 
@@ -66,7 +67,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     new = rebuild.change_layers(model, exchange.to_layout(layout))
-    agreement.check(model, new)
+    check_copy(model, new)
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
         with new.distribute_strategy.scope():

@@ -17,7 +17,8 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.distribute import replicas, workers
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.walk import walk
-from keras_prune_init.surgery import agreement, composites, exchange
+from keras_prune_init.surgery import composites, exchange
+from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
 from keras_prune_init.surgery.exchange import masked_layers
 
@@ -121,7 +122,7 @@ def strip(model: keras.Model) -> keras.Model:
         )
     # It leaves its strategy: one process of several may want it.
     plain = _copy_model(model, exchange.folded, scope=False)
-    agreement.check(model, plain)
+    check_copy(model, plain)
     return plain
 
 

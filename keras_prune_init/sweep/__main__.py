@@ -29,7 +29,7 @@ def _main(arguments):
     folder = pathlib.Path(WORKDIR.value)
     flags_of = {grid.name(cell): [*common, *grid.as_flags(cell)] for cell in cells}
     for given in flags_of.values():
-        grid.check(given)
+        grid.check_flags(given)
     for name, given in flags_of.items():
         runs.prepare(folder / name, given)
     failed = []

@@ -61,13 +61,13 @@ def as_flags(cell: Cell) -> list[str]:
     return [f"--config.{key}={value}" for key, value in cell.items()]
 
 
-def check(arguments: list[str]) -> None:
+def check_flags(arguments: list[str]) -> None:
     """See that the flags of a run make one.
 
     Raises:
         ValueError: If they do not, as the training binary would say.
     """
-    config_checks.check(_load(arguments))
+    config_checks.check_config(_load(arguments))
 
 
 def _check(axes, config):

@@ -12,7 +12,7 @@ import numpy as np
 from keras_prune_init._arguments import called, check_whole, is_number, is_whole
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.masked import PACKAGE
-from keras_prune_init.theory import edges as reading
+from keras_prune_init.theory.edges import deviations
 from keras_prune_init.theory.matrices import (
     from_matrices,
     matrices_shape,
@@ -173,7 +173,7 @@ def reinitialize(
     check_whole("seed", seed, 0)
     named = initializer if isinstance(initializer, str) else None
     if named == "eoc":
-        edges = reading.deviations(model, kernels, sigma_b)
+        edges = deviations(model, kernels, sigma_b)
         chosen = [ScaledNormal(*edge) for edge in edges]
     elif sigma_b is not None:
         raise ValueError(

@@ -108,7 +108,7 @@ def targets(
             f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     if not force:
-        check(model)
+        check_plain(model)
     kernels = [k for k in matrix_kernels(model) if k.wrapper]
     sigma_b = bias_deviation(kernels)
     if sigma_w is None and activation is not None:
@@ -144,7 +144,7 @@ def undo(model: keras.Model) -> None:
             scale.assign(np.ones(scale.shape))
 
 
-def check(model: keras.Model) -> None:
+def check_plain(model: keras.Model) -> None:
     """Refuse a model for which the rescaling trick is not made, with the reason.
 
     Args:

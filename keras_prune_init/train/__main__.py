@@ -14,8 +14,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_prune_init.train import run, run_folder
-from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train import run, run_folder, strategies
 
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
 

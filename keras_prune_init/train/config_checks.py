@@ -5,8 +5,7 @@ import itertools
 import ml_collections
 
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init.train import prune_config
-from keras_prune_init.train import strategy as strategies
+from keras_prune_init.train import prune_config, strategies
 from keras_prune_init.train.data import augment
 from keras_prune_init.train.optimizer import SCHEDULES
 
@@ -88,7 +87,7 @@ def _part(config, path):
     return config
 
 
-def check(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
+def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
     """Raise a ValueError that names the key whose value makes no run.
 
     Args:

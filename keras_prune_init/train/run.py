@@ -22,8 +22,8 @@ from keras_prune_init.train import (
     prune_config,
     run_folder,
     run_lock,
+    strategies,
 )
-from keras_prune_init.train import strategy as strategies
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
 from keras_prune_init.train.optimizer import optimizer, steps_taken, total_steps
@@ -65,7 +65,7 @@ def run(
     """
     strategy = strategy or tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
-    config_checks.check(config, replicas)
+    config_checks.check_config(config, replicas)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
     with run_lock.locked(folder) if chief else contextlib.nullcontext():
@@ -77,7 +77,7 @@ def _run(config, folder, strategy, resume, deterministic):
     replicas = strategy.num_replicas_in_sync
     settings = json.loads(config.to_json())
     if chief:  # it may have made the folder before another worker looks
-        run_folder.check(folder, settings, resume)
+        run_folder.check_settings(folder, settings, resume)
     result = run_folder.read_result(folder)
     if result and result["finished"]:
         run_folder.check_finished(folder, result)

@@ -220,7 +220,7 @@ def forget_progress(folder: pathlib.Path, step: int | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def check(folder: pathlib.Path, config: dict, resume: bool) -> None:
+def check_settings(folder: pathlib.Path, config: dict, resume: bool) -> None:
     """Checks that a run of `config` may use `folder`; what was half written goes.
 
     Args:

@@ -68,19 +68,97 @@ def test_imports_go_one_way(path):
         assert ORDER.index(other) <= ORDER.index(room), f"{room} imports {other}"
 
 
+# The names of Keras and TensorFlow that begin with an underscore, and who uses them.
+# Tests say when a new version changes one: here, in test_copier.py, in test_workers.py.
+PRIVATE = {
+    "distribute/workers.py": {"_maybe_symbolic_build", "_symbolic_build"},
+    "graph/nodes.py": {"_functional", "_nodes_by_depth"},
+    "layers/tracking.py": {
+        *("_delete_tracking", "_flatten_layers", "_initialize", "_initializer"),
+        *("_ndim", "_path", "_shape", "_track_trackable", "_tracker"),
+        "_value",
+    },
+    "scoring/inferred_loss.py": {"_keras_history"},
+    "scoring/objective.py": {
+        *("_compile_loss", "_user_loss", "_user_loss_weights"),
+    },
+    "surgery/copier.py": {
+        *("_flatten_layers", "_initialize", "_inputs_struct", "_iterations"),
+        *("_non_trainable_variables", "_operations", "_outputs_struct"),
+        *("_learning_rate", "_tracker", "_trainable_variables", "_variables"),
+        "_trainable_variables_indices",
+    },
+    "surgery/python_objects.py": {"_clone"},
+}
+OURS = {"_asdict", "_fields", "_replace", "_attribute", "_wrapper", "_memo"}
+OURS |= {"_object", "_other", "_share"}  # methods of the copier
+
+
+def private_names(path):
+    """Attributes with an underscore that are read of something else than `self`."""
+    attributes = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
+    ]
+    private = {
+        n.attr
+        for n in attributes
+        if re.match("_[a-z]", n.attr) and ast.unparse(n.value) not in ("self", "cls")
+    }
+    return private - OURS
+
+
 def test_private_keras_api_is_used_in_one_place_each():
-    # Each place has a test that says when a new Keras changes it: test_copier.py,
-    # test_workers.py.
-    pattern = re.compile(r"keras\.src|tensorflow\.python|\._tracker|\._track_trackable")
+    found = {str(p.relative_to(ROOT)): private_names(p) for p in FILES}
+    assert {path: names for path, names in found.items() if names} == PRIVATE
+    pattern = re.compile(r"keras\.src|tensorflow\.python")
     users = {p.name for p in FILES if pattern.search(p.read_text())}
-    assert users == {"copier.py", "objective.py", "tracking.py"}
-    pattern = re.compile(r"_nodes_by_depth|\._functional|keras_tensors")
-    users = {p.name for p in FILES if pattern.search(p.read_text())}
-    assert users == {"nodes.py", "copier.py"}
-    users = {p.name for p in FILES if "._keras_history" in p.read_text()}
-    assert users == {"inferred_loss.py"}
-    users = {p.name for p in FILES if "symbolic_build" in p.read_text()}
-    assert users == {"copier.py", "workers.py"}
+    assert users == {"copier.py", "objective.py"}
+
+
+def test_keras_keeps_the_names_under_which_it_notes_what_attributes_hold():
+    import keras
+    import tensorflow as tf
+
+    from keras_prune_init.layers.walk import BOOKKEEPING, held
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    tf.train.Checkpoint(model=model)
+    names = {name for layer in (model, *model.layers) for name in vars(layer)}
+    seen = {"_layers", "_inbound_nodes", "_outbound_nodes", "_trainable_variables"}
+    assert seen <= names & BOOKKEEPING
+    # What is not in the list, and holds layers or variables, is a user's attribute.
+    kinds = keras.layers.Layer, keras.Variable
+    others = {
+        key[0] for v in (model, *model.layers) for k in kinds for key, _ in held(v, k)
+    }
+    assert others == {"_kernel", "bias", "_functional"}
+
+
+def test_keras_asks_the_signature_of_build_and_dir_of_what_it_saves():
+    import inspect
+
+    import keras
+    from keras.src.saving import saving_lib
+
+    class Own(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.build.__signature__ = inspect.signature(lambda a_shape, b_shape: None)
+
+        def build(self, *args, **shapes):
+            self.given = shapes
+
+        def call(self, a, b):
+            return a + b
+
+    layer = Own()
+    layer(keras.ops.ones((2, 3)), keras.ops.ones((2, 3)))
+    assert layer.given == {"a_shape": (2, 3), "b_shape": (2, 3)}
+    assert "dir(" in inspect.getsource(saving_lib._walk_saveable)
+    optimizer = keras.optimizers.Optimizer
+    names = inspect.signature(optimizer.add_variable_from_reference).parameters
+    assert "reference_variable" in names
 
 
 def test_keras_keeps_what_the_objective_uses():

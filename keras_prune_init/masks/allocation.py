@@ -64,6 +64,9 @@ class Allocation:
         self.rule = _checked_rule(rule)
         self.min_per_layer = min_per_layer
 
+    def __repr__(self):
+        return f"Allocation({self.rule!r}, min_per_layer={self.min_per_layer})"
+
     @classmethod
     def of(cls, value) -> Allocation:
         """An argument `allocation` as an object."""
@@ -224,7 +227,8 @@ def _checked_rule(rule):
                 " Pass for example {'logits': 0.5}."
             )
         return dict(rule)
-    if not callable(rule) and not (isinstance(rule, str) and rule in ALLOCATIONS):
+    named = isinstance(rule, str) and rule in ALLOCATIONS
+    if not named and (not callable(rule) or isinstance(rule, type)):
         raise ValueError(
             f"`allocation` must be one of {', '.join(map(repr, ALLOCATIONS))}, a "
             "function (shapes, density) -> densities, a dict from pattern to sparsity, "

@@ -89,6 +89,8 @@ def get_method(name: str | Method, **options) -> Method:
     if not isinstance(name, str) or name not in _METHODS:
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
+        if isinstance(name, type):
+            hint = f"Write {name.__name__}()."
         raise ValueError(
             f"`method` must be a Method object or one of {method_names()}. "
             f"Received: method={name!r}. {hint}"

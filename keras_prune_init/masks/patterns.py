@@ -64,14 +64,14 @@ class Weights(What):
     """Single weights."""
 
     def units(self, model, kernels, sparsity, allocation):
-        return WeightUnits(kernels, sparsity, allocation)
+        return WeightUnits(self, kernels, sparsity, allocation)
 
 
 class WeightUnits(Units):
     """Single weights; the base of others that lie within one kernel."""
 
-    def __init__(self, kernels, sparsity, allocation):
-        self.kernels = {k.path: k for k in kernels}
+    def __init__(self, what, kernels, sparsity, allocation):
+        self.what, self.kernels = what, {k.path: k for k in kernels}
         self.sparsity, self.allocation = sparsity, allocation
 
     def scores(self, method, network, weights, within):
@@ -142,10 +142,6 @@ class Blocks(_Tiles):
 
 
 class _BlockUnits(WeightUnits):
-    def __init__(self, what, *arguments):
-        super().__init__(*arguments)
-        self.what = what
-
     def choose(self, scores, within, now):
         split, kernels = self.what.split, self.kernels
         sums = {p: split(kernels[p], s).sum((1, 3)) for p, s in scores.items()}
@@ -215,10 +211,6 @@ class NofM(_Tiles):
 
 
 class _GroupUnits(WeightUnits):
-    def __init__(self, what, *arguments):
-        super().__init__(*arguments)
-        self.what = what
-
     def choose(self, scores, within, now):
         # In the first of several iterations more than N are left.
         count = math.ceil((1 - float(now(self.sparsity))) * self.what.m - 1e-6)

@@ -19,8 +19,6 @@ from keras_prune_init.layers.walk import flatten, is_graph
 from keras_prune_init.surgery import rebuild
 from keras_prune_init.surgery.exchange import masked_layers
 
-L = keras.layers
-
 PRECISIONS = ("float32", "float16", "int8")
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import keras
 
-L = keras.layers
-
 
 @contextlib.contextmanager
 def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):

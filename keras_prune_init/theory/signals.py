@@ -20,8 +20,6 @@ from keras_prune_init.scoring.exact_layers import scoring_layers
 from keras_prune_init.scoring.network import zeros_for_none
 from keras_prune_init.scoring.objective import Objective
 
-L = keras.layers
-
 # These apply kernels inside a loop over time: what they put out is recorded instead.
 LOOPS = Trait.LOOP | Trait.REPEATS
 

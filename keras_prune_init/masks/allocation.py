@@ -130,9 +130,8 @@ class Allocation:
     def _densities(self, shapes, keep):
         sizes = [int(np.prod(s)) for s in shapes]
         total = max(sum(sizes), 1)
-        if isinstance(self.rule, str):
-            return ALLOCATIONS[self.rule](shapes, keep / total)
-        found = called("allocation", self.rule, shapes, keep / total)
+        rule = ALLOCATIONS[self.rule] if isinstance(self.rule, str) else self.rule
+        found = called("allocation", rule, shapes, keep / total)
         numbers = np.asarray(found, float) if np.ndim(found) == 1 else np.zeros(0)
         inside = len(numbers) == len(shapes) and np.all((numbers >= 0) & (numbers <= 1))
         off = abs(numbers @ sizes - keep) / total if inside else 1.0
@@ -155,7 +154,7 @@ class Allocation:
         sizes = np.array([math.prod(s) for s in shapes.values()])
         if isinstance(self.rule, Mapping):
             self._split(list(shapes), sizes, sparsity)
-        elif callable(self.rule):
+        elif self.rule != "global":
             keep = sizes.sum() - removed_count(sparsity, sizes.sum())
             self._densities(list(shapes.values()), keep)
 

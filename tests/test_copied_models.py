@@ -244,7 +244,7 @@ def test_pruning_again_in_several_iterations_and_in_blocks():
     model = mlp(units=(8, 8), inputs=8, classes=4)
     first = kpi.prune_at_init(model, None, "magnitude", sparsity=0.6)
     for options in (
-        {"iterations": 4, "method": "snip", "dataset": batch(model)},
+        {"method": kpi.methods.SNIP(iterations=4), "dataset": batch(model)},
         {"what": "1x4", "method": "magnitude"},
         {"what": "1:4", "method": "magnitude", "sparsity": 0.75},
     ):

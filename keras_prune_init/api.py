@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from absl import logging
 from keras_prune_init import _gc, plan
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.channels.choosing import ChannelUnits
 from keras_prune_init.layers.filters import Filters
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import Densities
@@ -158,12 +159,13 @@ def _without_channels(made: plan.Plan) -> keras.Model:
     model, note, finish = made.recipe.model, made.recipe.note, made.recipe.finish
     if made.options.rescale:
         rescaling.check(model)
-    small = made.units.cut(model, plan.run(made)[-1])
+    units = cast(ChannelUnits, made.units)
+    small = units.cut(model, plan.run(made)[-1])
     if made.options.rescale or finish:  # which work on scales
         wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
         if made.options.rescale:
             rescaling.rescale(wrapped)
-        else:
+        elif finish:
             note = f"{note} {finish(wrapped, made.network)}"
         small = rebuild.change_layers(wrapped, exchange.folded)
     if note:

@@ -74,11 +74,13 @@ def make(
     """What to do for checked options; raises as `prune_at_init` does."""
     method = get_method(method)
     check_schedule(method.schedule, method.iterations, options.sparsity)
-    what, before = options.what, {}
+    what = options.what
+    before: Masks = {}
     if isinstance(model, keras.Model) and masked_layers(model):
         _check_has_masks(model, options)
         # The copy's kernels have the names that the pruned ones go by.
-        before = {k.path: k.mask for k in find_kernels(model) if k.wrapper}
+        masks = [(k.path, k.mask) for k in find_kernels(model)]
+        before = {path: mask for path, mask in masks if mask is not None}
         model = rebuild.strip(model)
     checks.prunable_kernels(model, options.filters, what.fits)
     recipe = method.recipe(model)
@@ -87,7 +89,8 @@ def make(
     options.allocation.check({k.path: k.shape for k in kernels}, options.sparsity)
     units = what.units(model, kernels, options.sparsity, options.allocation)
     _check_rises(options, kernels, before)
-    data, objective = [], None
+    data: list = []
+    objective: Objective | None = None
     if method.needs_data:
         data, objective = _data(model, dataset, method, options, scoring_dtype(kernels))
     checks.check_workers(model, data)
@@ -169,11 +172,11 @@ def _data(
             f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
             "or use 'synflow', 'magnitude' or 'random'."
         )
-    objective = None
+    tried: list[Objective] = []
 
     def inspect(batch):
-        nonlocal objective
         objective = first_batch.objective_of(model, options.loss, batch)
+        tried.append(objective)
         if options.samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
@@ -183,5 +186,6 @@ def _data(
     data = take(
         dataset, inspect, options.batches, options.samples_per_class, dtype, size
     )
+    [objective] = tried
     first_batch.check_others(objective, data)
     return data, objective

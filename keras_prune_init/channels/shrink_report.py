@@ -32,9 +32,10 @@ class ShrinkReport:
 
     def __str__(self) -> str:
         lines = ["weights {:,} to {:,}".format(*self.weights)]
-        if None not in self.macs:
-            ratio = self.macs[1] / max(self.macs[0], 1)
-            lines.append("multiply-adds {:,} to {:,}".format(*self.macs))
+        macs, left = self.macs
+        if macs is not None and left is not None:
+            ratio = left / max(macs, 1)
+            lines.append(f"multiply-adds {macs:,} to {left:,}")
             lines[-1] += f" ({ratio:.2f})"
         if self.seconds:
             before, after = self.seconds
@@ -63,7 +64,8 @@ def shrink_report(
         _check_inputs(model, inputs)
         passes = [_pass(m, inputs) for m in (model, small)]
         times = [[_seconds(run) for run in passes] for _ in range(repeats + 2)][2:]
-        seconds = tuple(float(v) for v in np.median(times, axis=0))
+        before, after = np.median(times, axis=0)
+        seconds = float(before), float(after)
     stays = {why: len(g) for why, g in analysis.analyse(model).reasons.items() if g}
     return ShrinkReport(
         tuple(c.weights for c in costs), tuple(c.macs for c in costs), seconds, stays

@@ -64,7 +64,7 @@ def check_same(
         return
     sha = hashlib.sha256()
     for array in arrays:
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     number = int.from_bytes(sha.digest()[:7], "big")
     mine = strategy.experimental_distribute_values_from_function(
         lambda _: tf.constant([number], tf.int64)
@@ -172,13 +172,12 @@ def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as e:
         if not several(strategy):
             raise
-        found = re.search(r"aborted by: (.*)", e.message) or re.search(
-            "(.*)", e.message
-        )
+        found = re.search(r"aborted by: (.*)", e.message)
+        said = found[1] if found else e.message.partition("\n")[0]
         raise RuntimeError(
             "Training ends when a worker is lost: killed, hanging, or stopped by an "
             "error in its own log. Received from TensorFlow: "
-            f"{found[1]}. Start all workers again, to go on from "
+            f"{said}. Start all workers again, to go on from "
             "what was saved last."
         ) from e
 

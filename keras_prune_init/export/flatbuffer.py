@@ -11,7 +11,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 # What data begins at a multiple of, in bytes: the schema's `force_align`.
 ALIGNMENT = 16
-DTYPES = {
+DTYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype("float32"),
     schema.TensorType.FLOAT16: np.dtype("float16"),
     schema.TensorType.INT8: np.dtype("int8"),

@@ -48,7 +48,7 @@ class MobileReport:
                 f"zeros, more than {NEEDED:.1%} are needed"
             )
         lines += self.reasons
-        rules = {}
+        rules: dict[str, list[str]] = {}
         for layer, rule in self.blocking:
             rules.setdefault(rule, []).append(layer)
         lines += [f"  {', '.join(layers)}: {rule}" for rule, layers in rules.items()]
@@ -189,7 +189,7 @@ def _clusters(found: list[Operator], outputs: set[int]) -> list[_Cluster]:
     for source, reader in edges:
         if source and source.role in GIVES and reader.role in TAKES:
             leaders[leader(reader)] = leader(source)
-    clusters = {}
+    clusters: dict[int, _Cluster] = {}
     for operator in found:
         if operator.role:
             cluster = clusters.setdefault(leader(operator), _Cluster([], []))

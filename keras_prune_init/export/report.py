@@ -77,7 +77,7 @@ class ExportReport:
     @property
     def size(self) -> Size:
         """Of the file that was written."""
-        return self.sparse if self.is_sparse else self.dense
+        return self.sparse if self.is_sparse and self.sparse else self.dense
 
     @property
     def density(self) -> float:

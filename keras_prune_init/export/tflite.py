@@ -81,7 +81,8 @@ def export_tflite(
     data = representative_data
     with _gc.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
         model = convert.plain(model, None if data is None else samples.first(data))
-        name, inputs = model.name, None
+        name = model.name
+        inputs: samples.Samples | None = None
         if check or precision == "int8":
             inputs = samples.Samples(model, data, batch_size)
             wanted = inputs.predict(model) if check else None
@@ -91,7 +92,7 @@ def export_tflite(
         ):
             convert.save(model, folder, batch_size)
         del model  # memory for the converter
-        calibrate = (lambda: iter(inputs)) if precision == "int8" else None
+        calibrate = inputs.__iter__ if inputs and precision == "int8" else None
         dense = convert.convert(folder, precision, calibrate)
     notes = []
     if precision == "int8":

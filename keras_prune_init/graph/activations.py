@@ -33,7 +33,8 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
         for parent in node.parents:
             children[parent].append(i)
     up = [node.parents for node in nodes]
-    found, known = {}, {}
+    found: dict[int, Callable | None] = {}
+    known: dict = {}
     for i, node in enumerate(nodes):
         if node.has_kernel:
             functions = _search(nodes, up, up[i])

@@ -25,7 +25,9 @@ def residual_additions(nodes: list[Node]) -> list[Addition]:
     An argument is the shortcut if it shares an origin with the others and has at most
     one kernel (a projection) on its own way from there, and they have more.
     """
-    ancestors, kernels = [], 0  # sets of positions, as bits of integers
+    # Sets of positions, as bits of integers.
+    ancestors: list[int] = []
+    kernels = 0
     for i, node in enumerate(nodes):
         known = 1 << i
         for parent in node.parents:

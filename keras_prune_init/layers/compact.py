@@ -50,8 +50,8 @@ class CompactLayer(MaskedLayer):
     ):
         super().__init__(layer, kernels, note, **kwargs)
         self.counts = _checked_counts(counts, self.kernels)
-        self.places = {}  # where Keras had the kernels
-        self.trained = {}  # whether they were
+        self.places: dict[str, list[tracking.Place]] = {}  # where Keras had the kernels
+        self.trained: dict[str, bool] = {}  # whether they were
         for name in self.kernels:
             self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
 

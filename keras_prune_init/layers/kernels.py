@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -66,12 +66,12 @@ class Kernel(NamedTuple):
     @property
     def mask(self) -> np.ndarray | None:
         """Which weights are kept, kernel-shaped and bool; `None` if not pruned."""
-        return self.wrapper and self.wrapper.kept_mask(self.name)
+        return None if self.wrapper is None else self.wrapper.kept_mask(self.name)
 
     @property
     def scale(self) -> keras.Variable | None:
         """The rescaling factor; `None` if not pruned."""
-        return self.wrapper and self.wrapper.scales[self.name]
+        return None if self.wrapper is None else self.wrapper.scales[self.name]
 
     @property
     def value(self) -> np.ndarray:
@@ -91,7 +91,7 @@ class Kernel(NamedTuple):
         if self.wrapper is None:
             self.variable.assign(values)
         else:
-            self.wrapper.install(self.name, self.mask, values)
+            self.wrapper.install(self.name, self.wrapper.kept_mask(self.name), values)
 
 
 def find_kernels(model: keras.Model) -> list[Kernel]:
@@ -104,8 +104,8 @@ def find_kernels(model: keras.Model) -> list[Kernel]:
         for name in kernel_names(layer) if layer.built else ():
             variable = get_kernel(layer, name)
             wrapper = outer if outer is not None and name in outer.kernels else None
-            noted = wrapper and wrapper.path_of(name)
-            path = unique(noted or getattr(variable, "path", ""), taken)
+            noted = None if wrapper is None else wrapper.path_of(name)
+            path = unique(noted or str(getattr(variable, "path", "")), taken)
             if isinstance(variable, keras.Variable):  # and not made in each call
                 found.append(Kernel(path, address, layer, name, wrapper))
     return found
@@ -117,7 +117,7 @@ def unique(path: str, taken: dict[str, int]) -> str:
     return path if count == 1 else f"{path}_{count}"
 
 
-def scoring_dtype(kernels: Iterable[Kernel]) -> str:
+def scoring_dtype(kernels: Iterable[Any]) -> str:
     """Scores are made in float32, or in float64 if the layers compute in it."""
     wide = any(k.layer.compute_dtype == "float64" for k in kernels)
     return "float64" if wide else "float32"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -184,10 +185,11 @@ class MaskedLayer(keras.layers.Wrapper):
             )
         # Keras reads from the signatures which arguments (masks, training, initial
         # states...) and shapes to pass, and these are the wrapped layer's.
-        call = functools.partial(self._masked_call)
+        call: Any = functools.partial(self._masked_call)
+        build: Any = self.build
         call.__signature__ = inspect.signature(layer.call)
         object.__setattr__(self, "call", call)
-        self.build.__signature__ = inspect.signature(layer.build)
+        build.__signature__ = inspect.signature(layer.build)
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         kwargs.setdefault("trainable", layer.trainable)

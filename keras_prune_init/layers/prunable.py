@@ -64,8 +64,8 @@ def prunable(
             continue
         holds = is_graph(layer) or is_composite(layer)
         parts = [layer] if holds else flatten(layer)
-        unknown = [(v.path or v.name, _how_to_register(v)) for v in parts]
-        unknown = [(path, line) for path, line in unknown if line]
+        lines = ((v.path or v.name, _how_to_register(v)) for v in parts)
+        unknown = [(path, line) for path, line in lines if line]
         skipped += unknown
         reason = None if holds else _reason(layer, filters)
         if reason and not (unknown and reason == NO_KERNEL):

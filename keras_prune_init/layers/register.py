@@ -15,7 +15,7 @@ L = keras.layers
 
 
 def register_layer(
-    cls: type[L.Layer],
+    cls: type[keras.layers.Layer],
     kernels: str | Iterable[str],
     input_axes: int | Axes | Mapping[str, int | Axes] | None = None,
 ) -> None:
@@ -53,8 +53,7 @@ def register_layer(
             f"Received: cls={cls!r}. Pass the class, not a layer; weights of a model "
             "itself can be pruned if they are made in a layer of it."
         )
-    names = (kernels,) if isinstance(kernels, str) else kernels
-    names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
+    names: tuple = tuple(kernels) if isinstance(kernels, (list, tuple)) else (kernels,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
             "`kernels` must be names of attributes. "

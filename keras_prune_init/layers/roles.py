@@ -26,8 +26,8 @@ class Role(NamedTuple):
             first input and the first output.
     """
 
-    inputs: Axes | Callable[[L.Layer], Axes]
-    uses: Callable[[L.Layer, Shape, Shape, Shape], int]
+    inputs: Axes | Callable[[keras.layers.Layer], Axes]
+    uses: Callable[[keras.layers.Layer, Shape, Shape, Shape], int]
 
 
 def _filters(layer, kernel, x, y):

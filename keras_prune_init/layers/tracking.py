@@ -6,12 +6,12 @@ This is private, too; tests/test_copier.py says what of it is used.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
 # Position of a layer in another, and the name of Keras's list of its variables, and the
 # place in that.

@@ -75,7 +75,7 @@ class LayerType(NamedTuple):
 
     kernels: Mapping[str, Role] = {}
     traits: Trait = Trait(0)
-    mean: type[L.Layer] | None = None
+    mean: type[keras.layers.Layer] | None = None
     registered: bool = False
 
 
@@ -188,12 +188,12 @@ TYPES: dict[type, LayerType] = {
 }
 
 
-def type_of(layer: L.Layer) -> LayerType | None:
+def type_of(layer: keras.layers.Layer) -> LayerType | None:
     """The row of a layer's class, or of the nearest class that it is derived from."""
     return next((TYPES[c] for c in type(layer).__mro__ if c in TYPES), None)
 
 
-def has(layer: L.Layer, traits: Trait, subclasses: bool = True) -> bool:
+def has(layer: keras.layers.Layer, traits: Trait, subclasses: bool = True) -> bool:
     """Whether a layer has one of these traits.
 
     Without `subclasses` the class of a user's own has none: its `call` may differ.
@@ -202,7 +202,7 @@ def has(layer: L.Layer, traits: Trait, subclasses: bool = True) -> bool:
     return found is not None and bool(found.traits & traits)
 
 
-def holds_kernels(layer: L.Layer) -> bool:
+def holds_kernels(layer: keras.layers.Layer) -> bool:
     """Whether it is known where a layer has its kernels, itself or in layers inside."""
     found = type_of(layer)
     return found is not None and bool(found.kernels or found.traits & Trait.LOOP)

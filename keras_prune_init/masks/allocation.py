@@ -100,7 +100,7 @@ class Allocation:
                 masks = top_k_of_all(values, keep, within)
                 return dict(zip(scores, masks, strict=True))
             counts = self._counts(values, keep, within, sparsity)
-        pools = within or [None] * len(values)
+        pools: list = [*within] if within else [None] * len(values)
         masks = [
             top_k_of_all([v], k, None if p is None else [p])[0]
             for v, k, p in zip(values, counts, pools, strict=True)

@@ -63,8 +63,8 @@ def top_k_of_all(
     """
     if k <= 0:
         return [np.zeros(s.shape, bool) for s in scores]
-    bracket = _likely_bracket(scores, k, within)
-    masks = _top_k_between(*bracket, scores, k, within)
+    low, high = _likely_bracket(scores, k, within)
+    masks = _top_k_between(low, high, scores, k, within)
     return masks or _top_k_between(-np.inf, np.inf, scores, k, within)
 
 

@@ -6,6 +6,8 @@ PyTorch's constants (running average 0.9, epsilon 1e-5); the published schedules
 tuned with those.
 """
 
+from typing import Any, TypeAlias
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,7 @@ from keras_prune_init.theory.stable import VARIANTS, stabilize
 
 # More would never be made.
 MOST_LAYERS, MOST = 10_000, 1_000_000
-Init = str | keras.initializers.Initializer | None
+Init: TypeAlias = str | keras.initializers.Initializer | None
 
 
 def conv(
@@ -97,7 +99,7 @@ def finish(
     elif isinstance(init, str) and init == "orthogonal":
         init = Orthogonal(edge_of_chaos(activation).sigma_w)
     if init is not None:
-        seed = getattr(init, "seed", None)
+        seed: Any = getattr(init, "seed", None)
         if not is_whole(seed, 0):
             seed = int(keras.random.randint((), 0, 2**31 - 1))
         reinitialize(model, init, seed=seed)

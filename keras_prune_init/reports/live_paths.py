@@ -30,7 +30,7 @@ L = keras.layers
 WHOLE = Trait.LOOP | Trait.ATTENTION
 
 
-def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
+def used_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """The weights of a pruned model that can change its output.
 
     Args:

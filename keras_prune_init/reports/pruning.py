@@ -74,8 +74,8 @@ class PruningReport:
     @property
     def effective(self) -> int | None:
         """Number of kept weights on some path from an input to an output."""
-        counts = [t.effective for t in self.tensors]
-        return None if None in counts else sum(counts)
+        counts = [t.effective for t in self.tensors if t.effective is not None]
+        return sum(counts) if len(counts) == len(self.tensors) else None
 
     @property
     def effective_sparsity(self) -> float | None:
@@ -101,7 +101,7 @@ class PruningReport:
         lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
         if self.collapsed:
             lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
-        reasons = {}
+        reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
@@ -155,12 +155,12 @@ class PruningReport:
         kept = np.array([t.kept / t.total for t in self.tensors])
         axes.bar(range(count), kept, color="#9ecae1", label="kept")
         if self.effective is not None:
-            used = [t.effective / t.total for t in self.tensors]
+            used = [(t.effective or 0) / t.total for t in self.tensors]
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
         for i in np.flatnonzero(kept == 0):
             axes.text(
-                i,
+                int(i),
                 0.02,
                 "empty",
                 color="tab:red",
@@ -217,9 +217,9 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         used = {}
     tensors, masks = [], []
     for kernel in find_kernels(model):
-        if kernel.wrapper is None:
-            continue
         mask = kernel.mask
+        if mask is None:
+            continue
         masks.append(mask)
         live = used.get(kernel.path)
         effective = None if live is None else int(live.sum())
@@ -257,7 +257,7 @@ def _report_of_channels(model, dense):
 
 def _saved(before: CostReport, after: CostReport):
     yield f"weights {before.weights:,} to {after.weights:,}"
-    if None not in (before.macs, after.macs):
+    if before.macs is not None and after.macs is not None:
         ratio = after.macs / max(before.macs, 1)
         yield f"multiply-adds {before.macs:,} to {after.macs:,} ({ratio:.2f})"
 
@@ -268,7 +268,7 @@ def _by_name(kernels):
     Paths change with the models around a layer, positions with layers between.
     """
     found: dict[tuple, Kernel] = {}
-    counts = collections.Counter()
+    counts: collections.Counter = collections.Counter()
     for kernel in kernels:
         name = kernel.layer.name, kernel.name
         found[*name, counts[name]] = kernel

@@ -58,15 +58,15 @@ def take(
             "An endless dataset has no last batch. Received: batches=None, and a "
             f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
         )
-    source = map(_tensors, _iterate(dataset, dtype, array_batch))
-    first = next(source, None)
+    rest = map(_tensors, _iterate(dataset, dtype, array_batch))
+    first = next(rest, None)
     if first is None:
         raise ValueError(
             "The dataset must hold at least one batch. Received: an empty dataset. "
             "A `tf.data.Dataset` may have been filtered or skipped to nothing."
         )
     classes = inspect(first)
-    source = itertools.chain([first], source)
+    source = itertools.chain([first], rest)
     if samples_per_class:
         return _balanced(source, int(samples_per_class), classes)
     taken = list(itertools.islice(source, batches))

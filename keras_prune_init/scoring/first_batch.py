@@ -70,7 +70,7 @@ def check_others(objective: Objective, batches: list[tuple]) -> None:
     Raises:
         ValueError: With the number of the batch that does not.
     """
-    if objective.example is None:
+    if not objective.example:
         return
     model, _, outputs = objective.example
     for number, (x, y, sample_weight) in enumerate(batches[1:], 2):

@@ -132,7 +132,9 @@ def _symbolic(model, count):
 
 def _kind_in_graph(tensor) -> str | None:
     """What made a symbolic tensor of Keras; `None` where its layers do not say."""
-    shape = None if tensor is None else tensor.shape
+    if tensor is None:
+        return None
+    shape = tensor.shape
     while tensor is not None:
         operation, _, index = tensor._keras_history
         if isinstance(operation, keras.Model):

@@ -175,7 +175,7 @@ class Network:
 
     def _summed(self, key, function, weights, *args) -> Tensors:
         """The sum of `function(weights, batch, *args)` over the batches."""
-        if key[-1] != 1.0:
+        if key[-1] != 1.0 and self.loss is not None:
             _ = self.loss.kinds  # what a temperature needs, before anything is traced
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
@@ -186,13 +186,12 @@ class Network:
         else:
             step = self.once(key, lambda: self.graph_if_it_pays(function))
             batches = self.batches
-        total = None
+        total: Tensors = []
         for batch in batches:
             part = step(weights, batch, *args)
-            if total is None:
-                total = part
-            else:
-                total = [a + b for a, b in zip(total, part, strict=True)]
+            if total:
+                part = [a + b for a, b in zip(total, part, strict=True)]
+            total = part
         return total
 
 

@@ -44,7 +44,7 @@ class Objective:
         self._losses, self.remark = None, ""
         if loss is not None:
             self._losses = _Losses(loss, loss_weights, output_names=output_names)
-        self.example: tuple | None = None
+        self.example: tuple = ()
 
     def __call__(
         self, model, x, y, outputs, sample_weight=None, temperature: float = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from typing import TypeAlias
 
 import keras
 from absl import logging
@@ -18,7 +19,7 @@ from keras_prune_init.layers.walk import children, flatten, is_composite, is_gra
 from keras_prune_init.surgery import exchange
 from keras_prune_init.surgery.copier import Copier
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
 
 def remember_masks(model: Layer) -> None:
@@ -30,7 +31,8 @@ def remember_masks(model: Layer) -> None:
         refuse_quantization(model, model.name)
     for composite in _outermost(model):
         if not isinstance(composite, MaskedComposite):
-            composite.__class__ = _subclass(MaskedComposite, type(composite))
+            made = _subclass(MaskedComposite, type(composite))  # type: ignore[arg-type]
+            composite.__class__ = made
         for layer in flatten(composite):
             if is_composite(layer):
                 items = children(layer)
@@ -49,7 +51,8 @@ def remember_graphs(model: Layer, new: Layer) -> None:
     if _size(model) != _size(new):
         for layer in flatten(new):
             if is_graph(layer) and not _saves_its_layers(layer):
-                layer.__class__ = _subclass(RebuiltGraph, type(layer))
+                made = _subclass(RebuiltGraph, type(layer))  # type: ignore[arg-type]
+                layer.__class__ = made
 
 
 def _size(model):
@@ -120,6 +123,8 @@ class RebuiltGraph:
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaskedComposite:
     """Mixin for user-written layers and models that hold `MaskedLayer`s."""
+
+    original: type
 
     def __init_subclass__(cls, **arguments):
         """Not that of the user's class, which may ask for arguments, or register."""

@@ -71,7 +71,7 @@ class Copier(PythonCopier):
     def __init__(
         self,
         model: Any,
-        change: Callable[[Layer, Copier], Any] | None = None,
+        change: Callable[[keras.layers.Layer, Copier], Any] | None = None,
         call: Callable | None = None,
         dtype: str | None = None,
     ):
@@ -90,7 +90,9 @@ class Copier(PythonCopier):
                 return self._remember(value, new)
         return super().__call__(value)
 
-    def without_values(self, layer: Layer, variables: Iterable) -> Layer:
+    def without_values(
+        self, layer: keras.layers.Layer, variables: Iterable
+    ) -> keras.layers.Layer:
         """A copy of a layer in which some variables have a shape, but hold nothing."""
         self._absent |= {id(v) for v in variables}
         return self.unchanged(layer)
@@ -100,7 +102,7 @@ class Copier(PythonCopier):
         for variable in variables:
             self._remember(variable, None)
 
-    def unbuilt(self, layer: Layer) -> Layer:
+    def unbuilt(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """A copy of a layer as before its `build`, which will make its variables."""
         self.leave_out(layer._trainable_variables + layer._non_trainable_variables)
         new = self.unchanged(layer)

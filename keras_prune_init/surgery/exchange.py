@@ -6,6 +6,7 @@ Each function here gives a `change` for `objects.Copier`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import keras
 
@@ -16,7 +17,7 @@ from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery.copier import Copier
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
@@ -98,7 +99,8 @@ def masked(layer: Layer, options: Mapping) -> MaskedLayer:
 def options_of(layer: MaskedLayer) -> dict:
     """What `masked` made a wrapper with."""
     [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
-    options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
+    options: dict[str, Any] = {"layout": layout, "note": layer.note}
+    options["kernels"] = list(layer.kernels)
     options["paths"] = list(layer.paths)
     if layout == "compact":
         options["counts"] = dict(layer.counts)

@@ -13,6 +13,7 @@ import random
 import threading
 import types
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -177,7 +178,7 @@ class PythonCopier:
         return False
 
     # The first that fits.
-    rules = (
+    rules: tuple[tuple[Any, Callable], ...] = (
         (ATOMS, _share),
         (np.ndarray, _array),
         (GENERATORS, _generator),

@@ -214,7 +214,7 @@ def _values(kernel: Kernel, initializer, seed):
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
     values = from_matrices(kernel, np.stack(draws))
     yield kernel, values
-    if kernel.wrapper is not None:
+    if kernel.scale is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows

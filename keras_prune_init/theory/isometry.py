@@ -142,10 +142,10 @@ def approximate_isometry(
         )
         results.append(after.astype(k.variable.dtype))
         ends = before, _matrices(k, results[-1])
-        penalties = tuple(float(_penalty(_upright(v))[0]) for v in ends)
+        first, last = (float(_penalty(_upright(v))[0]) for v in ends)
         values = tuple(_summary(_singular_values(v)) for v in ends)
         rows.append(
-            KernelIsometry(k.path, before.shape, _zeros(before), penalties, values)
+            KernelIsometry(k.path, before.shape, _zeros(before), (first, last), values)
         )
     for kernel, result in zip(kernels, results, strict=True):
         kernel.assign(result)
@@ -189,7 +189,9 @@ def _masked(model) -> list[Kernel]:
             f"returned. Received: model={model.name}, without a masked dense or "
             "convolution layer. Prune it first."
         )
-    scaled = [k.path for k in kernels if np.any(k.scale.numpy() != 1)]
+    scaled = [
+        k.path for k in kernels if k.scale is not None and np.any(k.scale.numpy() != 1)
+    ]
     if scaled:
         raise ValueError(
             "Rescaling and approximate isometry are alternatives. "

@@ -53,7 +53,7 @@ def to_matrices(kernel: Kernel, values: np.ndarray) -> np.ndarray:
 def from_matrices(kernel: Kernel, matrices: np.ndarray) -> np.ndarray:
     """The opposite of `to_matrices`: values of the kernel's shape."""
     view, axes = _axes(kernel)
-    order = sum(axes, [])
+    order: list[int] = sum(axes, [])
     values = np.reshape(matrices, [view[i] for i in order])
     return values.transpose(np.argsort(order)).reshape(kernel.shape)
 

@@ -130,7 +130,8 @@ def apply(aims: Targets, granularity: str = "unit") -> None:
             "changed."
         )
     for (kernel, _), factor in zip(aims, factors, strict=True):
-        kernel.scale.assign(factor)
+        if kernel.scale is not None:
+            kernel.scale.assign(factor)
 
 
 def _fits(factor):
@@ -187,7 +188,8 @@ def obstacle(nodes: list[Node]) -> str | None:
 
 def normalizations(nodes: list[Node]) -> list[int]:
     """Positions of normalizing layers behind a layer with a kernel."""
-    behind, found = set(), []
+    behind: set[int] = set()
+    found = []
     for i, node in enumerate(nodes):
         if node.has_kernel or behind & set(node.parents):
             behind.add(i)

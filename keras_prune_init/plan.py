@@ -1,4 +1,4 @@
-"""What `prune_at_init` and `score` do, from checked arguments to masks."""
+"""What `prune_at_init` and `score` have in common: from checked arguments to masks."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
     """All that is needed to score and choose; everything is checked.
 
     Attributes:
-        method: What scores.
-        recipe: What it makes of the model, besides.
-        kernels: Those of the recipe's model that may be pruned.
-        before: `{kernel path: mask}` of a model that is pruned already.
+        method: The method that scores.
+        recipe: What the method wants done to the model besides.
+        kernels: The kernels of the recipe's model that may be pruned.
+        before: `{kernel path: mask}` if the model is pruned already.
         network: The recipe's model with its data.
-        units: What is removed as one.
-        options: What was asked for.
+        units: The units that are removed.
+        options: The arguments of the user.
     """
 
     method: Method
@@ -51,14 +51,14 @@ class Plan(NamedTuple):
     options: Options
 
     def kernels_of_pruned(self) -> list[Kernel]:
-        """Those that will have a mask: these, and others that had one before."""
+        """Return the kernels that will have a mask: `kernels`, and old ones."""
         known = {k.path for k in self.kernels}
         found = find_kernels(self.recipe.model) if self.before else []
         others = [k for k in found if k.path in self.before and k.path not in known]
         return [*self.kernels, *others]
 
     def few_inputs(self) -> Any:
-        """Two samples of the data, or a batch if its size is fixed; `None` without."""
+        """Return two samples of the data, or a batch of fixed size, or `None`."""
         if not self.network.batches:
             return None
         x = self.network.batches[0][0]
@@ -71,7 +71,7 @@ class Plan(NamedTuple):
 def make(
     model: keras.Model, dataset: Any, method: str | Method, options: Options
 ) -> Plan:
-    """What to do for checked options; raises as `prune_at_init` does."""
+    """Make the plan for checked options; it raises the errors of `prune_at_init`."""
     method = get_method(method)
     check_schedule(method.schedule, method.iterations, options.sparsity)
     what = options.what
@@ -101,7 +101,10 @@ def make(
 
 
 def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
-    """The last scores, what they were chosen from (`None`: all), the final masks."""
+    """Return the last scores, the entries they were chosen from, and the final masks.
+
+    The entries are `None` if they are all.
+    """
     method, network, units = plan.method, plan.network, plan.units
     strategy = network.model.distribute_strategy
     weights, masks, total = (
@@ -137,7 +140,7 @@ def _check_has_masks(model, options):
 
 
 def _masks_before(plan):
-    """The masks to go on from, of the kernels to prune; `None` if there are none."""
+    """Return the earlier masks of the kernels to prune; `None`: there are none."""
     if not any(k.path in plan.before for k in plan.kernels):
         return None
     return {
@@ -165,7 +168,7 @@ def _check_rises(options, kernels, masks):
 def _data(
     model: keras.Model, dataset: Any, method: Method, options: Options, dtype: str
 ) -> tuple[list, Objective]:
-    """The batches to score on, and what is differentiated."""
+    """Return the batches to score on, and the objective to differentiate."""
     if dataset is None:
         raise ValueError(
             "This method differentiates the loss, so it needs data. "

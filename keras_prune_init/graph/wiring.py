@@ -16,12 +16,12 @@ class Node(NamedTuple):
     """One call of a layer or operation.
 
     Attributes:
-        operation: The layer; of nested models the layers inside are listed. `None` for
-            the input of a Sequential model without known shapes.
-        parents: Positions, in the list of nodes, of those that made its arguments.
-        owner: The (nested) model in which it is called.
+        operation: The layer or operation. A nested model is replaced by the layers in
+            it. `None` for the input of a Sequential model without known shapes.
+        parents: Positions, in the list of nodes, of the nodes that made its arguments.
+        owner: The model, nested or not, in which it is called.
         given: Shapes of its arguments, in the order of `parents`.
-        made: Shapes of what it returned; none if they are not known.
+        made: Shapes of its results; empty if they are not known.
     """
 
     operation: Any
@@ -32,17 +32,18 @@ class Node(NamedTuple):
 
     @property
     def layer(self):
-        """The operation, or what a `MaskedLayer` wraps."""
+        """The operation, or the layer inside it if it is a `MaskedLayer`."""
         masked = isinstance(self.operation, MaskedLayer)
         return self.operation.layer if masked else self.operation
 
     @property
     def has_kernel(self) -> bool:
+        """Whether the operation is a layer with a kernel that can be pruned."""
         return bool(kernel_names(self.layer))
 
 
 def flat_graph(model: keras.Model) -> list[Node]:
-    """The calls that a model consists of, each after those whose results it takes.
+    """List the calls of a model; each comes after the calls whose results it takes.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.
@@ -51,7 +52,7 @@ def flat_graph(model: keras.Model) -> list[Node]:
 
 
 def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
-    """The nodes of `flat_graph`, and the positions of those that make the outputs.
+    """Return the nodes of `flat_graph`, and which of them make the outputs.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.

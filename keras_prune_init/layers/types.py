@@ -1,8 +1,8 @@
-"""The one table of layer types: what pruning knows of each class of Keras's layers.
+"""The table of layer types: what pruning knows of each class of Keras's layers.
 
-A class has one row: its kernels, and traits. Methods, layouts, reports and theory ask
-for a trait, never for a class. A subclass is like its parent unless it has a row of its
-own; users add rows by `register_layer`.
+Each class has one row with its kernels and traits. Methods, layouts, reports and theory
+ask for a trait, never for a class. A subclass is like its parent unless it has a row of
+its own. Users add rows with `register_layer`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ L = keras.layers
 
 
 class Trait(enum.Flag):
-    """What a layer does to what it is given, in inference."""
+    """What a layer does to its inputs, in inference."""
 
     # Outputs are inputs times kernels, plus a bias, through `activation`.
     LINEAR = enum.auto()
@@ -69,7 +69,8 @@ class LayerType(NamedTuple):
         kernels: `{attribute path: Role}` of the kernels, in the order of use. A layer
             need not have all of them.
         traits: What the layer does.
-        mean: Of a maximum over positions, the layer that takes their mean.
+        mean: For a layer that takes the maximum over positions, the layer that takes
+            the mean. `None` for other layers.
         registered: Whether a user added it by `register_layer`.
     """
 
@@ -189,20 +190,21 @@ TYPES: dict[type, LayerType] = {
 
 
 def type_of(layer: keras.layers.Layer) -> LayerType | None:
-    """The row of a layer's class, or of the nearest class that it is derived from."""
+    """Return the row of a layer's class, or of its nearest parent class."""
     return next((TYPES[c] for c in type(layer).__mro__ if c in TYPES), None)
 
 
 def has(layer: keras.layers.Layer, traits: Trait, subclasses: bool = True) -> bool:
     """Whether a layer has one of these traits.
 
-    Without `subclasses` the class of a user's own has none: its `call` may differ.
+    With `subclasses=False`, a class without a row of its own has no traits. Its `call`
+    may differ from that of its parent.
     """
     found = type_of(layer) if subclasses else TYPES.get(type(layer))
     return found is not None and bool(found.traits & traits)
 
 
 def holds_kernels(layer: keras.layers.Layer) -> bool:
-    """Whether it is known where a layer has its kernels, itself or in layers inside."""
+    """Whether the kernels of a layer, or of layers inside it, are known."""
     found = type_of(layer)
     return found is not None and bool(found.kernels or found.traits & Trait.LOOP)

@@ -1,7 +1,7 @@
-"""Layers and models of users that hold masked layers, and how they are saved.
+"""How layers and models of users that hold masked layers are saved.
 
-The constructor of such a class makes ordinary layers. So that a saved model loads as it
-was, its config says which of them were masked, and they are exchanged again.
+The constructor of such a class makes ordinary layers. So the config of a saved model
+says which of them were masked, and these are replaced again when it is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 def remember_masks(model: Layer) -> None:
-    """Have what holds masked layers, in a model or itself, save which these are."""
+    """Let a model, and composites in it, save which of their layers are masked."""
     masked = exchange.masked_layers(model)
     for layer in masked:
         refuse_quantization(layer.layer, layer.name)
@@ -40,14 +40,14 @@ def remember_masks(model: Layer) -> None:
 
 
 def forget_masks(model: Layer) -> None:
-    """The opposite, where no masked layer is left."""
+    """Undo `remember_masks` where no masked layer is left."""
     for layer in flatten(model):
         if isinstance(layer, MaskedComposite) and not exchange.masked_layers(layer):
             layer.__class__ = layer.original
 
 
 def remember_graphs(model: Layer, new: Layer) -> None:
-    """Have a copy with another graph saved as that, not as what constructors make."""
+    """Let a copy with another graph be saved with that graph."""
     if _size(model) != _size(new):
         for layer in flatten(new):
             if is_graph(layer) and not _saves_its_layers(layer):
@@ -60,7 +60,7 @@ def _size(model):
 
 
 def _outermost(layer):
-    """The composites that hold masked layers and are in no other composite."""
+    """Return the composites that hold masked layers and are in no other composite."""
     if not exchange.masked_layers(layer) or isinstance(layer, MaskedLayer):
         return
     if _saves_its_layers(layer):
@@ -97,13 +97,13 @@ def _subclass(mixin: type, original: type) -> type:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RebuiltGraph:
-    """Mixin for models whose constructor makes another graph than they have.
+    """Mixin for models whose graph is not the one that their constructor makes.
 
     They are loaded as plain Functional models.
     """
 
     def __init_subclass__(cls, **arguments):
-        """Not that of the user's class, which may ask for arguments, or register."""
+        """Skip the hook of the user's class, which may want arguments."""
 
     def get_config(self):
         logging.warning("%s is saved as a plain Functional model.", self.name)
@@ -127,7 +127,7 @@ class MaskedComposite:
     original: type
 
     def __init_subclass__(cls, **arguments):
-        """Not that of the user's class, which may ask for arguments, or register."""
+        """Skip the hook of the user's class, which may want arguments."""
 
     def get_config(self):
         original, masked = self.original, type(self)

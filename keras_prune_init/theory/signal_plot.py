@@ -41,7 +41,7 @@ def draw(report, path) -> None:
 
 
 def _panel(axes, values, field):
-    """One panel; what a logarithmic axis cannot show is marked at its foot."""
+    """Draw one panel; values off a logarithmic axis are marked at its foot."""
     finite = np.isfinite(values)
     positive = values[finite & (values > 0)]
     wide = positive.size and positive.max() / positive.min() > 30

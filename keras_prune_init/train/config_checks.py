@@ -1,4 +1,4 @@
-"""Whether a configuration makes a run, asked before any work."""
+"""Check a configuration before any work."""
 
 import itertools
 
@@ -89,11 +89,11 @@ def _part(config, path):
 
 
 def check(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
-    """Raise a ValueError that names the key whose value makes no run.
+    """Raise a ValueError that names the first key with a wrong value.
 
     Args:
-        config: The whole configuration; default_config.py explains its keys.
-        replicas: How many devices share a batch.
+        config: The whole configuration; `default_config.py` explains its keys.
+        replicas: Number of devices that share a batch.
     """
     for key, (rule, fits) in RULES.items():
         part, _, name = key.rpartition(".")

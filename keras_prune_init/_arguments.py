@@ -62,7 +62,7 @@ def called(name: str, function: Callable, *args: Any) -> Any:
         return function(*args)
     except Exception as e:
         raise ValueError(
-            f"`{name}` must be a function that takes what it is given. Received: "
+            f"`{name}` must be a function that does not fail. Received: "
             f"{name}={function!r}, which raised {type(e).__name__}: {e}. Call it "
             "yourself with such arguments, to see why."
         ) from e
@@ -79,9 +79,9 @@ def check_model(model: Any, built: bool = True) -> None:
     replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context()
     if not tf.executing_eagerly() or replica:
         raise ValueError(
-            "A model is pruned, and looked at, outside of graphs. Received: a call "
-            "inside tf.function, tf.Graph or strategy.run. Call it eagerly; within "
-            "`strategy.scope()` is right."
+            "A model must be pruned and inspected outside of graphs. Received: a call "
+            "inside tf.function, tf.Graph or strategy.run. Call it eagerly; a call in "
+            "`strategy.scope()` is fine."
         )
     if not isinstance(model, keras.Model):
         raise TypeError(

@@ -49,7 +49,7 @@ class Options:
         layouts.check_layout(self.layout)
         if self.cuts_channels and self.layout != "masked":
             raise ValueError(
-                "Without channels a model is small as it is, and has no masks to store."
+                "If channels are cut out there are no masks, so there is no `layout`."
                 f" Received: what='channels', layout={self.layout!r}. Leave `layout` "
                 "out."
             )

@@ -133,7 +133,7 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
 def _check_has_masks(model, options):
     if options.cuts_channels:
         raise ValueError(
-            "Channels are removed from a model without masks. "
+            "Channels can be removed only from a model without masks. "
             f"Received: what='channels' and {model.name}, which is pruned. "
             "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
         )
@@ -159,7 +159,7 @@ def _check_rises(options, kernels, masks):
     total = sum(sizes.values())
     if removed > removed_count(sparsity, total):
         raise ValueError(
-            "Pruning a pruned model goes on from its masks, so `sparsity` rises. "
+            "A pruned model keeps its zeros, so `sparsity` cannot be lower now. "
             f"Received: sparsity={sparsity} for kernels of sparsity "
             f"{removed / total:.6g}. Pass more, or `strip` the model to begin anew."
         )

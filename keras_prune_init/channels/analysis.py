@@ -111,7 +111,7 @@ class _Search:
         fixed = np.zeros(len(kept), bool)
         fixed[[self._root(g) for g in self.pinned]] = True
         kept |= fixed
-        for ids in groups:  # a layer has one channel at least
+        for ids in groups:  # every layer keeps a channel
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
         channels = [
@@ -144,7 +144,7 @@ class _Search:
         made = None
         if id(node.operation) not in self.shared and not self._enters(node):
             made = self._made(node, parents)
-        if made is None:  # nothing is known: all in and out stays as it is
+        if made is None:  # nothing is known: all inputs and outputs stay
             self.unknown.add(len(self.groups))
             for groups, _ in parents:
                 name = getattr(node.operation, "name", "an input")

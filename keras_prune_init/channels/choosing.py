@@ -67,9 +67,9 @@ class Channels(What):
     def check(self, sparsity, allocation):
         if allocation.rule not in ALLOCATIONS:
             raise ValueError(
-                f"The `allocation` of channels must be one of {ALLOCATIONS}: several "
-                f"layers may share them. Received: allocation={allocation.rule!r}. "
-                "Choose one of them."
+                f"The `allocation` of channels must be one of {ALLOCATIONS}, because "
+                f"several layers can share a channel. Received: allocation="
+                f"{allocation.rule!r}. Choose one of them."
             )
 
     def units(self, model, kernels, sparsity, allocation):
@@ -146,17 +146,17 @@ class ChannelUnits(Units):
     def _chunks(self, values, kept):
         """Return the groups to remove together, in the order of removal."""
         found, costs = [], self.groups.costs(kept)
-        # Of equal ones the first stay longest.
+        # Of equal channels the first are removed last.
         for groups in reversed(self.groups.sets):
             here = groups[kept[groups]][::-1]
             order = here[np.argsort(values[here], kind="stable")]
-            # The first chunk leaves a multiple.
+            # After the first chunk a multiple is left.
             size = min(self.multiple, -(-len(groups) // 2))
             start, end = 0, len(order) % size or size
             while end <= len(order) - self.least:
                 chunk = order[start:end]
                 key = values[chunk].mean()
-                if self.uniform:  # of equal parts first what saves most
+                if self.uniform:  # of equal parts, first what saves most
                     part = (len(groups) - len(order) + end) / len(groups)
                     key = part, -costs[chunk].sum()
                 found.append((key, chunk))

@@ -86,7 +86,7 @@ class ChannelGroups:
         if not self.sets:
             raise ValueError(
                 "The model must have channels that can be removed. "
-                f"Received: {model.name}, of which all must stay"
+                f"Received: {model.name}, whose channels must all stay"
                 + "".join(f"; {reason}" for reason in [*self.plan.reasons][:3])
                 + ". Remove weights in place of channels."
             )
@@ -143,7 +143,7 @@ class ChannelGroups:
             np.add.at(total, kernel.outputs, matrix.sum(0))
             if kernel.inputs is not None:
                 if np.intersect1d(kernel.inputs, kernel.outputs).size:
-                    # What reads and makes the same channel counts once.
+                    # Weights that read and make the same channel count once.
                     same = kernel.inputs[:, None] == kernel.outputs
                     matrix = np.where(same, 0, matrix)
                 np.add.at(total, kernel.inputs, matrix.sum(1))

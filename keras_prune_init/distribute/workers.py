@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-# Seconds after which a worker says for whom it waits, and until it says so again.
+# Seconds between messages that say for which workers this one waits.
 FIRST_WORD, NEXT_WORD = 30, 60
 
 
@@ -146,8 +146,8 @@ def _listening(address):
         )
     except OSError as e:
         raise OSError(
-            f"A worker listens at its port. Received: {address}, and port {port} cannot"
-            f" be had ({e}). Stop the other process there, or choose another port."
+            f"A worker must listen at its port. Received: {address}, but port {port} "
+            f"cannot be used ({e}). Stop the process there, or choose another port."
         ) from e
 
 

@@ -45,7 +45,7 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
         return model
     if example is None:
         raise ValueError(
-            "The inputs of a subclassed model are known from data only. Received: "
+            "A subclassed model does not say what its inputs are. Received: "
             f"{model.name}, a {type(model).__name__}. Pass `representative_data` "
             "to `export_tflite`, or build the model from `keras.Input` and "
             "`keras.Model(inputs, outputs)`."

@@ -9,7 +9,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-# What data begins at a multiple of, in bytes: the schema's `force_align`.
+# Data begins at multiples of so many bytes: the schema's `force_align`.
 ALIGNMENT = 16
 DTYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype("float32"),

@@ -108,7 +108,7 @@ def export_tflite(
     if sparse is True and content is dense:
         raise ValueError(
             "Only kernels with zeros can be stored sparsely. Received: sparse=True, "
-            f"and {name}, which has none that can. Prune it, or use 'auto'."
+            f"and {name}, which has no such kernel. Prune it, or use 'auto'."
         )
     encoded, comparison = content, None
     if check:
@@ -180,7 +180,7 @@ def _run(content, inputs):
         except RuntimeError as e:
             raise ValueError(
                 "The runtime for phones must run the file. Received from it: "
-                f"{e}. Leave what it cannot do to code around the model."
+                f"{e}. Move what it cannot do out of the model."
             ) from e
     return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 

@@ -12,7 +12,7 @@ from keras_prune_init.layers.types import Trait, has
 
 L = keras.layers
 
-# Operations that do not bend the signal.
+# Operations that are linear in the signal.
 PASSING_OPERATIONS = ("Add", "Concatenate", "GetItem", "Reshape", "Transpose")
 
 LINEAR = keras.activations.linear

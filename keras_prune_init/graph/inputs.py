@@ -12,7 +12,7 @@ from keras_prune_init.layers.walk import is_graph
 
 L = keras.layers
 
-# What open sizes are tried with: 32, then less, then what deep image networks need.
+# Sizes to try for open dimensions: 32, then smaller, then for deep image networks.
 OPEN_SIZES = (32, 16, 8, 4, 2, 1, 64, 128, 256)
 
 
@@ -44,9 +44,10 @@ def ones_input(model: keras.Model):
             except Exception as e:  # of the user's own layers, or of TensorFlow
                 first = first or e
     raise ValueError(
-        "What a model leaves open of its inputs is tried out with ones. Received: "
-        f"{model.name}, which runs with no size of {OPEN_SIZES}, be it of floats or "
-        f"whole numbers. Give its `keras.Input` a whole shape. Keras says: {first}"
+        "The model must run on an input of ones, for which open sizes are tried out. "
+        f"Received: {model.name}, which runs with no size of {OPEN_SIZES}, neither "
+        "with floats nor with whole numbers. Give its `keras.Input` a whole shape. "
+        f"Keras says: {first}"
     ) from first
 
 

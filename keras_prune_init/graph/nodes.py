@@ -61,7 +61,7 @@ def calls_of(model: keras.Model) -> Calls | None:
     made = {id(t): (i, k) for i, n in enumerate(nodes) for k, t in enumerate(n.outputs)}
     calls = []
     for node in nodes:
-        # What a model was made from may have been made itself, outside of it.
+        # The inputs of a model may be outputs of layers outside of it.
         tensors = [t for t in _arguments(node) if id(t) in made]
         calls.append(
             Call(

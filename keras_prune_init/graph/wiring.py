@@ -59,7 +59,7 @@ def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
     """
     if not is_graph(model):
         raise ValueError(
-            "How layers are connected is known of Sequential and Functional models. "
+            "Only Sequential and Functional models say how their layers are connected. "
             f"Received: {model.name}, a {type(model).__name__}. Build it from "
             "`keras.Input` and `keras.Model(inputs, outputs)`."
         )
@@ -104,5 +104,5 @@ def _expand_chain(model, sources, nodes):
 
 
 def _output(positions, index):
-    # A layer makes all its outputs in one node, a nested model in one each.
+    # A layer makes all outputs in one node, a nested model makes each in one node.
     return positions[index] if len(positions) > 1 else positions[0]

@@ -73,8 +73,8 @@ class CompactLayer(MaskedLayer):
     ):
         super().__init__(layer, kernels, note, **kwargs)
         self.counts = _checked_counts(counts, self.kernels)
-        self.places: dict[str, list[tracking.Place]] = {}  # where Keras had the kernels
-        self.trained: dict[str, bool] = {}  # whether they were
+        self.places: dict[str, list[tracking.Place]] = {}  # of kernels in Keras
+        self.trained: dict[str, bool] = {}  # whether these kernels are trained
         for name in self.kernels:
             self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
 
@@ -117,7 +117,7 @@ class CompactLayer(MaskedLayer):
         count = int(np.count_nonzero(mask))
         if self.counts.setdefault(name, count) != count:
             raise ValueError(
-                "A CompactLayer keeps as many weights as it was made for. Received: "
+                "A CompactLayer must keep as many weights as it is made for. Received: "
                 f"a mask for {self.name} that keeps {count} in place of "
                 f"{self.counts[name]}. Use `to_layout(model, 'masked')` first."
             )
@@ -133,7 +133,7 @@ class CompactLayer(MaskedLayer):
         plain = keras.layers.Layer
         if any(getattr(type(self.layer), n) is not getattr(plain, n) for n in names):
             return super().compute_output_spec(*args, **kwargs)
-        # By running it, which needs the kernels.
+        # Keras runs the layer for this, so it needs the kernels.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def masked_kernel(self, name: str):
@@ -200,7 +200,7 @@ class CompactLayer(MaskedLayer):
 
     @classmethod
     def from_config(cls, config):
-        # Which builds the wrapped layer, if it was built.
+        # This builds the wrapped layer, if it was built.
         with without_storage(variable_names(config["kernels"])):
             return super().from_config(config)
 
@@ -230,7 +230,7 @@ def without_storage(names: Iterable[str]):
 
     def create(next_creator, **kwargs):
         if kwargs["name"] in names:
-            # A function, as TensorFlow may lift this out of a graph.
+            # A function, because TensorFlow may lift this out of a graph.
             dtype = kwargs["dtype"]
             kwargs["initial_value"] = lambda: tf.zeros([0], dtype)
         return next_creator(**kwargs)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 ops = keras.ops
-# What is the same of a vector of weights as of the matrix that they are in.
+# Attributes that a vector of weights shares with its kernel.
 BY_WEIGHT = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
@@ -26,7 +26,7 @@ class KeptWeights(keras.layers.Layer):
         """Make the variables for `count` weights of a kernel that is not stored."""
         if math.prod(kernel.shape) >= 2**31:
             raise ValueError(
-                "A kernel of the compact layout has less than 2**31 weights. "
+                "A kernel of the compact layout must have less than 2**31 weights. "
                 f"Received: {kernel.path} of shape {tuple(kernel.shape)}. "
                 "Use layout='masked'."
             )
@@ -45,7 +45,7 @@ class KeptWeights(keras.layers.Layer):
         )
         self.index = self.add_weight(
             shape=(count,),
-            # Each another position, also of a layer that is only made from its config.
+            # All positions differ, also in a layer that is only made from its config.
             initializer=lambda shape, dtype: ops.arange(*shape, dtype=dtype),
             dtype="int32",
             trainable=False,
@@ -58,7 +58,7 @@ class KeptWeights(keras.layers.Layer):
         """Set kept weights and positions from a mask and kernel-shaped values."""
         index = np.flatnonzero(mask)
         self.index.assign(index)
-        # Not as one array of all: this may be most of the memory there is.
+        # Not as one array, which might need most of the memory.
         self.values.assign(tf.gather(tf.reshape(values, [-1]), index))
 
     def mask(self) -> np.ndarray:

@@ -23,7 +23,7 @@ class _OnKept:
         self.regularizer, self.mask = regularizer, mask
 
     def __call__(self, kernel):
-        # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
+        # Not a product: the gradient of a norm is NaN at zeros and would spread.
         return self.regularizer(keras.ops.where(self.mask, kernel, 0.0))
 
 
@@ -32,7 +32,7 @@ def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
 
     def refuse(*args, **kwargs):
         raise ValueError(
-            "A model is quantized, or gets LoRA weights, when its zeros are final. "
+            "A pruned model cannot be quantized or get LoRA weights. "
             f"Received: {name}, which is pruned. Call keras_prune_init.strip(model) "
             "first, and this on what it returns."
         )
@@ -93,12 +93,12 @@ def _checked_names(layer, given):
             "`kernels` must be a list of attribute paths. Received: kernels="
             f"{given!r}. Pass for example kernels=['kernel'], or leave it out."
         )
-    # Of a class that `register_layer` does not know yet in this process, none are.
+    # A class that is not yet registered in this process has no known kernels.
     unknown = [name for name in given or () if known and name not in known]
     if unknown:
         raise ValueError(
-            f"`kernels` must be of those of the layer: {', '.join(known)}. Received: "
-            f"kernels={given!r} for {layer.name}. Choose of these."
+            f"`kernels` must name kernels of the layer: {', '.join(known)}. Received: "
+            f"kernels={given!r} for {layer.name}. Choose some of these."
         )
     return tuple(given or known)
 
@@ -193,7 +193,7 @@ class MaskedLayer(keras.layers.Wrapper):
                 f"Supported: {', '.join(_supported())}, and what `register_layer` adds."
             )
         # Keras reads from the signatures which arguments (masks, training, initial
-        # states...) and shapes to pass, and these are the wrapped layer's.
+        # states...) and shapes to pass. They must be those of the wrapped layer.
         call: Any = functools.partial(self._masked_call)
         build: Any = self.build
         call.__signature__ = inspect.signature(layer.call)
@@ -239,7 +239,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self._set(kernel, kind, variable)
 
     def _set(self, kernel, kind, part):
-        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
+        # Separate attributes, because tf.train.Checkpoint follows no dict that grows.
         setattr(self, part_name(kernel, kind), part)
 
     def _parts(self, kind):
@@ -349,7 +349,7 @@ class MaskedLayer(keras.layers.Wrapper):
     # --- standing in for the layer ----------------------------------------------------
 
     def __getattr__(self, name):
-        # Reached only by what a wrapper does not have itself, or cannot tell.
+        # Called only for attributes that a wrapper does not have itself.
         if hasattr(type(self), name):
             return object.__getattribute__(self, name)
         kernels = vars(self).get("kernels")
@@ -372,7 +372,7 @@ class MaskedLayer(keras.layers.Wrapper):
     def _masked_call(self, *args, **kwargs):
         if isinstance(self.layer, keras.layers.SpectralNormalization):
             args, kwargs = spectral.normalized(self, args, kwargs)
-        # All variables are mapped, as a scope does not see the ones around it.
+        # All variables are mapped, because a scope does not see the scopes around it.
         kernels = [get_kernel(self.layer, name) for name in self.kernels]
         mapping = [
             (kernel, self.masked_kernel(name))

@@ -13,8 +13,7 @@ import tensorflow as tf
 
 Layer: TypeAlias = keras.layers.Layer
 
-# Position of a layer in another, and the name of Keras's list of its variables, and the
-# place in that.
+# Position of a layer in another, name of Keras's list of its variables, place in it.
 Place = tuple[int, str, int]
 
 

@@ -38,17 +38,17 @@ class Trait(enum.Flag):
     ATTENTION = enum.auto()
     # It calls the layer inside once for each time step.
     REPEATS = enum.auto()
-    # It puts out what it is given, in another shape or in part ...
+    # It returns its input, in another shape or in part ...
     SAME = enum.auto()
     # ... or as it is.
     INERT = enum.auto()
-    # It does not bend the signal: mean field theory looks through it.
+    # Mean field theory skips it when it looks for the activation.
     STRAIGHT = enum.auto()
     # f(a x) = a f(x) for a > 0, if its offsets are scaled, too.
     HOMOGENEOUS = enum.auto()
-    # Each channel of the output is a function of the same one of the input, 0 of 0.
+    # Each output channel is a function of the same input channel, and 0 stays 0.
     CHANNELWISE = enum.auto()
-    # That, but zeros are written at the border.
+    # The same, but zeros are added at the border.
     PADS = enum.auto()
     # A function of single numbers, if its activation is one.
     ACTIVATES = enum.auto()
@@ -168,7 +168,7 @@ TYPES: dict[type, LayerType] = {
     **_rows([L.AveragePooling1D, L.AveragePooling2D], traits=_POOLING),
     **_rows([L.AveragePooling3D, L.GlobalAveragePooling1D], traits=_POOLING),
     **_rows([L.GlobalAveragePooling2D, L.GlobalAveragePooling3D], traits=_POOLING),
-    # As they are: all of these are random in training only.
+    # These return their input in inference; they are random in training only.
     **_rows([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D], traits=_DROPOUT),
     L.SpatialDropout3D: LayerType(traits=_DROPOUT),
     **_rows([L.GaussianDropout, L.ActivityRegularization, L.Identity], traits=_DROPOUT),

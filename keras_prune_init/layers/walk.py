@@ -11,7 +11,7 @@ from keras_prune_init.layers import types
 
 L = keras.layers
 
-# Where Keras and TensorFlow note what other attributes already name.
+# Attributes in which Keras and TensorFlow repeat the content of others.
 BOOKKEEPING = {
     *("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes"),
     *("_trainable_variables", "_non_trainable_variables"),

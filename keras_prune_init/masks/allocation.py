@@ -19,10 +19,10 @@ from keras_prune_init.masks.top_k import removed_count, top_k_of_all
 
 Scores = Mapping[str, np.ndarray]
 Masks = dict[str, np.ndarray]
-# From the sparsity that is reached in the end to that of one of several iterations.
+# A function from the final sparsity to the sparsity of one iteration.
 Now = Callable[[float], float]
 
-# What "every other tensor" is called in a dict.
+# The key of a dict for all other kernels.
 REST = "*"
 
 
@@ -103,7 +103,7 @@ class Allocation:
         else:
             total = sum(v.size for v in values)
             keep = total - removed_count(float(now(sparsity)), total)
-            if within is not None:  # more may have gone before
+            if within is not None:  # more may be removed already
                 keep = min(keep, sum(int(np.count_nonzero(w)) for w in within))
             if self.rule == "global" and not self.min_per_layer:
                 masks = top_k_of_all(values, keep, within)
@@ -144,8 +144,8 @@ class Allocation:
         off = abs(numbers @ sizes - keep) / total if inside else 1.0
         if off > 0.01:
             raise ValueError(
-                "An allocation must return one density from 0 to 1 for each shape, of "
-                f"which all together keep what is asked for. Received: {found!r} for "
+                "An allocation must return one density from 0 to 1 for each shape, and "
+                f"together they must keep `density`. Received: {found!r} for "
                 f"{len(shapes)} shapes and density {keep / total:.6g}. Multiply each "
                 "by the size of its tensor to see what they keep."
             )
@@ -180,10 +180,10 @@ class Allocation:
         if rest and not 0 <= left < rest:
             least, most = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
             raise ValueError(
-                "`sparsity` is that of the whole model, also if `allocation` says how "
-                f"much some kernels lose. Received: sparsity={sparsity}, while with "
-                f"allocation={self.rule!r} it is from {least:.6g} to {most:.6g}. Pass "
-                "one of these, or say by the key '*' what every other kernel loses."
+                "`sparsity` is that of the whole model, and `allocation` says how much "
+                f"some kernels lose. Received: sparsity={sparsity}, but with "
+                f"allocation={self.rule!r} it can be from {least:.6g} to {most:.6g}. "
+                "Pass one of these, or add the key '*' for what all others lose."
             )
         return goals, removed, left
 
@@ -198,9 +198,9 @@ class Allocation:
         lost = ~others & (sizes - removed > inside)
         if lost.any() or (rest and rest - left > pool):
             raise ValueError(
-                "Pruning a pruned model goes on from its masks, so the sparsities of "
-                f"`allocation` rise. Received: allocation={self.rule!r}, where a kernel"
-                " has lost more already. Pass more, or `strip` the model to begin anew."
+                "A pruned model keeps its zeros, so no sparsity of `allocation` can "
+                f"be lower than before. Received: allocation={self.rule!r}, where a "
+                "kernel has lost more already. Pass more, or `strip` the model first."
             )
         floors = np.minimum(self.min_per_layer, inside)
         if np.any(~others & (sizes - removed < floors)):

@@ -72,7 +72,7 @@ def register_allocation(name: str, function: Densities) -> None:
     """
     if not isinstance(name, str) or not name.strip() or name in ALLOCATIONS:
         raise ValueError(
-            "An allocation has a name of its own. "
+            "An allocation must have a name of its own. "
             f"Received: name={name!r}. Taken are {', '.join(ALLOCATIONS)}; pass "
             "another, such as 'mine'."
         )

@@ -166,7 +166,7 @@ class _BlockUnits(WeightUnits):
         }
         if within is None:
             return masks
-        # Of a block that is left, single weights may have been removed before.
+        # A kept block may have lost single weights before.
         pairs = zip(masks.items(), within, strict=True)
         return {path: mask & inside for (path, mask), inside in pairs}
 
@@ -225,7 +225,7 @@ class _GroupUnits(WeightUnits):
         self.what = what
 
     def choose(self, scores, within, now):
-        # In the first of several iterations more than N are left.
+        # The first of several iterations keeps more than N.
         count = math.ceil((1 - float(now(self.sparsity))) * self.what.m - 1e-6)
         masks = {}
         for i, (path, values) in enumerate(scores.items()):

@@ -124,13 +124,13 @@ def critical_sparsity(scores: Scores) -> CriticalSparsity:
     scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
     if not scores:
         raise ValueError(
-            "A tensor is needed that can become empty. Received: no scores at all. "
+            "There must be scores of at least one kernel. Received: no scores. "
             "Pass what `score` returned."
         )
-    # A tensor is empty once its best weight goes; of equal bests its first goes last.
+    # A kernel is empty when its best weight goes. Of equal ones the first goes last.
     best = {path: np.max(v) for path, v in scores.items()}
     lowest = min(best.values())
-    # Equal scores go in reverse order, so the last of the tied tensors dies first.
+    # Equal scores go in reverse order, so the last of the tied kernels empties first.
     layer = [path for path, value in best.items() if value == lowest][-1]
     removed = sum(int(np.count_nonzero(v < lowest)) for v in scores.values())
     paths = list(scores)

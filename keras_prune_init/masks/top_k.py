@@ -30,7 +30,7 @@ def removed_count(sparsity: float, total: int) -> int:
     although 0.29 * 100 is 28.999999999999996. A sparsity below 1 never removes
     everything.
     """
-    # What 1 - kept / total is off by, for those that were computed.
+    # Rounding error of a sparsity that was computed as 1 - kept / total.
     slack = Fraction(2, 2**52)
     count = math.floor((Fraction(str(sparsity)) + slack) * int(total))
     return min(count, max(int(total) - 1, 0))
@@ -75,7 +75,7 @@ def top_k_of_all(
 def _likely_bracket(scores, k, within):
     """Return two values that enclose the k-th largest, if the sample is typical."""
     total = sum(s.size for s in scores)
-    stride = total // SAMPLE | 1  # odd, or it could follow one channel
+    stride = total // SAMPLE | 1  # odd, or it could hit one channel only
     sample = [s.reshape(-1)[::stride] for s in scores]
     pool = total
     if within is not None:
@@ -146,7 +146,7 @@ def _map_in_threads(function, blocks):
 
 def check_finite(scores: Mapping[str, np.ndarray]) -> None:
     """Raise a `ValueError` that names the tensors with NaN or infinite scores."""
-    # A sum is one pass without a temporary; only a suspicious one is looked at.
+    # A sum takes one pass and no memory. The rest is only done if it is not finite.
     with np.errstate(all="ignore"):
         suspects = [p for p, v in scores.items() if not np.isfinite(np.sum(v))]
     bad = [p for p in suspects if not np.isfinite(scores[p]).all()]
@@ -166,7 +166,7 @@ def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
         names = list(scores)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ValueError(
-            "Some score must differ from 0, or masks would say nothing. Received: "
+            "At least one score must differ from 0. Received: "
             f"scores of 0 for all of {', '.join(names[:3])}{more}. Check that the loss "
             "has a gradient, and that labels, sample weights and weights are not all "
             "0. GraSP needs second derivatives, too, which are 0 for a linear model "

@@ -88,7 +88,7 @@ def register_method(name: str, cls: type[Method]) -> None:
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"A method has a name. Received: name={name!r}. Pass some text, such as "
+            f"A method must have a name. Received: name={name!r}. Pass text, such as "
             "'mine'."
         )
     if name in _METHODS:

@@ -14,7 +14,7 @@ from keras_prune_init.channels.choosing import Scoring
 from keras_prune_init.masks.schedules import Schedule, get_schedule
 from keras_prune_init.scoring.network import Network, Tensors
 
-# Each scores all weights, so more would never end.
+# Each iteration scores all weights, so more would take forever.
 MOST_ITERATIONS = 100_000
 
 

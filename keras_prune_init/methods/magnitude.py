@@ -15,8 +15,8 @@ class Magnitude(Method):
     """Keep the largest weights; needs no data.
 
     Args:
-        iterations: Number of steps in which weights are removed. More than one step
-            changes nothing, because the remaining weights keep their scores.
+        iterations: Number of steps in which weights are removed. One is enough, because
+            the scores of the remaining weights do not change.
         schedule: How sparsity grows over the iterations, as in `Method`.
 
     Example:

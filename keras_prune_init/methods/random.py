@@ -50,7 +50,7 @@ class Random(Method):
         ]
 
     def channel_scores(self, network, weights, channels):
-        # A sum is uniform again without its whole part; costs must not matter.
+        # The fractional part of a sum is uniform again; costs must not matter.
         return channels.total(self.scores(network, weights)) % 1
 
 

@@ -45,7 +45,7 @@ L = keras.layers
 
 # R between 2^-SAFE and 2^SAFE leaves room in float32 for all that goes into it.
 SAFE = 80
-# Powers of two that inputs, and the gradient of the sum, do not underflow with.
+# With these powers of two, inputs and the gradient of the sum do not underflow.
 WIDEST = {"float32": 100, "float64": 800}
 # Homogeneous operations of tensors, by the number of their tensor arguments.
 OPERATIONS = {
@@ -58,7 +58,7 @@ LINEAR = (
     keras.activations.relu6,  # `unbounded` takes its maximum away
     keras.activations.leaky_relu,
 )
-# Where layers keep what they add to their input.
+# Attributes that layers add to their input.
 OFFSETS = ("bias", "beta", "moving_mean", "offset", "mean")
 
 
@@ -145,7 +145,7 @@ class _Flow:
         total, plain = self._run(weights, self.step)
         if self._fits(total):
             return plain
-        # Where inputs are multiplied, too, each of the two takes half.
+        # If inputs are multiplied too, each of the two gets half of the factor.
         widest = WIDEST[self.network.dtype] * (1 + self.homogeneous)
         for exponent in sorted(range(-widest, widest + 1, SAFE), key=abs):
             self._prepare(exponent)

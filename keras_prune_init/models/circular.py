@@ -49,7 +49,7 @@ class CircularPadding2D(keras.layers.ZeroPadding2D):
         for size, padding in zip(input_shape[1:3], self.padding, strict=True):
             if min(padding) < 0 or (size is not None and max(padding) > size):
                 raise ValueError(
-                    "Circular padding repeats an image at most once on each side. "
+                    "Circular padding can repeat an image at most once on each side. "
                     f"Received: padding={self.padding} for images of shape "
                     f"{tuple(input_shape[1:])}. Use a smaller padding, 0 or more."
                 )

@@ -19,7 +19,7 @@ from keras_prune_init.theory.initializers import Orthogonal, ScaledNormal, reini
 from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
 from keras_prune_init.theory.stable import VARIANTS, stabilize
 
-# More would never be made.
+# Larger models could not be made in any sensible time.
 MOST_LAYERS, MOST = 10_000, 1_000_000
 Init: TypeAlias = str | keras.initializers.Initializer | None
 

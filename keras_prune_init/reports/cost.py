@@ -20,7 +20,7 @@ from keras_prune_init.layers.roles import CELL
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.reports.table import aligned
 
-# What an optimizer keeps for each trainable number.
+# How many numbers an optimizer keeps for each trainable weight.
 SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
 
@@ -186,7 +186,7 @@ def _uses(model, kernels):
     patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
     try:
         inputs = ones_input(model)
-        # Run, not traced: a trace takes four times as long, but for the largest inputs.
+        # Run, not traced: a trace takes four times as long, except for large inputs.
         with patched(patches), keras.StatelessScope():
             model(inputs, training=False)
     except Exception as e:  # users' own layers may do anything

@@ -27,7 +27,7 @@ from keras_prune_init.layers.walk import flatten, walk
 
 L = keras.layers
 
-# In these kernels work together: what they multiply is not the output of a layer.
+# In these layers kernels also multiply tensors that are no outputs of layers.
 WHOLE = Trait.LOOP | Trait.ATTENTION
 
 
@@ -56,7 +56,7 @@ def used_weights(model: keras.Model) -> dict[str, np.ndarray]:
         patches = [p for leaf in leaves for p in _patches(leaf, within, probes)]
         with patched(patches), keras.StatelessScope(mapping):
             outputs = tf.nest.flatten(model(ones_input(model), training=False))
-        # Different weights, or a sum of probabilities would be constant.
+        # With equal weights, a sum of probabilities would be constant.
         total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
     gradients = tape.gradient(total, list(probes.values()))
     return {

@@ -37,9 +37,9 @@ def prunable_kernels(
     fitting = [k for k in kernels if fits(k)]
     if not fitting:
         raise ValueError(
-            "The numbers of inputs and outputs of one layer at least must be multiples "
-            f"of what `what` says. Received: {model.name}, whose kernels have "
-            f"shapes {', '.join(str(k.shape) for k in kernels)}. "
+            "In at least one layer, the numbers of inputs and outputs must be "
+            f"multiples of what `what` says. Received: {model.name}, whose kernels "
+            f"have shapes {', '.join(str(k.shape) for k in kernels)}. "
             "Choose another `what`."
         )
     return fitting

@@ -171,7 +171,7 @@ def _run(model, x):
         return model(x, training=False)
     except NotImplementedError as e:
         raise ValueError(
-            "A model is scored by its `call`. Received: a "
+            "A model must have a `call` to be scored. Received: a "
             f"{type(model).__name__}, which has none. Write one.{parts(model)}"
         ) from e
     except Exception as e:

@@ -23,7 +23,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 from keras_prune_init.layers.patching import patched
 from keras_prune_init.scoring import temperature as temperatures
 
-# Numbers of an output on which it is found out what a loss takes it for.
+# So many numbers of an output suffice to find out how a loss treats it.
 ENOUGH = 2**22
 
 

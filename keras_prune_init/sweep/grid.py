@@ -29,7 +29,7 @@ def parse(text: str, config: str | None = None) -> list[Cell]:
     axes = {}
     for part in filter(None, (p.strip() for p in text.split(";"))):
         key, _, listed = part.partition("=")
-        # Not inside of (0.3, 0.6).
+        # Not inside brackets, as in (0.3, 0.6).
         values = [v.strip() for v in re.split(r",(?![^(\[]*[)\]])", listed)]
         if not key or "" in values or len(set(values)) < len(values) or key in axes:
             raise ValueError(

@@ -12,7 +12,7 @@ from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
 
-# Where activations are compared with each other, and with their multiples.
+# Points at which activations are compared with each other and their multiples.
 PROBE = np.concatenate([side * np.geomspace(1e-3, 1e3, 19) for side in (-1, 1)])
 
 
@@ -48,8 +48,8 @@ def deviations(
     unknown = [k.path for k, v in zip(kernels, result, strict=True) if v is None]
     if unknown:
         raise ValueError(
-            "The edge of chaos depends on the activation that a layer's inputs went "
-            f"through, which must be known. Received: {model.name}, where these read "
+            "The activation that a layer's inputs went through must be known, to find "
+            f"the edge of chaos. Received: {model.name}, where these layers read "
             f"several, or an unknown operation: {', '.join(unknown)}. Name it: pass "
             '`reinitialize` an object such as EdgeOfChaos("relu"), `rescale` "relu".'
         )

@@ -33,7 +33,7 @@ from keras_prune_init.theory import quadrature
 
 Activation = str | Callable
 
-# What rounding and kinks of an activation may do to chi and to slopes.
+# Largest error of chi and slopes, from rounding and kinks of an activation.
 SLACK = 1e-4
 # Deviations whose squares are numbers in float32, too.
 LARGEST = 1e15

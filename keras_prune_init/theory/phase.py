@@ -69,7 +69,7 @@ def phase_of(model: keras.Model) -> Phase:
     function, _ = Counter(read.values()).most_common(1)[0]
     if function is None:
         return Phase(None, len(kernels))
-    # What the first and the last multiply by does not add up with depth.
+    # The factors of the first and the last layer do not add up with depth.
     hidden = kernels[1:-1] or kernels
     variances = [np.mean(energy(to_matrices(k, k.value))) for k in hidden]
     tiny = np.finfo(np.float32).tiny

@@ -13,7 +13,7 @@ import tensorflow as tf
 # Normal variables are summed over midpoints of cells, so that no point lies on the kink
 # of a ReLU. Beyond 12 standard deviations they have 1e-33 of their mass.
 RANGE = 12.0
-CELLS = 200_000  # an activation whose slope jumps is known to 3e-5 then
+CELLS = 200_000  # precise to 3e-5 for an activation whose slope jumps
 CELLS_2D = 1_000  # in each direction
 # Fixed points of the variance are looked for between these.
 LOWEST, HIGHEST = 1e-10, 1e6

@@ -12,7 +12,7 @@ PANELS = (
     ("gradient", "Gradient of the mean loss L", "rms dL/dy"),
     ("m", "Sensitivity m of the weights w", "mean (w dL/dw)²"),
 )
-# As many labels have room.
+# There is room for so many labels.
 LABELS = 75
 
 

@@ -30,7 +30,7 @@ ALIKE, FAR = 10.0, 100.0
 EQUAL = 1e-4
 # Below this, numbers of float32 may be lost: TensorFlow takes those below 1e-38 for 0.
 SAFE = 1e-30
-# What gradients are multiplied by where they are smaller.
+# Gradients that are smaller are multiplied by this.
 GAIN = 2.0**80
 
 
@@ -237,7 +237,7 @@ def signal_report(
     samples = len(keras.tree.flatten(batch[0])[0])
     if samples < 2:
         raise ValueError(
-            "A correlation is one of two samples. "
+            "A correlation needs two samples or more. "
             f"Received: a batch of {samples}. Pass a larger batch, such as 128."
         )
 

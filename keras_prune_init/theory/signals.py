@@ -22,7 +22,7 @@ from keras_prune_init.scoring.objective import Objective
 
 L = keras.layers
 
-# These apply kernels inside a loop over time: what they put out is recorded instead.
+# These apply kernels inside a loop over time, so their outputs are recorded.
 LOOPS = Trait.LOOP | Trait.REPEATS
 
 

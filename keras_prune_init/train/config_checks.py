@@ -109,8 +109,8 @@ def check(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(
-            "`train.batch_size` is that of all replicas together, of which each gets "
-            f"the same part. Received: train.batch_size={train.batch_size} for "
+            "`train.batch_size` is for all replicas together, and each must get the "
+            f"same part. Received: train.batch_size={train.batch_size} for "
             f"{replicas} replicas. Pass a multiple of {replicas}."
         )
     if train.warmup_epochs and train.schedule != "cosine":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-LOCK = "lock"  # who is at work, as long as it is
+LOCK = "lock"  # who is at work at the moment
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
                 f"work. Wait until it has ended, or choose another --workdir. {advice}"
             )
         file.truncate(0)
-        with contextlib.suppress(OSError):  # it only helps people; the disk may be full
+        with contextlib.suppress(OSError):  # it is for people; the disk may be full
             mine = f"process {os.getpid()} on {socket.gethostname()}"
             os.write(file.fileno(), mine.encode())
         try:

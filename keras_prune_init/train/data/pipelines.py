@@ -28,8 +28,8 @@ def steps(images: int, batch_size: int) -> int:
     """
     if images < batch_size:
         raise ValueError(
-            "A batch holds at most all training images; what is left of them at the "
-            f"end of an epoch is left out. Received: batches of {batch_size} from "
+            "A batch cannot hold more than all training images, because incomplete "
+            f"batches are left out. Received: batches of {batch_size} from "
             f"{images} images. Pass a smaller --config.train.batch_size (or "
             "--config.prune.scoring_batch_size)."
         )

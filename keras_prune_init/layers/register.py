@@ -24,8 +24,8 @@ def register_layer(
     Use it for classes that make weights with `add_weight`; the report of a pruned model
     names the layers that were left out. Every method, layout, report and `strip` then
     treats these weights like the kernel of a `Dense` layer. Subclasses of Keras's
-    layers, and layers inside your layer, are pruned without it. A process that loads a
-    pruned model must call it again before. `rescale`, `initializers.reinitialize` and
+    layers, and layers inside your layer, are pruned without it. In a process that loads
+    a pruned model, call it again first. `rescale`, `initializers.reinitialize` and
     other theory skip or refuse such layers, because they need to know what a layer
     computes.
 

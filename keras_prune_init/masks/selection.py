@@ -25,8 +25,8 @@ def select(
     Args:
         scores: `{kernel path: array}`; larger means keep.
         sparsity: Fraction of all weights to remove, 0 <= sparsity < 1. Exactly
-            floor(sparsity * total) weights are removed, with every allocation that has
-            a name.
+            floor(sparsity * total) weights are removed, unless a dict with the key
+            `"*"` says how much is.
         allocation: How much each kernel loses: `"global"` ranks all weights together,
             `"uniform"` removes the same fraction of every kernel, `"erk"` removes less
             from small ones. A dict such as `{"logits": 0.5}` gives the sparsity of the

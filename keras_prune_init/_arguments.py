@@ -1,4 +1,4 @@
-"""What functions ask of their arguments first."""
+"""Checks of arguments, with error messages that say what to do."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import tensorflow as tf
 
 
 def is_whole(value: Any, least: int | float = -math.inf) -> bool:
-    """Whether this is an integer, of Python or numpy, and at least so large."""
+    """Whether a value is an integer, of Python or numpy, and at least `least`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and value >= least
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite real number, of Python or numpy."""
+    """Whether a value is a finite real number, of Python or numpy."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
@@ -35,7 +35,7 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None) -> N
 
 
 def check_choice(name: str, value: Any, names: Iterable[str]) -> None:
-    """Raise a ValueError unless an argument is one of these names."""
+    """Raise a ValueError unless an argument is one of some names."""
     if not isinstance(value, str) or value not in names:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, names))}. Received: {name}="
@@ -44,7 +44,7 @@ def check_choice(name: str, value: Any, names: Iterable[str]) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise a ValueError unless an argument is True or False, or a number for it."""
+    """Raise a ValueError unless an argument is True, False, or a whole number."""
     if not isinstance(value, (bool, np.bool_)) and not is_whole(value):
         raise ValueError(
             f"`{name}` must be True or False. Received: {name}={value!r}. Pass one of "
@@ -53,35 +53,35 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def called(name: str, function: Callable, *args: Any) -> Any:
-    """What a function that the user gave as an argument returns.
+    """Call a function that the user gave as an argument, and return its result.
 
     Raises:
-        ValueError: With the name of the argument, if the function raises.
+        ValueError: If the function raises; the message has the name of the argument.
     """
     try:
         return function(*args)
     except Exception as e:
         raise ValueError(
-            f"`{name}` must be a function that takes what it is given. Received: "
+            f"`{name}` must be a function that does not fail. Received: "
             f"{name}={function!r}, which raised {type(e).__name__}: {e}. Call it "
             "yourself with such arguments, to see why."
         ) from e
 
 
 def check_model(model: Any, built: bool = True) -> None:
-    """Refuse what is no Keras model, or one without weights yet.
+    """Raise an error unless this is a Keras model with weights.
 
     Raises:
         TypeError: If `model` is no `keras.Model`.
-        ValueError: If it must be `built`, and is not; or within a graph or a replica,
-            where variables have no values.
+        ValueError: If `built` is true and the model is not built; or within a graph or
+            a replica, where variables have no values.
     """
     replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context()
     if not tf.executing_eagerly() or replica:
         raise ValueError(
-            "A model is pruned, and looked at, outside of graphs. Received: a call "
-            "inside tf.function, tf.Graph or strategy.run. Call it eagerly; within "
-            "`strategy.scope()` is right."
+            "A model must be pruned and inspected outside of graphs. Received: a call "
+            "inside tf.function, tf.Graph or strategy.run. Call it eagerly; a call in "
+            "`strategy.scope()` is fine."
         )
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -97,7 +97,7 @@ def check_model(model: Any, built: bool = True) -> None:
 
 
 def parts(model: keras.Model) -> str:
-    """How to prune what a model is made of, if it is made of models."""
+    """Return advice to prune the models inside a model, if there are any."""
     names = [n for n, v in vars(model).items() if isinstance(v, keras.Model)]
     if not names:
         return ""

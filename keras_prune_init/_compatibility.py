@@ -1,4 +1,4 @@
-"""What the package runs on; importing this refuses anything else."""
+"""Check Keras's version and backend; importing this refuses what does not work."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Write files so that they are complete or absent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TEMPORARY = "tmp-"
 
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Explain what goes wrong while files are written, as on a full disk.
+    """Explain errors while files are written, such as a full disk.
 
     Args:
         what: A sentence that says what could not be done.
         advice: What is there now, and what to do.
 
     Raises:
-        OSError: For one of Python or TensorFlow within.
+        OSError: In place of an OSError or an error of TensorFlow.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def explained(what: str, advice: str) -> Iterator[None]:
 
 
 def regular(path: str | os.PathLike) -> pathlib.Path:
-    """The path of a file, or of nothing.
+    """Return the path of a file, or of nothing.
 
     Raises:
         ValueError: If it is a folder, or a pipe or device, which may never end.
@@ -49,10 +49,10 @@ def regular(path: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path beside `path` to write to, and moves it there when that is done.
+    """Yield a path beside `path` to write to; at the end, move that file to `path`.
 
     Raises:
-        ValueError: If there is something else than a file, which that would replace.
+        ValueError: If `path` is something else than a file.
     """
     path = regular(path)
     # Another process may be writing the same file.

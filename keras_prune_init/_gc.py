@@ -1,4 +1,4 @@
-"""Python's garbage collector, which TensorFlow's million objects slow down."""
+"""Keep Python's garbage collector from searching the million objects of TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _aside = False
 
 @contextlib.contextmanager
 def old_objects_aside():
-    """Spare the collector what existed before: with TensorFlow 0.2 s a walk."""
+    """Let the collector skip older objects; with TensorFlow a search takes 0.2 s."""
     global _aside
     # The count, too, is a walk over what is frozen. What the user froze stays so.
     if _aside or gc.get_freeze_count():

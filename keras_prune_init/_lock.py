@@ -1,4 +1,4 @@
-"""One thread at a time, where models are patched or copied."""
+"""Run one thread at a time where models are patched or copied."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _LOCK = threading.RLock()
 
 
 def one_at_a_time(function: Callable) -> Callable:
-    """Let a function wait until no other thread is in one that is decorated so.
+    """Make a function wait until no other thread is in a function with this decorator.
 
-    While a model is scored its layers run in another way, and Keras keeps the dtypes
-    and scopes of a copy for the whole process. Calls within such a function go on, and
-    so do those within `strategy.run`, whose threads the caller is waiting for.
+    While a model is scored, its layers run in another way. Keras keeps the dtypes and
+    scopes of a copy for the whole process. A call within such a function does not wait.
+    Nor does one within `strategy.run`, because the caller waits for its threads.
     """
 
     @functools.wraps(function)

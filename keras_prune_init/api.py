@@ -1,9 +1,9 @@
-"""`prune_at_init` and `score`: the story of the package in one page."""
+"""`prune_at_init` and `score`, the two functions that most users need."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from absl import logging
 from keras_prune_init import _gc, plan
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
+from keras_prune_init.channels.choosing import ChannelUnits
 from keras_prune_init.layers.filters import Filters
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import Densities
@@ -48,75 +49,84 @@ def prune_at_init(
 
     Args:
         model: A built Keras model: Sequential, Functional or subclassed. It is not
-            changed. Its weights, pretrained or not, go to the new model. Frozen kernels
-            are pruned like others, and stay frozen, unless `filters` leaves them out.
-            A pruned model is pruned further: what its masks removed stays removed, so
-            `sparsity` must not fall; scales are multiplied into the weights.
+            changed. The new model gets its weights, pretrained or not. Frozen kernels
+            are pruned too and stay frozen; `filters="trainable"` leaves them out. A
+            model that was pruned before is pruned further: removed weights stay
+            removed, so `sparsity` must not fall, and scales are multiplied into the
+            weights.
         dataset: A batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, a
-            tuple of arrays, of which batches of 128 are made (or of the size that the
-            model's inputs have), a `keras.utils.PyDataset`, or a generator, whose
-            batches are used up; in every structure that `fit` takes; of `x` alone if
-            layers add the losses. `None` for methods that need no data.
+            tuple of such arrays, a `keras.utils.PyDataset`, or a generator. A generator
+            loses the batches that are read. Arrays are cut into batches of 128, or of
+            the batch size that the model's inputs fix. `x` and `y` may be nested as in
+            `fit`; `y` may be missing if layers add the losses. `None` for methods that
+            need no data.
         method: A name of `method_names()`, or a method object with options, such as
             `keras_prune_init.methods.SNIP(iterations=5)`.
         sparsity: Fraction of all prunable weights to remove, 0 <= sparsity < 1.
-            Exactly floor(sparsity * total) weights or blocks go. Channels go until it
-            is reached.
+            Exactly floor(sparsity * total) weights or blocks are removed. Channels are
+            removed until the sparsity is reached.
         loss: The loss to differentiate, as in `compile`. Default: what the model's
-            `compute_loss` returns, which `fit` trains; of a model that was not compiled
-            it is inferred from labels and from what makes the output. Weight
-            regularizers are no part of it, losses that layers add are. Pass it if the
-            model's own `train_step` trains something else.
-        what: What is removed as one. `"weights"`. `"channels"`: whole units and
-            filters are cut out, and an ordinary smaller model is left; see `Channels`.
-            `"1x4"`: blocks of so many outputs x inputs, see `Blocks`. `"2:4"`: all but
-            2 of 4 neighbouring inputs, see `NofM`. Or an object of one of these
-            classes. Layers that do not consist of whole blocks or groups are left out.
-        allocation: How much each layer loses: `"global"`, `"uniform"` (the same
-            sparsity in each tensor), `"erk"`, a dict from pattern to sparsity such as
-            `{"stage3.*": 0.98, "logits": 0.5}`, a function, or an object with a minimum
-            for every layer; see `Allocation`.
-        batches: How many batches to score on; gradients are summed over them. `None`:
-            all. Replicas of a `tf.distribute` strategy share them out, each batch
-            whole, so that masks do not depend on the number of devices.
-        samples_per_class: Score on so many samples of each class instead, the first of
-            the dataset. The authors use 10.
-        filters: Which layers may be pruned: a regular expression searched in names and
-            paths, a list of these, or a function from layer to bool. `None`: all.
-            `"pointwise"`: 1x1 convolutions of images, which phones run sparsely; see
-            `mobile_check`. `"trainable"`: kernels that training changes; frozen ones
-            keep all their weights.
+            `compute_loss` returns, because `fit` trains that. If the model was not
+            compiled, the loss is inferred from the labels and the output layer. Losses
+            that layers add are included; weight regularizers are not. Pass `loss` if
+            the model's own `train_step` trains something else.
+        what: What is removed as one unit. `"weights"`: single weights. `"channels"`:
+            whole units and filters are cut out, and an ordinary smaller model is left;
+            see `Channels`. `"1x4"`: blocks of 1 output x 4 inputs; see `Blocks`.
+            `"2:4"`: 2 of each 4 neighbouring inputs are kept; see `NofM`. Or an object
+            of one of these classes. Layers that do not consist of whole blocks or
+            groups are not pruned.
+        allocation: How much each layer loses: `"global"` (scores decide), `"uniform"`
+            (the same sparsity in each kernel), `"erk"`, a dict from pattern to sparsity
+            such as `{"stage3.*": 0.98, "logits": 0.5}`, a function, or an `Allocation`,
+            which can also keep a minimum in every layer.
+        batches: Number of batches to score on, from the start of the dataset; `None`:
+            all. Gradients are summed over them. The replicas of a `tf.distribute`
+            strategy get whole batches, so masks do not depend on the number of devices.
+        samples_per_class: If given, score on the first so many samples of each class,
+            and ignore `batches`. The authors use 10.
+        filters: Which layers may be pruned: a regular expression that is searched in
+            names and paths, a list of these, or a function from layer to bool. `None`:
+            all. `"pointwise"`: 1x1 convolutions of images, which phones run sparsely;
+            see `mobile_check`. `"trainable"`: no frozen kernels.
         layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
-            stores kept weights and their positions only: training takes memory in
-            proportion to the density, see `to_layout`.
-        rescale: Use the rescaling trick: bring a deep plain network back to the edge of
-            chaos; see `rescale`. Method `"robust"` decides by itself.
+            stores only the kept weights and their positions, so the memory for training
+            is in proportion to the density; see `to_layout`.
+        rescale: Whether to bring a deep plain network back to the edge of chaos with
+            the rescaling trick; see `rescale`. Method `"robust"` decides by itself.
         seed: Seed of methods that draw random numbers.
         verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
     Returns:
-        A new model of the same class, a copy with `MaskedLayer`s in place of the pruned
-        layers, compiled if `model` was (its optimizer starts anew), under the same
-        `tf.distribute` strategy, also that of several workers. Train it with
-        plain `fit`; removed weights stay 0. If channels were removed, its layers are
-        smaller and no `MaskedLayer`s: see `shrink_report`.
+        A new model of the same class, in which a `MaskedLayer` stands in for each
+        pruned layer. It is compiled if `model` was, with a fresh optimizer, and belongs
+        to the same `tf.distribute` strategy. Train it with plain `fit`; removed weights
+        stay 0. If channels were removed, there is no `MaskedLayer`; the layers are
+        smaller instead.
 
     Raises:
-        ValueError: If an argument, the model or the dataset does not fit, before any
-            work starts; if a score is NaN or infinite, or all are 0; if the copy of the
-            model computes something else than the model; if a layer would lose all its
-            channels, with its name and the largest sparsity that works.
-        TypeError: If `dataset` or `filters` is none of the kinds above.
+        ValueError: If an argument, the model or the dataset does not fit (this is
+            checked before any work starts); if a score is NaN or infinite, or all are
+            0; if the pruned copy does not compute what the model does; if a layer would
+            lose all its channels (the message names the layer and the largest sparsity
+            that works).
+        TypeError: If `model` is no Keras model, or `dataset` or `filters` is none of
+            the kinds above.
         RuntimeError: If `model` belongs to another strategy than the one in scope.
 
     Example:
 
-    >>> pruned = prune_at_init(model, (x_train, y_train), "snip", sparsity=0.95)
-    >>> pruned.compile("adam", "sparse_categorical_crossentropy")
-    >>> pruned.fit(x_train, y_train)
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> pruned = kpi.prune_at_init(model, (x, y), "snip", sparsity=0.75)
+    >>> kpi.report(pruned).kept  # of 4 * 8 + 8 * 2 = 48 weights
+    12
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
     """
     check_model(model)
     options = Options(
@@ -159,12 +169,13 @@ def _without_channels(made: plan.Plan) -> keras.Model:
     model, note, finish = made.recipe.model, made.recipe.note, made.recipe.finish
     if made.options.rescale:
         rescaling.check_plain(model)
-    small = made.units.cut(model, plan.run(made)[-1])
+    units = cast(ChannelUnits, made.units)
+    small = units.cut(model, plan.run(made)[-1])
     if made.options.rescale or finish:  # which work on scales
         wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
         if made.options.rescale:
             rescaling.rescale(wrapped)
-        else:
+        elif finish:
             note = f"{note} {finish(wrapped, made.network)}"
         small = rebuild.change_layers(wrapped, exchange.folded)
     if note:
@@ -189,26 +200,50 @@ def score(
     seed: int = 0,
     verbose: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Saliency of every prunable weight; the model is left as it is, to the bit.
+    """Compute the saliency of every prunable weight, and leave the model as it is.
 
     Use it to look at scores, to compare methods, or to make masks with `select`.
 
     Args:
-        model, dataset, method, ...: As in `prune_at_init`. `sparsity` and `allocation`
-            only matter with more than one iteration: the scores are those of the last
-            one, in which weights that went before have the lowest score.
+        model: A built Keras model, pruned or not.
+        dataset: A batched `tf.data.Dataset`, a tuple of arrays, a
+            `keras.utils.PyDataset` or a generator, of `(x, y)` or
+            `(x, y, sample_weight)`. `None` for methods that need no data.
+        method: A name of `method_names()`, or a method object with options.
+        sparsity: Fraction of the weights that is removed by the last iteration. It
+            matters only for methods with more than one iteration.
+        loss: The loss to differentiate, as in `compile`. Default: the model's own, or
+            one that is inferred from labels and outputs.
+        allocation: How much each layer loses, as in `Allocation`. It matters only for
+            methods with more than one iteration.
+        batches: Number of batches to score on; `None`: all.
+        samples_per_class: If given, score on the first so many samples of each class.
+        filters: Which layers are scored: a regular expression, a list of these, a
+            function from layer to bool, `"pointwise"` or `"trainable"`. `None`: all.
+        seed: Seed of methods that draw random numbers.
+        verbose: 1 shows a progress bar when scoring takes long, 0 never.
 
     Returns:
-        `{path of the kernel variable: array}`, kernel-shaped, in the model's dtype, or
-        float64 where a method needed it. Larger means keep.
+        `{path of the kernel: array}`. Each array has the shape of its kernel; larger
+        means keep. The dtype is that of the model, or float64 if the method needs it.
+        After several iterations these are the scores of the last one; weights that
+        earlier iterations removed have the lowest score.
 
     Raises:
-        As `prune_at_init`.
+        ValueError: If an argument, the model or the dataset does not fit; if a score is
+            NaN or infinite, or all are 0.
+        TypeError: If `model` is no Keras model, or `dataset` or `filters` is none of
+            the kinds above.
 
     Example:
 
-    >>> scores = score(model, (x, y), "snip")
-    >>> masks = select(scores, sparsity=0.95)
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> scores = kpi.score(model, (x, y), "snip")
+    >>> {path: array.shape for path, array in scores.items()}
+    {'dense1/kernel': (4, 8), 'logits/kernel': (8, 2)}
     """
     check_model(model)
     options = Options(

@@ -17,13 +17,13 @@ from keras_prune_init.surgery import layouts
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked for, beside the model, its data and the method.
+    """The arguments of `prune_at_init` without the model, its data and the method.
 
-    Attributes: The arguments of `prune_at_init` of these names. `what` and `allocation`
-        are objects, whatever was given.
+    The attributes have the names of the arguments. `what` and `allocation` are objects,
+    also if names were given.
 
     Raises:
-        ValueError: If one of them is out of range, or two do not go together.
+        ValueError: If an argument is out of range, or two do not go together.
         TypeError: If `filters` is no pattern, list or function.
     """
 
@@ -48,7 +48,7 @@ class Options:
         layouts.check_layout(self.layout)
         if self.cuts_channels and self.layout != "masked":
             raise ValueError(
-                "Without channels a model is small as it is, and has no masks to store."
+                "If channels are cut out there are no masks, so there is no `layout`."
                 f" Received: what='channels', layout={self.layout!r}. Leave `layout` "
                 "out."
             )
@@ -58,15 +58,15 @@ class Options:
 
     @property
     def cuts_channels(self) -> bool:
-        """Whether whole channels go, and no masks are left."""
+        """Whether whole channels are removed, so that no masks are left."""
         return isinstance(self.what, Channels)
 
 
 def what_of(value: str | What) -> What:
-    """An argument `what` as an object.
+    """Return the object that an argument `what` stands for.
 
     Raises:
-        ValueError: If it is neither an object nor a name for one.
+        ValueError: If it is neither such an object nor a name of one.
     """
     if isinstance(value, What):
         return value

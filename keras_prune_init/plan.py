@@ -1,4 +1,4 @@
-"""What `prune_at_init` and `score` do, from checked arguments to masks."""
+"""What `prune_at_init` and `score` have in common: from checked arguments to masks."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
     """All that is needed to score and choose; everything is checked.
 
     Attributes:
-        method: What scores.
-        recipe: What it makes of the model, besides.
-        kernels: Those of the recipe's model that may be pruned.
-        before: `{kernel path: mask}` of a model that is pruned already.
+        method: The method that scores.
+        recipe: What the method wants done to the model besides.
+        kernels: The kernels of the recipe's model that may be pruned.
+        before: `{kernel path: mask}` if the model is pruned already.
         network: The recipe's model with its data.
-        units: What is removed as one.
-        options: What was asked for.
+        units: The units that are removed.
+        options: The arguments of the user.
     """
 
     method: Method
@@ -51,14 +51,14 @@ class Plan(NamedTuple):
     options: Options
 
     def kernels_of_pruned(self) -> list[Kernel]:
-        """Those that will have a mask: these, and others that had one before."""
+        """Return the kernels that will have a mask: `kernels`, and old ones."""
         known = {k.path for k in self.kernels}
         found = find_kernels(self.recipe.model) if self.before else []
         others = [k for k in found if k.path in self.before and k.path not in known]
         return [*self.kernels, *others]
 
     def few_inputs(self) -> Any:
-        """Two samples of the data, or a batch if its size is fixed; `None` without."""
+        """Return two samples of the data, or a batch of fixed size, or `None`."""
         if not self.network.batches:
             return None
         x = self.network.batches[0][0]
@@ -71,14 +71,16 @@ class Plan(NamedTuple):
 def make(
     model: keras.Model, dataset: Any, method: str | Method, options: Options
 ) -> Plan:
-    """What to do for checked options; raises as `prune_at_init` does."""
+    """Make the plan for checked options; it raises the errors of `prune_at_init`."""
     method = get_method(method)
     check_schedule(method.schedule, method.iterations, options.sparsity)
-    what, before = options.what, {}
+    what = options.what
+    before: Masks = {}
     if isinstance(model, keras.Model) and masked_layers(model):
         _check_has_masks(model, options)
         # The copy's kernels have the names that the pruned ones go by.
-        before = {k.path: k.mask for k in find_kernels(model) if k.wrapper}
+        masks = [(k.path, k.mask) for k in find_kernels(model)]
+        before = {path: mask for path, mask in masks if mask is not None}
         model = rebuild.strip(model)
     checks.prunable_kernels(model, options.filters, what.fits)
     recipe = method.recipe(model)
@@ -87,7 +89,8 @@ def make(
     options.allocation.check({k.path: k.shape for k in kernels}, options.sparsity)
     units = what.units(model, kernels, options.sparsity, options.allocation)
     _check_rises(options, kernels, before)
-    data, objective = [], None
+    data: list = []
+    objective: Objective | None = None
     if method.needs_data:
         data, objective = _data(model, dataset, method, options, scoring_dtype(kernels))
     checks.check_workers(model, data)
@@ -98,7 +101,10 @@ def make(
 
 
 def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
-    """The last scores, what they were chosen from (`None`: all), the final masks."""
+    """Return the last scores, the entries they were chosen from, and the final masks.
+
+    The entries are `None` if they are all.
+    """
     method, network, units = plan.method, plan.network, plan.units
     strategy = network.model.distribute_strategy
     weights, masks, total = (
@@ -127,14 +133,14 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
 def _check_has_masks(model, options):
     if options.cuts_channels:
         raise ValueError(
-            "Channels are removed from a model without masks. "
+            "Channels can be removed only from a model without masks. "
             f"Received: what='channels' and {model.name}, which is pruned. "
             "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
         )
 
 
 def _masks_before(plan):
-    """The masks to go on from, of the kernels to prune; `None` if there are none."""
+    """Return the earlier masks of the kernels to prune; `None`: there are none."""
     if not any(k.path in plan.before for k in plan.kernels):
         return None
     return {
@@ -153,7 +159,7 @@ def _check_rises(options, kernels, masks):
     total = sum(sizes.values())
     if removed > removed_count(sparsity, total):
         raise ValueError(
-            "Pruning a pruned model goes on from its masks, so `sparsity` rises. "
+            "A pruned model keeps its zeros, so `sparsity` cannot be lower now. "
             f"Received: sparsity={sparsity} for kernels of sparsity "
             f"{removed / total:.6g}. Pass more, or `strip` the model to begin anew."
         )
@@ -162,18 +168,18 @@ def _check_rises(options, kernels, masks):
 def _data(
     model: keras.Model, dataset: Any, method: Method, options: Options, dtype: str
 ) -> tuple[list, Objective]:
-    """The batches to score on, and what is differentiated."""
+    """Return the batches to score on, and the objective to differentiate."""
     if dataset is None:
         raise ValueError(
             "This method differentiates the loss, so it needs data. "
             f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
             "or use 'synflow', 'magnitude' or 'random'."
         )
-    objective = None
+    tried: list[Objective] = []
 
     def inspect(batch):
-        nonlocal objective
         objective = first_batch.objective_of(model, options.loss, batch)
+        tried.append(objective)
         if options.samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
@@ -183,5 +189,6 @@ def _data(
     data = take(
         dataset, inspect, options.batches, options.samples_per_class, dtype, size
     )
+    [objective] = tried
     first_batch.check_others(objective, data)
     return data, objective

@@ -268,7 +268,9 @@ def test_bad_options_of_methods_are_refused(name, options, message):
 
 def test_names_that_are_none_are_refused():
     for name in ("", " ", None, 3):
-        with pytest.raises(ValueError, match="A method has a name. Received: name="):
+        with pytest.raises(
+            ValueError, match="A method must have a name. Received: name="
+        ):
             kpi.register_method(name, kpi.get_method("snip").__class__)
 
 

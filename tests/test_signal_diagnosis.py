@@ -176,7 +176,7 @@ def test_an_empty_layer_can_be_drawn(tmp_path):
         (
             {"batch": (np.zeros((1, 5)), np.zeros(1, int))},
             ValueError,
-            "two samples. Received: a batch of 1",
+            "two samples or more. Received: a batch of 1",
         ),
         (
             {"batch": (np.zeros((4, 6)), np.zeros(4, int))},

@@ -1,1 +1,1 @@
-"""Whole channels: which can go, which do, and how they are cut out."""
+"""Whole channels: which can be removed, which are chosen, and how they are cut out."""

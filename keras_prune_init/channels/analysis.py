@@ -1,14 +1,14 @@
-"""Which channels of a network are of use, and which must come and go together.
+"""Which channels of a network are in use, and which can only be removed together.
 
-Every tensor of the graph has one channel for each entry of its last axis; of images
-with channels first, of the second one. Channels that
-pass through the same layer without weights, or are added to each other, form a group: a
-residual stream has one group for each of its channels, however many blocks add to it.
+Every tensor of the graph has one channel for each entry of its last axis. (For images
+with channels first, it is the second axis.) Channels form a group if they pass through
+the same layer without weights, or if they are added to each other. A residual stream
+has one group for each of its channels, however many blocks add to it.
 
-Of each channel it is known whether it carries a constant: nothing that varies comes in
-by kept weights. And whether it is needed: something that varies goes out by them to an
-output. Groups of channels that are constant or not needed can be cut out. What they
-emit, if it is not 0, is added to the biases of the layers that read it.
+Two things are known of each channel. It is constant if nothing that varies reaches it
+through kept weights. It is needed if something that varies goes from it through kept
+weights to an output. Groups of channels that are constant or not needed can be cut out.
+If they emit another value than 0, it is added to the biases of the layers that read it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ L = keras.layers
 
 
 class NodeChannels(NamedTuple):
-    """The output of a node of the graph.
+    """The channels of the output of a node.
 
     Attributes:
         groups: Number of the group of each channel.
-        constant: The value it has in inference, NaN if it varies.
+        constant: The value of each channel in inference, NaN if it varies.
     """
 
     groups: np.ndarray
@@ -39,15 +39,15 @@ class NodeChannels(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What `analyse` found.
+    """The result of `analyse`.
 
     Attributes:
-        nodes: Those of the graph.
-        kernels: The `ChannelMap` of each node that is one.
-        channels: Of each node.
-        kept: Of each group whether it stays.
-        fixed: Of each group whether it must stay, whatever the weights are.
-        reasons: `{reason: groups that stay only for it}`.
+        nodes: The nodes of the graph.
+        kernels: The `ChannelMap` of each node that has one, by position.
+        channels: The `NodeChannels` of each node.
+        kept: Whether each group stays.
+        fixed: Whether each group must stay, whatever the weights are.
+        reasons: `{reason: groups that stay only because of it}`.
         first: Whether the channels of images come first.
     """
 
@@ -60,11 +60,11 @@ class Analysis(NamedTuple):
     first: bool
 
     def axis(self, shape) -> int:
-        """The axis of channels in a tensor of this model."""
+        """Return the axis of channels in a tensor of this model."""
         return rules.channel_axis(shape, self.first)
 
     def keeps(self, node: int) -> np.ndarray:
-        """Which channels of a node's output stay."""
+        """Return which channels of a node's output stay."""
         return self.kept[self.channels[node].groups]
 
 
@@ -111,7 +111,7 @@ class _Search:
         fixed = np.zeros(len(kept), bool)
         fixed[[self._root(g) for g in self.pinned]] = True
         kept |= fixed
-        for ids in groups:  # a layer has one channel at least
+        for ids in groups:  # every layer keeps a channel
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
         channels = [
@@ -144,7 +144,7 @@ class _Search:
         made = None
         if id(node.operation) not in self.shared and not self._enters(node):
             made = self._made(node, parents)
-        if made is None:  # nothing is known: all in and out stays as it is
+        if made is None:  # nothing is known: all inputs and outputs stay
             self.unknown.add(len(self.groups))
             for groups, _ in parents:
                 name = getattr(node.operation, "name", "an input")
@@ -156,7 +156,7 @@ class _Search:
         self.constants.append(made[1])
 
     def _enters(self, node):
-        """Whether a nested model, whose inputs have a shape of their own, begins."""
+        """Whether a nested model begins here; its inputs have their own shape."""
         return any(self.nodes[p].owner is not node.owner for p in node.parents) and (
             node.owner is not self.model
         )

@@ -1,4 +1,4 @@
-"""Structured pruning: which channels go, by their scores and by what they cost."""
+"""Structured pruning: which channels are removed, by their scores and their cost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Scoring(NamedTuple):
     """What a method scores channels with.
 
     Attributes:
-        total: Function from kernel-shaped tensors, in the order of the network's
-            kernels, to their sums over all weights that go with a channel.
-        cost: Of each channel the cost of those weights, 1 or more.
+        total: Function that sums kernel-shaped tensors, in the order of the network's
+            kernels, over all weights that go with each channel.
+        cost: Cost of the weights that go with each channel, 1 or more.
     """
 
     total: Callable[[Iterable], np.ndarray]
@@ -31,20 +31,23 @@ class Scoring(NamedTuple):
 
 
 class Channels(What):
-    """Whole units and filters, with all that they are added to and all who read them.
+    """Remove whole units and filters, with everything that they are connected to.
 
-    They are cut out, and an ordinary smaller model is left, which is fast everywhere.
+    A channel is removed together with the channels that it is added to and the weights
+    that read it. It is cut out, so an ordinary smaller model is left, which is fast
+    everywhere.
 
     Args:
         budget: What the sparsity is a fraction of: `"params"`, the weights of all
-            kernels, or `"flops"`, their multiply-adds. Channels go, the least score for
-            its cost first, until at least that is saved.
-        multiple_of: Keep numbers of channels that are multiples of it, or halves of
-            layers that have less than twice as many. Processors work on several at a
-            time, 8 with AVX2, 16 with AVX-512, and gain little from fewer.
+            kernels, or `"flops"`, their multiply-adds. The channels with the lowest
+            score for their cost are removed until at least this fraction is saved.
+        multiple_of: Layers keep a multiple of this number of channels. (A layer that
+            has less than twice as many keeps all or half of it.) Processors work on 8
+            numbers at a time with AVX2 and 16 with AVX-512, so other numbers of
+            channels gain little.
 
     Raises:
-        ValueError: If one of them is no such value.
+        ValueError: If an argument has no such value.
 
     Example:
 
@@ -64,9 +67,9 @@ class Channels(What):
     def check(self, sparsity, allocation):
         if allocation.rule not in RULES:
             raise ValueError(
-                f"The `allocation` of channels must be one of {RULES}: several "
-                f"layers may share them. Received: allocation={allocation.rule!r}. "
-                "Choose one of them."
+                f"The `allocation` of channels must be one of {RULES}, because "
+                f"several layers can share a channel. Received: allocation="
+                f"{allocation.rule!r}. Choose one of them."
             )
 
     def units(self, model, kernels, sparsity, allocation):
@@ -74,18 +77,20 @@ class Channels(What):
 
 
 class ChannelUnits(Units):
-    """The channels of a model.
+    """The channels of a model, as units to remove.
 
     Args:
-        what: The budget and numbers that are asked for.
+        what: The `Channels` that the user asked for.
         model: The model to prune.
-        kernels: Those whose output channels may go.
-        sparsity: That of the last iteration.
-        allocation: `"global"` or `"uniform"`: the same part of each set of channels
-            that the same layers make; and how many channels each layer keeps at least.
+        kernels: The kernels whose output channels may be removed.
+        sparsity: The sparsity of the last iteration.
+        allocation: An `Allocation`. `"global"` ranks all channels; `"uniform"` removes
+            the same fraction of each set of channels that the same layers make. Its
+            minimum is the number of channels that each layer keeps at least.
 
     Raises:
-        ValueError: As `ChannelGroups`.
+        ValueError: If the model is neither Sequential nor Functional, if no channel can
+            be removed, or if the multiply-adds are not known.
     """
 
     def __init__(self, what, model, kernels, sparsity, allocation):
@@ -130,7 +135,7 @@ class ChannelUnits(Units):
         )
 
     def cut(self, model: keras.Model, masks) -> keras.Model:
-        """A copy of the model without the channels that masks remove."""
+        """Return a copy of the model without the channels that masks remove."""
         return self.groups.cut(model, self.groups.kept(masks))
 
     def _kept(self, within):
@@ -139,19 +144,19 @@ class ChannelUnits(Units):
         return self.groups.kept(dict(zip(self.groups.shapes, within, strict=True)))
 
     def _chunks(self, values, kept):
-        """Groups that are removed together, in the order in which they go."""
+        """Return the groups to remove together, in the order of removal."""
         found, costs = [], self.groups.costs(kept)
-        # Of equal ones the first stay longest.
+        # Of equal channels the first are removed last.
         for groups in reversed(self.groups.sets):
             here = groups[kept[groups]][::-1]
             order = here[np.argsort(values[here], kind="stable")]
-            # The first chunk leaves a multiple.
+            # After the first chunk a multiple is left.
             size = min(self.multiple, -(-len(groups) // 2))
             start, end = 0, len(order) % size or size
             while end <= len(order) - self.least:
                 chunk = order[start:end]
                 key = values[chunk].mean()
-                if self.uniform:  # of equal parts first what saves most
+                if self.uniform:  # of equal parts, first what saves most
                     part = (len(groups) - len(order) + end) / len(groups)
                     key = part, -costs[chunk].sum()
                 found.append((key, chunk))
@@ -160,9 +165,9 @@ class ChannelUnits(Units):
 
 
 def _first(count, holds):
-    """The smallest n <= count for which something holds; one more, if there is none.
+    """Return the smallest n <= count for which `holds(n)`; count + 1 if there is none.
 
-    It must hold for all n after the first for which it does.
+    If it holds for some n, it must hold for all larger ones.
     """
     low, high = 0, count + 1
     while low < high:

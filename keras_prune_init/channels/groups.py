@@ -1,7 +1,8 @@
-"""The channels of a model that can be removed, with all that goes with them.
+"""The channels of a model that can be removed, with everything that goes with them.
 
-A channel goes with the filters that make it, in all layers that are added to each other
-(a group, see analysis.py), and with the weights that read it.
+A channel goes with the filters that make it, in all layers that are added to each
+other. These channels are one group of `channels.analysis`. It also goes with the
+weights that read it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ BUDGETS = ("params", "flops")
 
 
 class _Grid(NamedTuple):
-    """The weights of a kernel between the groups that it reads and makes.
+    """The weights of a kernel, between the groups that it reads and makes.
 
     Attributes:
-        path: That of its variable; `None` if it is not to be pruned.
-        name: For messages.
-        inputs, outputs: Groups of its channels; a depthwise one has no inputs.
-        shape: (positions, inputs, outputs); of a depthwise one (positions, 1, outputs).
-        price: What one weight costs.
+        path: Path of its variable; `None` if it is not to be pruned.
+        name: Its name in messages.
+        inputs: Groups of the channels that it reads; none for a depthwise kernel.
+        outputs: Groups of the channels that it makes.
+        shape: (positions, inputs, outputs); (positions, 1, outputs) for a depthwise
+            one.
+        price: Cost of one weight.
     """
 
     path: str | None
@@ -39,32 +42,33 @@ class _Grid(NamedTuple):
     price: int
 
     def kept(self, kept: np.ndarray) -> np.ndarray:
-        """Which weights are left with some of the groups, in `shape`."""
+        """Return which weights are left with the groups that are kept, in `shape`."""
         inputs = np.ones(1, bool) if self.inputs is None else kept[self.inputs]
         return np.broadcast_to(inputs[:, None] & kept[self.outputs], self.shape)
 
     def count(self, kept: np.ndarray) -> int:
-        """How many."""
+        """Return how many weights are left with the groups that are kept."""
         inputs = 1 if self.inputs is None else np.count_nonzero(kept[self.inputs])
         return int(inputs * np.count_nonzero(kept[self.outputs])) * self.shape[0]
 
 
 class ChannelGroups:
-    """What is known of a model's groups; arrays have an entry for each.
+    """What is known of a model's groups of channels; arrays have an entry for each.
 
     Args:
         model: A Sequential or Functional model.
-        kernels: Those whose output channels may go.
+        kernels: The kernels whose output channels may be removed.
         budget: What counts as cost: `"params"`, the weights of all kernels of the
             model, or `"flops"`, their multiply-adds.
 
     Attributes:
-        cost: That of the whole model.
-        sets: Groups that can be removed, those together that the same layers make.
+        cost: Cost of the whole model.
+        sets: The groups that can be removed; the groups that the same layers make are
+            one set.
 
     Raises:
-        ValueError: If the model is of another kind, no channel can be removed, or the
-            multiply-adds are not known.
+        ValueError: If the model is of another kind, if no channel can be removed, or if
+            the multiply-adds are not known.
     """
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):
@@ -82,7 +86,7 @@ class ChannelGroups:
         if not self.sets:
             raise ValueError(
                 "The model must have channels that can be removed. "
-                f"Received: {model.name}, of which all must stay"
+                f"Received: {model.name}, whose channels must all stay"
                 + "".join(f"; {reason}" for reason in [*self.plan.reasons][:3])
                 + ". Remove weights in place of channels."
             )
@@ -111,21 +115,21 @@ class ChannelGroups:
         return [np.array(groups) for groups in sets.values()]
 
     def all(self) -> np.ndarray:
-        """The groups of the whole model, as a bool array."""
+        """Return the groups of the whole model, as a bool array."""
         return self.plan.kept.copy()
 
     def cost_of(self, kept: np.ndarray) -> int:
-        """What the model costs that keeps some of the groups."""
+        """Return the cost of the model that keeps these groups."""
         every = self.plan.kept
         saved = (k.price * (k.count(every) - k.count(kept)) for k in self.kernels)
         return self.cost - sum(saved)
 
     def costs(self, kept: np.ndarray) -> np.ndarray:
-        """What the weights cost that go with each group, of those that are left."""
+        """Return the cost of the remaining weights that go with each group."""
         return self._sums((k, k.kept(kept).sum(0) * k.price) for k in self.kernels)
 
     def total(self, tensors: Iterable) -> np.ndarray:
-        """The sum of kernel-shaped tensors over the weights that go with each group."""
+        """Sum kernel-shaped tensors over the weights that go with each group."""
         values = dict(zip(self.shapes, tensors, strict=True))
         return self._sums(
             (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
@@ -139,19 +143,19 @@ class ChannelGroups:
             np.add.at(total, kernel.outputs, matrix.sum(0))
             if kernel.inputs is not None:
                 if np.intersect1d(kernel.inputs, kernel.outputs).size:
-                    # What reads and makes the same channel counts once.
+                    # Weights that read and make the same channel count once.
                     same = kernel.inputs[:, None] == kernel.outputs
                     matrix = np.where(same, 0, matrix)
                 np.add.at(total, kernel.inputs, matrix.sum(1))
         return total
 
     def emptied(self, kept: np.ndarray) -> str | None:
-        """The name of the first layer that keeps no channel."""
+        """Return the name of the first layer that keeps no channel, or `None`."""
         empty = (k.name for k in self.kernels if not kept[k.outputs].any())
         return next(empty, None)
 
     def masks(self, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """Masks of the kernels to prune, by path."""
+        """Return the masks of the kernels to prune, by path."""
         masks = {path: np.ones(shape, bool) for path, shape in self.shapes.items()}
         for kernel in self.kernels:
             if kernel.path is not None:
@@ -160,7 +164,7 @@ class ChannelGroups:
         return masks
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The reverse."""
+        """Return which groups these masks keep; the inverse of `masks`."""
         kept = self.all()
         for kernel in self.kernels:
             if kernel.path is not None:
@@ -169,12 +173,12 @@ class ChannelGroups:
         return kept
 
     def cut(self, model: keras.Model, kept: np.ndarray) -> keras.Model:
-        """A copy of the model without the other groups."""
+        """Return a copy of the model with only the groups that are kept."""
         return shrinking.cut(model, self.plan._replace(kept=kept))
 
 
 def _price(found, budget):
-    """What a weight of a kernel costs."""
+    """Return the cost of one weight of a kernel."""
     if budget == "params":
         return 1
     if found.uses is None:

@@ -1,4 +1,4 @@
-"""What single layers do to channels, for analysis.py."""
+"""What single layers do to channels."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class ChannelMap(NamedTuple):
     """A dense or convolution layer, as a map from channels to channels.
 
     Attributes:
-        record: Its kernel.
-        weights: What the forward pass uses, of shape (positions, inputs, outputs); of
-            a depthwise kernel (positions, channels, multiplier).
-        kept: Which of them pruning left.
-        even: Whether a constant input makes a constant output: there is no border.
+        record: Its `Kernel`.
+        weights: The weights of the forward pass, of shape (positions, inputs, outputs),
+            or (positions, channels, multiplier) for a depthwise kernel.
+        kept: Which of the weights pruning kept.
+        even: Whether a constant input makes a constant output. Padding can break this
+            at the border.
     """
 
     record: Kernel
@@ -49,7 +50,7 @@ class ChannelMap(NamedTuple):
 def channel_map(
     node: Node, record: Kernel | None, inputs: int, first: bool
 ) -> ChannelMap | None:
-    """What `ChannelMap` says of a node; `None` if it is none."""
+    """Return the `ChannelMap` of a node; `None` if it has none."""
     layer = node.layer
     dense = type(layer) is L.Dense and (not first or len(node.given[0]) == 2)
     depthwise = type(layer) is L.DepthwiseConv2D
@@ -81,7 +82,7 @@ def is_first(nodes):
 
 
 def as_model(layer, first):
-    """Whether a layer takes that axis of images for channels that the model does."""
+    """Whether a layer and the model agree on the axis of channels in images."""
     if first and isinstance(layer, (L.Cropping1D, L.UpSampling1D)):
         return False  # they know one order only
     found = getattr(layer, "data_format", None)
@@ -89,7 +90,7 @@ def as_model(layer, first):
 
 
 def channel_axis(shape, first):
-    """The axis of channels in a tensor."""
+    """Return the axis of channels in a tensor."""
     return 1 if first and len(shape) > 2 else len(shape) - 1
 
 
@@ -100,7 +101,7 @@ def is_channel_axis(axis, node, first):
 
 
 def width(node, first):
-    """Number of channels of a node's output, 0 if it has none or none is known."""
+    """Return the number of channels of a node's output, 0 if it is not known."""
     shape = node.made[0] if node.made else ()
     return (shape[channel_axis(shape, first)] or 0) if len(shape) > 1 else 0
 
@@ -113,7 +114,7 @@ def is_vector(node):
 
 
 def by_number(layer):
-    """Whether the activation is one function of single numbers: no softmax."""
+    """Whether the activation is a function of single numbers, unlike softmax."""
     if isinstance(layer, L.Rescaling):
         return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
     activation = getattr(layer, "activation", None)

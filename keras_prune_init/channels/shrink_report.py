@@ -1,4 +1,4 @@
-"""What shrinking changed: weights, multiply-adds, seconds."""
+"""What `shrink` changed: weights, multiply-adds and seconds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from keras_prune_init.reports.cost import cost
 
 @dataclasses.dataclass(frozen=True)
 class ShrinkReport:
-    """What shrinking changed; `str()` gives a text. All pairs are before and after.
+    """What `shrink` changed; `str()` gives a text. All pairs are before and after.
 
     Attributes:
-        weights: Trainable weights of the models, zeros included.
-        macs: Multiply-adds of a sample, zeros included; `None` if not known.
-        seconds: Median time of a forward and backward pass; `None` if not measured.
-        stays: `{reason: number of channels}` of those without use that stay.
+        weights: Number of trainable weights, zeros included.
+        macs: Multiply-adds of one sample, zeros included; `None` if not known.
+        seconds: Median time of a forward and backward pass in seconds; `None` if it was
+            not measured.
+        stays: `{reason: number of channels}` for the unused channels that stay.
     """
 
     weights: tuple[int, int]
@@ -32,9 +33,10 @@ class ShrinkReport:
 
     def __str__(self) -> str:
         lines = ["weights {:,} to {:,}".format(*self.weights)]
-        if None not in self.macs:
-            ratio = self.macs[1] / max(self.macs[0], 1)
-            lines.append("multiply-adds {:,} to {:,}".format(*self.macs))
+        macs, left = self.macs
+        if macs is not None and left is not None:
+            ratio = left / max(macs, 1)
+            lines.append(f"multiply-adds {macs:,} to {left:,}")
             lines[-1] += f" ({ratio:.2f})"
         if self.seconds:
             before, after = self.seconds
@@ -48,13 +50,30 @@ class ShrinkReport:
 def shrink_report(
     model: keras.Model, small: keras.Model, inputs=None, repeats: int = 7
 ) -> ShrinkReport:
-    """Compare a model with what `shrink` made of it.
+    """Compare a model with the smaller model that `shrink` made of it.
 
     Args:
-        model: What was shrunk.
-        small: What became of it.
-        inputs: A batch of inputs, to time forward and backward passes on.
-        repeats: How often; the models take turns.
+        model: The model before `shrink`.
+        small: The model that `shrink` returned.
+        inputs: A batch of inputs, to time forward and backward passes on. `None`: no
+            times are measured.
+        repeats: Number of timed passes of each model; the models take turns.
+
+    Returns:
+        A `ShrinkReport`.
+
+    Raises:
+        ValueError: If a model is neither Sequential nor Functional, if it does not take
+            `inputs`, or if `repeats` is no whole number of 1 or more.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=3, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.9)
+    >>> before, after = kpi.shrink_report(pruned, kpi.shrink(pruned)).weights
+    >>> before, after < before
+    (130, True)
     """
     costs = cost(model), cost(small)
     check_whole("repeats", repeats, 1)
@@ -63,7 +82,8 @@ def shrink_report(
         _check_inputs(model, inputs)
         passes = [_pass(m, inputs) for m in (model, small)]
         times = [[_seconds(run) for run in passes] for _ in range(repeats + 2)][2:]
-        seconds = tuple(float(v) for v in np.median(times, axis=0))
+        before, after = np.median(times, axis=0)
+        seconds = float(before), float(after)
     stays = {why: len(g) for why, g in analysis.analyse(model).reasons.items() if g}
     return ShrinkReport(
         tuple(c.weights for c in costs), tuple(c.macs for c in costs), seconds, stays

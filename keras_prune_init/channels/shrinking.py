@@ -1,4 +1,4 @@
-"""`shrink`: what pruning disconnected is cut out of a model."""
+"""`shrink`: cut out the channels that pruning disconnected."""
 
 from __future__ import annotations
 
@@ -20,28 +20,34 @@ L = keras.layers
 def shrink(model: keras.Model) -> keras.Model:
     """Cut out units and channels that no path from input to output uses any more.
 
-    Use it after `prune_at_init`, for cheaper training, or after training, for a smaller
-    file. Channels go together with those that they are added to; what a cut channel
-    still emits in inference (a bias, an activation of 0) goes into the biases of the
-    layers that read it, or it stays, where padding would make that uneven. Layers of
-    which nothing is known keep all channels they read and make. In training mode the
-    outputs are the same only while the batch statistics of what is cut are those of a
-    fresh model: biases have what its running statistics made of it.
+    Use it after `prune_at_init` for cheaper training, or after training for a smaller
+    file. Channels that are added to each other are cut out together. A cut channel may
+    still emit a constant in inference, from a bias or an activation of 0. The constant
+    is added to the biases of the layers that read it. If padding would make it uneven,
+    the channel stays. Unknown layers keep all channels that they read and make.
+
+    In training mode the outputs are the same only as long as the batch statistics of
+    the cut channels are those of a fresh model, because the biases contain what the
+    running statistics made of these channels.
 
     Args:
         model: A Sequential or Functional model, pruned or not. It is not changed.
 
     Returns:
-        A smaller model with the same outputs in inference, to float rounding, and the
-        same layers and wrappers, compiled if `model` was, its optimizer as new.
+        A smaller model with the same layers and wrappers. In inference its outputs are
+        the same up to rounding. It is compiled if `model` was, with a fresh optimizer.
 
     Raises:
         ValueError: If the model is neither Sequential nor Functional.
 
     Example:
 
-    >>> small = shrink(pruned)
-    >>> print(shrink_report(pruned, small, x))
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=3, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.9)
+    >>> small = kpi.shrink(pruned)
+    >>> small.count_params() < pruned.count_params()
+    True
     """
     check_model(model)
     small = cut(model, analysis.analyse(model))
@@ -50,7 +56,7 @@ def shrink(model: keras.Model) -> keras.Model:
 
 
 def cut(model: keras.Model, plan: analysis.Analysis) -> keras.Model:
-    """A copy of a model without the channels that a plan does not keep."""
+    """Return a copy of a model without the channels that a plan does not keep."""
     changes = dict(_changes(plan))
 
     def change(layer, copier):
@@ -65,7 +71,7 @@ def _with_new_shapes(model, layer, *args, **kwargs):
 
 
 def _changes(plan):
-    """How to make the layers that have weights for channels: `(id, function)`."""
+    """Yield `(id of a layer, function that makes the smaller layer)`."""
     for i, node in enumerate(plan.nodes):
         if i in plan.kernels:
             [parent] = node.parents
@@ -87,7 +93,7 @@ def _changes(plan):
 
 
 def _smaller_input(plan, i):
-    """The shape of what a layer reads, without the channels that are cut out."""
+    """Return the shape that a layer reads, without the channels that are cut out."""
     node = plan.nodes[i]
     shape = list(node.given[0])
     shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 
 def scope(model: keras.Model) -> contextlib.AbstractContextManager:
-    """Where variables are made that belong to a copy of `model`.
+    """Return the scope in which the variables of a copy of `model` are made.
 
     Raises:
-        RuntimeError: If another strategy is in use.
+        RuntimeError: If another strategy is in scope.
     """
     if not tf.distribute.has_strategy():
         return model.distribute_strategy.scope()
@@ -31,11 +31,11 @@ def scope(model: keras.Model) -> contextlib.AbstractContextManager:
 def shares(
     strategy: tf.distribute.Strategy, batches: Sequence[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Batches dealt out to the replicas, one each at a time.
+    """Deal batches out to the replicas, one to each at a time.
 
     Yields:
-        Per-replica batches, and per-replica numbers: 1, or 0 on the replicas that have
-        nothing left to do and see some batch again.
+        Per-replica batches and per-replica numbers. A number is 1, or 0 on a replica
+        that has nothing left to do and gets another batch again.
     """
     for first in range(0, len(batches), strategy.num_replicas_in_sync):
 
@@ -54,14 +54,14 @@ def shares(
 def summed(
     strategy: tf.distribute.Strategy, function: Callable[..., list[tf.Tensor]]
 ) -> Callable[..., list[tf.Tensor]]:
-    """`function` on all replicas, its results summed over those that are present.
+    """Run a function on all replicas and sum its results over the replicas with work.
 
     Args:
         strategy: The strategy.
-        function: From `(weights, batch, ...)` to tensors.
+        function: A function from `(weights, batch, ...)` to a list of tensors.
 
     Returns:
-        A function of `(weights, share, ...)`, a share being one of `shares`.
+        A function of `(weights, share, ...)`, where a share is one item of `shares`.
     """
 
     def on_replica(weights, share, *args):
@@ -79,10 +79,10 @@ def summed(
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Give all replicas the mean of the moving statistics that each one gathered.
+    """Give all replicas the mean of the moving statistics of all of them.
 
-    Keras lets the batch normalization of every replica keep its own, and saves those of
-    the first. All workers must call this at the same step.
+    In Keras the batch normalization of every replica keeps its own statistics, and only
+    those of the first are saved. All workers must call this at the same step.
     """
     strategy = model.distribute_strategy
     statistics = [

@@ -1,9 +1,9 @@
-"""Several processes that train one model: they must agree, and Keras must let them.
+"""Several processes that train one model: they must agree, and Keras must support it.
 
 Keras 3.15 cannot `fit` under a `MultiWorkerMirroredStrategy` (keras-team/keras issue
-20585): it takes the mean of logs over an axis they do not have, and turns the parts of
-a batch on several replicas into one tensor. `enable_fit` is the workaround, and the
-only place that knows of it.
+20585). It averages logs over an axis that they do not have, and it turns the parts of a
+batch on several replicas into one tensor. `enable_fit` works around this, and is the
+only function that depends on it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-# Seconds after which a worker says for whom it waits, and until it says so again.
+# Seconds between messages that say for which workers this one waits.
 FIRST_WORD, NEXT_WORD = 30, 60
 
 
 def several(strategy: tf.distribute.Strategy) -> bool:
-    """Whether more than one process runs the strategy, each with its own Python."""
+    """Whether more than one process runs the strategy."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False
     tasks = strategy.cluster_resolver.cluster_spec().as_dict().values()
@@ -35,7 +35,7 @@ def several(strategy: tf.distribute.Strategy) -> bool:
 
 
 def hosts(strategy: tf.distribute.Strategy) -> int:
-    """How many machines make batches, each for its own replicas."""
+    """Return how many hosts make batches, each for its own replicas."""
     found = []
 
     def tell(context):
@@ -49,22 +49,22 @@ def hosts(strategy: tf.distribute.Strategy) -> int:
 def check_same(
     strategy: tf.distribute.Strategy, what: str, arrays: Iterable, advice: str
 ) -> None:
-    """See that all workers have the same numbers.
+    """Check that all workers have the same numbers.
 
     Args:
-        strategy: The strategy; nothing happens if one process runs all of it.
-        what: What the numbers are, for the error.
+        strategy: The strategy. Nothing is checked if one process runs all of it.
+        what: A name of the numbers for the error.
         arrays: The numbers.
         advice: What to do if they differ.
 
     Raises:
-        ValueError: On every worker, if one has others.
+        ValueError: On every worker, if the numbers of one of them differ.
     """
     if not several(strategy):
         return
     sha = hashlib.sha256()
     for array in arrays:
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     number = int.from_bytes(sha.digest()[:7], "big")
     mine = strategy.experimental_distribute_values_from_function(
         lambda _: tf.constant([number], tf.int64)
@@ -81,7 +81,7 @@ def check_same(
 def from_chief(
     strategy: tf.distribute.Strategy, masks: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The masks that the first worker chose, on all of them."""
+    """Return the masks that the first worker chose, on every worker."""
     if not several(strategy):
         return dict(masks)
     flat = np.concatenate([mask.ravel() for mask in masks.values()])
@@ -103,14 +103,14 @@ def from_chief(
 
 
 def meet(addresses: Iterable[str], mine: str) -> None:
-    """Wait until all workers have started, and say for whom.
+    """Wait until all workers have started, and say which ones are missing.
 
-    TensorFlow, too, waits for them, but in silence and without letting Python run: no
-    signal then ends this process.
+    TensorFlow waits for them too, but silently and without letting Python run, so no
+    signal can end the process then.
 
     Args:
         addresses: `"host:port"` of each worker.
-        mine: That of this one.
+        mine: The address of this worker.
 
     Raises:
         OSError: If the port of this worker is in use.
@@ -146,8 +146,8 @@ def _listening(address):
         )
     except OSError as e:
         raise OSError(
-            f"A worker listens at its port. Received: {address}, and port {port} cannot"
-            f" be had ({e}). Stop the other process there, or choose another port."
+            f"A worker must listen at its port. Received: {address}, but port {port} "
+            f"cannot be used ({e}). Stop the process there, or choose another port."
         ) from e
 
 
@@ -162,23 +162,22 @@ def _reached(address):
 
 @contextlib.contextmanager
 def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Say so if another worker is lost, which TensorFlow sees within half a minute.
+    """Explain the error if a worker is lost; TensorFlow notices in 30 seconds.
 
     Raises:
-        RuntimeError: If one was killed, hangs, or ended with an error of its own.
+        RuntimeError: If a worker was killed, hangs, or ended with an error of its own.
     """
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as e:
         if not several(strategy):
             raise
-        found = re.search(r"aborted by: (.*)", e.message) or re.search(
-            "(.*)", e.message
-        )
+        found = re.search(r"aborted by: (.*)", e.message)
+        said = found[1] if found else e.message.partition("\n")[0]
         raise RuntimeError(
             "Training ends when a worker is lost: killed, hanging, or stopped by an "
             "error in its own log. Received from TensorFlow: "
-            f"{found[1]}. Start all workers again, to go on from "
+            f"{said}. Start all workers again, to go on from "
             "what was saved last."
         ) from e
 
@@ -189,8 +188,8 @@ def enable_fit(
     """Let `fit` and `evaluate` of a model run on several workers.
 
     Args:
-        model: Made in the scope of a `MultiWorkerMirroredStrategy`; left as it is if
-            one process runs all of its strategy.
+        model: A model that was made in the scope of a `MultiWorkerMirroredStrategy`. It
+            is left as it is if one process runs all of its strategy.
         masks: Returns the variables that must be the same on all workers before each
             training.
     """
@@ -215,7 +214,7 @@ def enable_fit(
 
 
 def _on_all(model, step):
-    """What Keras calls with an iterator, for one execution of some steps."""
+    """Return what Keras calls with an iterator, for one execution of some steps."""
     strategy = model.distribute_strategy
 
     def steps(iterator):

@@ -1,1 +1,1 @@
-"""Export for phones."""
+"""Export to TFLite files for phones."""

@@ -1,9 +1,9 @@
-"""Writes a Keras model, pruned or not, as a checked .tflite file.
+"""Write a Keras model, pruned or not, as a checked .tflite file.
 
     python -m keras_prune_init.export --model=run/model.keras --out=model.tflite \\
         --precision=float16
 
-Prints what became of each kernel, the sizes, and what a phone will do with the file.
+It prints what became of each kernel, the sizes, and what a phone will do with the file.
 """
 
 import sys

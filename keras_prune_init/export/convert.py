@@ -1,4 +1,4 @@
-"""From a Keras model to the content of a .tflite file."""
+"""Convert a Keras model to the content of a .tflite file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 def plain(model: keras.Model, example: Any = None) -> keras.Model:
-    """A Functional or Sequential model without masks that computes in float32.
+    """Return a Functional or Sequential model without masks that computes in float32.
 
     Args:
         model: Any built model.
-        example: Inputs, batched; what other models are called with.
+        example: A batch of inputs, with which other kinds of model are called.
 
     Raises:
-        ValueError: If it is not built, or is neither of these without an example.
+        ValueError: If it is not built, or if it is neither of these and there is no
+            example.
     """
     check_model(model)
     if masked_layers(model):
@@ -42,7 +43,7 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
         return model
     if example is None:
         raise ValueError(
-            "The inputs of a subclassed model are known from data only. Received: "
+            "A subclassed model does not say what its inputs are. Received: "
             f"{model.name}, a {type(model).__name__}. Pass `representative_data` "
             "to `export_tflite`, or build the model from `keras.Input` and "
             "`keras.Model(inputs, outputs)`."
@@ -61,9 +62,9 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
 
     Args:
         model: What `plain` returned.
-        folder: An empty one.
-        batch_size: The only one the file will accept; `None`: that of the model's
-            inputs, any if they have none.
+        folder: An empty folder.
+        batch_size: The only batch size that the file will accept. `None`: that of the
+            model's inputs, or any.
     """
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
     # Some would leave operations in the file that phones do not have.
@@ -88,14 +89,14 @@ def convert(
     precision: str,
     samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None,
 ) -> bytes:
-    """A .tflite file of a saved model, all tensors dense.
+    """Return the .tflite file of a saved model, with all tensors dense.
 
-    The converter calls the garbage collector before it takes most of its memory.
+    Before it takes most of its memory, the converter calls the garbage collector.
 
     Args:
-        folder: What `save` wrote.
+        folder: The folder that `save` wrote to.
         precision: One of `PRECISIONS`.
-        samples: Gives inputs by name, one sample at a time; for int8.
+        samples: Returns inputs by name, one sample at a time; needed for int8.
 
     Raises:
         ValueError: If TFLite cannot express a layer.
@@ -125,13 +126,13 @@ def _signature(model, batch_size):
 
 
 def inputs(model: keras.Model) -> Any:
-    """The symbolic inputs of a plain model, nested as it takes them."""
+    """Return the symbolic inputs of a plain model, nested as it takes them."""
     # A Sequential model that was never called knows no `input`.
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def _explain(error):
-    """What the converter's error says of the layer, if it names one."""
+    """Return what the converter's error says of the layer, if it names one."""
     found = re.search(
         r"\"([^\"@]+/[^\"@]+)@[^\n]*'tf\.(\w+)' op is neither", str(error)
     )

@@ -1,4 +1,4 @@
-"""A .tflite file as Python objects, and back."""
+"""Read and write a .tflite file as Python objects."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-# What data begins at a multiple of, in bytes: the schema's `force_align`.
+# Data begins at multiples of so many bytes: the schema's `force_align`.
 ALIGNMENT = 16
-DTYPES = {
+DTYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype("float32"),
     schema.TensorType.FLOAT16: np.dtype("float16"),
     schema.TensorType.INT8: np.dtype("int8"),
@@ -20,7 +20,7 @@ DTYPES = {
 
 
 def read(content: bytes) -> schema.ModelT:
-    """The objects of a file.
+    """Return the objects of a file.
 
     Raises:
         ValueError: If `content` is no .tflite file, or a broken one.
@@ -40,7 +40,7 @@ def read(content: bytes) -> schema.ModelT:
 
 
 def broken(content: bytes, why: object) -> ValueError:
-    """An error for a file of which something cannot be read."""
+    """Return an error for a file of which a part cannot be read."""
     why = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
     return ValueError(
         "A .tflite file must be whole. Received: one of "
@@ -49,7 +49,7 @@ def broken(content: bytes, why: object) -> ValueError:
 
 
 def write(model: schema.ModelT) -> bytes:
-    """The file of these objects."""
+    """Return the file of these objects."""
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(sum(b.length for b in model.buffers) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -57,7 +57,7 @@ def write(model: schema.ModelT) -> bytes:
 
 
 class _Aligned(schema.BufferT):
-    """A buffer whose data is aligned, as generated Python code does not do."""
+    """A buffer with aligned data; the generated Python code does not align it."""
 
     def __init__(self, buffer):
         super().__init__()
@@ -81,14 +81,14 @@ class _Aligned(schema.BufferT):
 
 
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    """The name of an operator's kind, such as `"CONV_2D"`."""
+    """Return the name of an operator's kind, such as `"CONV_2D"`."""
     code = model.operatorCodes[operator.opcodeIndex]
     # Files of old converters have only the deprecated, 8-bit one.
     return NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
 def data(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
-    """The values of a constant that is stored densely; `None` of any other tensor."""
+    """Return the values of a densely stored constant; `None` for any other tensor."""
     stored = model.buffers[tensor.buffer].data
     if (
         stored is None
@@ -102,11 +102,11 @@ def data(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
 
 
 def layer_name(tensor_name: str) -> str:
-    """The Keras layer that a tensor's name speaks of.
+    """Return the name of the Keras layer from the name of a tensor.
 
-    `"net_1/relu_1/Relu;net_1/conv_1/convolution2"` is `"conv"`: the converter names a
-    fused operation after all its parts, the first one last, and Keras opens each
-    layer's scope a second time, hence the `_1`.
+    `"net_1/relu_1/Relu;net_1/conv_1/convolution2"` gives `"conv"`. The converter names
+    a fused operation after all its parts, the first one last. Keras opens each layer's
+    scope twice, so names end in `_1`.
     """
     parts = [p for p in tensor_name.split(";") if "/" in p]
     if not parts:

@@ -12,17 +12,18 @@ OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def silence(content: bytes) -> tuple[bytes, list[str]]:
-    """Make layers whose outputs were 0 for all samples load.
+    """Change layers whose outputs were 0 for all samples, so that the file loads.
 
-    Their outputs have no range, so the converter gives them a tiny scale: whatever they
-    compute, in int8 they are 0. XNNPACK does not load a layer with scales so far apart.
-    Here its kernel becomes 0, with scales that load.
+    Their outputs have no range, so the converter gives them a tiny scale. In int8 they
+    are always 0 then. XNNPACK does not load a layer whose scales differ so much. Here
+    the kernel of such a layer becomes 0, with scales that load.
 
     Args:
         content: An int8 file.
 
     Returns:
-        The new file, or `content` itself if there are none, and the layers' names.
+        The new file, or `content` itself if nothing was changed, and the names of the
+        changed layers.
     """
     model = flatbuffer.read(content)
     found = []
@@ -40,7 +41,7 @@ def silence(content: bytes) -> tuple[bytes, list[str]]:
 
 
 def _divisor(image, kernel, output):
-    """What to divide each kernel scale by, so that it loads; `None` if it does."""
+    """Return the divisor of each kernel scale with which it loads, or `None`."""
     scales = [t.quantization and t.quantization.scale for t in (image, kernel, output)]
     if any(s is None for s in scales):
         return None
@@ -64,7 +65,7 @@ def _silence(model, kernel, bias, divisor):
 
 
 def _store(model, tensor, values):
-    """New values, in a buffer of their own: others may share the old one."""
+    """Store new values in a new buffer, because other tensors may share the old one."""
     buffer = flatbuffer.schema.BufferT()
     buffer.data = values.astype(flatbuffer.DTYPES[tensor.type]).ravel().view("uint8")
     model.buffers.append(buffer)

@@ -1,4 +1,4 @@
-"""Whether a phone's runtime will use its sparse kernels for a model, and why not."""
+"""`mobile_check`: whether a phone's runtime will use sparse kernels for a model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ class MobileReport:
     """Whether XNNPACK runs a model sparsely; `str()` says it in words.
 
     Attributes:
-        runs_sparse: The verdict.
+        runs_sparse: Whether it does.
         zeros: Fraction of zeros in the 1x1 convolutions of the clusters and in fully
             connected kernels; more than 2/3 is needed.
-        weights: How many weights these have.
-        cluster: The layers that would run sparsely: those of the clusters nothing
-            blocks.
+        weights: Number of weights in these kernels.
+        cluster: Names of the layers that would run sparsely.
         blocking: `(layer, rule and what to change)` of layers that break up clusters.
-        reasons: Why not, apart from these.
+        reasons: Other reasons why it does not.
     """
 
     runs_sparse: bool
@@ -48,7 +47,7 @@ class MobileReport:
                 f"zeros, more than {NEEDED:.1%} are needed"
             )
         lines += self.reasons
-        rules = {}
+        rules: dict[str, list[str]] = {}
         for layer, rule in self.blocking:
             rules.setdefault(rule, []).append(layer)
         lines += [f"  {', '.join(layers)}: {rule}" for rule, layers in rules.items()]
@@ -58,27 +57,31 @@ class MobileReport:
 def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
     """Say whether a phone's runtime will run a model with its sparse kernels.
 
-    TFLite's XNNPACK has them for ARM processors: 1x1 convolutions of float32 or float16
-    that multiply with the non-zero weights only. They run in clusters of layers that
-    start at a 3x3 convolution with stride 2 on 3 channels and end in global average
-    pooling, without any other layer reading or feeding what is between.
+    TFLite's XNNPACK has such kernels for ARM processors. They are for 1x1 convolutions
+    of float32 or float16, and multiply only with the non-zero weights. They run in
+    clusters of layers. A cluster starts at a 3x3 convolution with stride 2 on 3
+    channels and ends in global average pooling. No other layer may read or feed what is
+    between.
 
     Args:
-        model: A Keras model, pruned or not, which is converted as `export_tflite` does
-            it, or the path of a .tflite file.
+        model: A Keras model, pruned or not, or the path of a .tflite file. A model is
+            converted as by `export_tflite`.
 
     Returns:
-        A `MobileReport`, the same for a model and its file.
+        A `MobileReport`. It is the same for a model and its file.
 
     Raises:
-        ValueError: If the model cannot be converted, or the file is none of TFLite.
+        ValueError: If the model cannot be converted, or the file is no TFLite file.
         FileNotFoundError: If there is no such file.
+        TypeError: If `model` is neither a model nor a path.
 
     Example:
 
-    >>> print(mobile_check(keras.applications.MobileNetV2()))
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> print(kpi.mobile_check(model))
     sparse kernels do not run
-    ...
+    there is no 1x1 convolution; only those run sparse
 
     Reference:
         Elsen, Dukhan, Gale, Simonyan, "Fast Sparse ConvNets", 2019, arXiv 1911.09723;
@@ -105,7 +108,7 @@ def mobile_check(model: keras.Model | str | os.PathLike) -> MobileReport:
 
 
 def check_content(content: bytes) -> MobileReport:
-    """`mobile_check` of a file's content."""
+    """Do what `mobile_check` does, for a file's content."""
     model = flatbuffer.read(content)
     try:
         return _check(model)
@@ -159,7 +162,7 @@ def _reasons(model, good, counted, zeros):
 
 
 def _count(model, tensor):
-    """(all values, those that are not 0) of a constant."""
+    """Return (number of values, number of non-zeros) of a constant."""
     total = int(np.prod(tensor.shape))
     if tensor.sparsity:
         stored = len(model.buffers[tensor.buffer].data)
@@ -175,7 +178,7 @@ class _Cluster:
 
 
 def _clusters(found: list[Operator], outputs: set[int]) -> list[_Cluster]:
-    """Connected operators, 1x1 convolutions among them, and what breaks them up."""
+    """Return connected operators with 1x1 convolutions, and what breaks them up."""
     made_by = {o.output: o for o in found}
     leaders = {o.output: o.output for o in found if o.role}
 
@@ -189,7 +192,7 @@ def _clusters(found: list[Operator], outputs: set[int]) -> list[_Cluster]:
     for source, reader in edges:
         if source and source.role in GIVES and reader.role in TAKES:
             leaders[leader(reader)] = leader(source)
-    clusters = {}
+    clusters: dict[int, _Cluster] = {}
     for operator in found:
         if operator.role:
             cluster = clusters.setdefault(leader(operator), _Cluster([], []))

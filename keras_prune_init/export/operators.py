@@ -1,7 +1,8 @@
-"""The operators of a .tflite file as XNNPACK's sparse inference sees them.
+"""The operators of a .tflite file, as XNNPACK's sparse inference sees them.
 
-It works on clusters: operators that hand images to each other in the layout "channels
-first". Rules from XNNPACK's `src/subgraph.c` and TFLite's `xnnpack_delegate.cc`.
+It works on clusters of operators that pass images to each other in the layout "channels
+first". The rules are from XNNPACK's `src/subgraph.c` and TFLite's
+`xnnpack_delegate.cc`.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ class Operator(NamedTuple):
     """An operator on images or vectors.
 
     Attributes:
-        kind: Such as `"CONV_2D"`.
-        layer: The Keras layer it comes from.
-        inputs: Numbers of the tensors that it reads and that are not constant.
+        kind: Name of the kind, such as `"CONV_2D"`.
+        layer: Name of the Keras layer that it comes from.
+        inputs: Numbers of the tensors that it reads, without constants.
         output: Number of the tensor that it makes.
-        role: What it can be in a cluster, see `TAKES`, `GIVES` and `MUST_GIVE`; `None`
-            if it cannot be part of one.
-        reason: If it cannot, the rule that it breaks and what to do about it.
+        role: Its role in a cluster, see `TAKES`, `GIVES` and `MUST_GIVE`; `None` if it
+            cannot be part of one.
+        reason: If it cannot be part of one, the rule that it breaks and what to do.
         kernel: Number of the constant tensor with its kernel, if it has one.
     """
 
@@ -62,10 +63,10 @@ class Operator(NamedTuple):
 
 
 def read(model: schema.ModelT) -> list[Operator]:
-    """The operators of the first graph, in order.
+    """Return the operators of the first graph, in order.
 
-    Constants' preparation is left out, and a padding becomes part of the convolution
-    that alone reads it, as in XNNPACK.
+    Operators that only prepare constants are left out. A padding becomes part of the
+    convolution if no other operator reads it, as in XNNPACK.
     """
     return _Reader(model).read()
 
@@ -155,7 +156,7 @@ class _Reader:
 
     @staticmethod
     def _padding(options, size, strides, amounts):
-        """(top, bottom, left, right) in pixels, `None` if XNNPACK works it out late."""
+        """Return (top, bottom, left, right), `None` if XNNPACK computes it later."""
         if amounts is not None:
             return tuple(int(n) for n in amounts[1:3].ravel())
         if options.padding == schema.Padding.VALID:

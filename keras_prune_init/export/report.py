@@ -1,4 +1,4 @@
-"""What an export made: sizes, kernels, differences, and what a phone does with it."""
+"""The report of an export: sizes, kernels, differences, and use on a phone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Size(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The outputs of a file against those of its Keras model.
+    """The outputs of a file compared with those of its Keras model.
 
     Attributes:
-        samples: How many were compared.
-        real: Whether they were data; else they were random numbers.
-        difference: The largest between any two outputs.
-        largest: The largest output, by amount.
+        samples: Number of samples.
+        real: Whether the samples were data; otherwise they were random numbers.
+        difference: Largest difference between two outputs.
+        largest: Largest absolute output.
         agreement: Fraction of samples whose largest output is the same one; `None` if
             there is a single output.
     """
@@ -54,13 +54,14 @@ class ExportReport:
 
     Attributes:
         path: The file.
-        precision: Of its kernels.
+        precision: Precision of its kernels.
         dense: Size of the file with all tensors dense.
-        sparse: Size of it with sparse tensors; `None` if none would be.
-        is_sparse: Which of the two was written.
-        kernels: One `KernelTensor` a kernel, as the file has it.
-        comparison: `None` if it was not asked for.
-        mobile: Whether a phone's runtime will use sparse kernels.
+        sparse: Size of the file with sparse tensors; `None` if no tensor would be
+            sparse.
+        is_sparse: Whether the file with sparse tensors was written.
+        kernels: One `KernelTensor` for each kernel, as the file stores it.
+        comparison: Differences from the Keras model; `None` if not asked for.
+        mobile: A `MobileReport`: whether a phone's runtime will use sparse kernels.
         notes: What was decided, and why.
     """
 
@@ -76,8 +77,8 @@ class ExportReport:
 
     @property
     def size(self) -> Size:
-        """Of the file that was written."""
-        return self.sparse if self.is_sparse else self.dense
+        """Size of the file that was written."""
+        return self.sparse if self.is_sparse and self.sparse else self.dense
 
     @property
     def density(self) -> float:
@@ -116,7 +117,7 @@ class ExportReport:
         return rows
 
     def to_json(self) -> str:
-        """Everything above as JSON."""
+        """Return all numbers of the report as JSON text."""
         content = dataclasses.asdict(self) | {
             "path": self.path.name,
             "dense": self.dense._asdict(),

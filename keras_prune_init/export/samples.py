@@ -1,4 +1,4 @@
-"""Inputs to calibrate int8 with and to compare a file with its Keras model."""
+"""Inputs to calibrate int8 with, and to compare a file with its Keras model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Samples:
     """Some inputs of a model.
 
     Attributes:
-        real: Whether they come from data; else they are random.
-        count: How many.
+        real: Whether they come from data; otherwise they are random.
+        count: Number of samples.
     """
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
-        """Takes the first samples.
+        """Take the first samples.
 
         Args:
-            model: What will be exported.
-            data: As `representative_data` of `export_tflite`.
-            batch_size: Samples come in batches of this size; `None`: one at a time.
+            model: The model that will be exported.
+            data: The argument `representative_data` of `export_tflite`.
+            batch_size: Number of samples in each batch; `None`: one.
 
         Raises:
             ValueError: If the data is empty or does not fit the model's inputs.
@@ -51,13 +51,13 @@ class Samples:
         self._arrays, self.count = arrays, whole
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Batches as the file takes them, by the names of its inputs."""
+        """Yield batches as the file takes them, by the names of its inputs."""
         names = [tensor.name for tensor in self._tensors]
         for part in self._parts(self._size):
             yield dict(zip(names, part, strict=True))
 
     def predict(self, model: keras.Model) -> dict[str, np.ndarray]:
-        """What the model makes of all, by the names of the outputs in the file."""
+        """Return the model's outputs for all samples, by their names in the file."""
 
         def outputs(arrays):
             inputs = keras.tree.pack_sequence_as(convert.inputs(model), arrays)
@@ -140,12 +140,12 @@ class Samples:
 
 
 def first(data: Any) -> Any:
-    """The inputs of the first batch, as they are; `None` if there is none."""
+    """Return the inputs of the first batch, as they are; `None` if there is none."""
     return next(_iterate(data), None)
 
 
 def _iterate(data):
-    """Inputs of each batch."""
+    """Yield the inputs of each batch."""
     if isinstance(data, tf.data.Dataset):
         batches = iter(data)
     elif isinstance(data, keras.utils.PyDataset):

@@ -1,8 +1,8 @@
-"""Sparse tensors in a .tflite file: only the non-zeros of a kernel and where they are.
+"""Sparse tensors in a .tflite file: only the non-zeros of a kernel and their places.
 
-A kernel is stored as rows, along its last axis: values, their places in the row, and
-where each row begins. A DENSIFY operator gives it to the operator that reads it; the
-runtime then unpacks it once, or multiplies with the non-zeros only.
+A kernel is stored as rows, along its last axis: the values, their places in the row,
+and where each row begins. A DENSIFY operator passes it to the operator that reads it.
+The runtime then unpacks it once, or multiplies only with the non-zeros.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class KernelTensor(NamedTuple):
 
     Attributes:
         layer: Name of the layer.
-        shape: As TFLite has it: (outputs, height, width, inputs), (outputs, inputs).
+        shape: Shape in TFLite: (outputs, height, width, inputs) or (outputs, inputs).
         density: Fraction of values that are not 0.
         dense: Size of its data in bytes, stored densely.
-        sparse: The same, stored sparsely.
-        encoded: Whether the file has it sparse.
+        sparse: Size of its data in bytes, stored sparsely.
+        encoded: Whether it is sparse in the file.
     """
 
     layer: str
@@ -57,7 +57,7 @@ class KernelTensor(NamedTuple):
 
     @property
     def values(self) -> int:
-        """How many values it has."""
+        """Number of its values."""
         return math.prod(self.shape)
 
 
@@ -68,8 +68,8 @@ def encode(
 
     Args:
         content: A .tflite file.
-        sparse: `"auto"`: those that get smaller, `True`: all that have a zero, `False`:
-            none.
+        sparse: `"auto"`: kernels that get smaller, `True`: all that have a zero,
+            `False`: none.
 
     Returns:
         The new file, or `content` itself if there is nothing to encode, and its kernels
@@ -123,7 +123,7 @@ def _encode_graph(model, graph, sparse):
 
 
 def _kernels(model, graph):
-    """Which tensors are kernels, stored densely, and of what operators."""
+    """Return which tensors are dense kernels, and the operators that read them."""
     source, kernels, other = {}, {}, set()
     for operator in graph.operators:
         name = flatbuffer.operator_name(model, operator)
@@ -170,7 +170,7 @@ class _Rows:
 
     @property
     def size(self) -> int:
-        """Of all parts, in bytes."""
+        """Size of all parts in bytes."""
         return sum(a.nbytes for a in (self.values, self.starts, self.places))
 
 
@@ -180,7 +180,7 @@ def _index(numbers):
 
 
 def _make_sparse(model, graph, i, rows):
-    """Make tensor `i` sparse; the operator returned gives its readers a dense one."""
+    """Make tensor `i` sparse; return an operator that makes it dense for readers."""
     tensor = graph.tensors[i]
     dense = schema.TensorT()
     vars(dense).update(vars(tensor), buffer=0, name=tensor.name + b"_dense")

@@ -32,44 +32,49 @@ def export_tflite(
     batch_size: int | None = None,
     check: bool = True,
 ) -> ExportReport:
-    """Write a model as a .tflite file for phones, and see that it computes the same.
+    """Write a model as a .tflite file for phones, and check that it computes the same.
 
-    Masks are folded into the weights. Sparse tensors make the file smaller; whether
-    the phone also computes faster is in the report, see `mobile_check`.
+    Masks are multiplied into the weights. Sparse tensors make the file smaller. The
+    report says whether the phone also computes faster, see `mobile_check`.
 
     Args:
-        model: A built Keras model, pruned or not; it is not changed. Its inputs keep
-            their names in the signature of the file and are floats, if they were, also
-            with int8; outputs are called `output_0`, ..., or by the keys of a dict.
-        path: The file; one that exists is replaced.
-        precision: `"float32"`, `"float16"` (kernels; half the size) or `"int8"`
-            (a quarter; computes in integers, never with sparse kernels).
-        sparse: `"auto"`: each kernel is stored in the smaller way, and all are stored
-            densely if the runtime does not run the file otherwise. `True`: all
-            kernels with a zero are stored sparsely, `False`: none. Dense layers of an
-            int8 file never are, the runtime does not load them.
+        model: A built Keras model, pruned or not; it is not changed. Inputs keep their
+            names in the signature of the file. Float inputs stay floats, also with
+            int8. Outputs are called `output_0`, ..., or have the keys of a dict.
+        path: The file; an existing one is replaced.
+        precision: `"float32"`, `"float16"` (of kernels; half the size) or `"int8"` (a
+            quarter; computes in integers, never with sparse kernels).
+        sparse: `"auto"`: each kernel is stored in the smaller way; if the runtime does
+            not run that file, all are stored densely. `True`: all kernels with a zero
+            are stored sparsely. `False`: none. Dense layers of an int8 file are never
+            stored sparsely, because the runtime does not load them.
         representative_data: Batched inputs, to choose the ranges of int8 and to check
-            the file: a `tf.data.Dataset` or `keras.utils.PyDataset` of `x` or
-            `(x, y)`, or `x` itself, of which 200 samples are used. Required for int8
-            and for subclassed models; otherwise random numbers are used.
-        batch_size: The only batch size that the file will take. Default: that of the
+            the file: a `tf.data.Dataset` or `keras.utils.PyDataset` of `x` or `(x, y)`,
+            or `x` itself. 200 samples are used. It is required for int8 and for
+            subclassed models. Default: random numbers.
+        batch_size: The only batch size that the file will accept. Default: that of the
             model's inputs, or any.
-        check: Load the file in the runtime for phones (ai_edge_litert), run it, and
-            compare its outputs with the model's.
+        check: Whether to load the file in the runtime for phones (ai_edge_litert), run
+            it, and compare its outputs with the model's.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         ValueError: If an argument does not fit, TFLite has no operator for a layer, or
-            the file computes something else than the model. There is no new file then.
-        ImportError: If `check` needs ai_edge_litert and it is not installed.
+            the file computes something else than the model. No file is written then.
+        TypeError: If `path` is no path.
+        ImportError: If `check` is true and ai_edge_litert is not installed.
         OSError: If the file cannot be written.
 
     Example:
 
-    >>> report = export_tflite(pruned, "model.tflite", precision="float16")
-    >>> print(report)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.5)
+    >>> report = kpi.export_tflite(pruned, "model.tflite", check=False)
+    >>> [(k.layer, k.shape) for k in report.kernels]
+    [('dense1', (8, 4)), ('logits', (2, 8))]
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
@@ -81,7 +86,8 @@ def export_tflite(
     data = representative_data
     with _gc.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
         model = convert.plain(model, None if data is None else samples.first(data))
-        name, inputs = model.name, None
+        name = model.name
+        inputs: samples.Samples | None = None
         if check or precision == "int8":
             inputs = samples.Samples(model, data, batch_size)
             wanted = inputs.predict(model) if check else None
@@ -91,7 +97,7 @@ def export_tflite(
         ):
             convert.save(model, folder, batch_size)
         del model  # memory for the converter
-        calibrate = (lambda: iter(inputs)) if precision == "int8" else None
+        calibrate = inputs.__iter__ if inputs and precision == "int8" else None
         dense = convert.convert(folder, precision, calibrate)
     notes = []
     if precision == "int8":
@@ -102,7 +108,7 @@ def export_tflite(
     if sparse is True and content is dense:
         raise ValueError(
             "Only kernels with zeros can be stored sparsely. Received: sparse=True, "
-            f"and {name}, which has none that can. Prune it, or use 'auto'."
+            f"and {name}, which has no such kernel. Prune it, or use 'auto'."
         )
     encoded, comparison = content, None
     if check:
@@ -137,7 +143,7 @@ def _size(content):
 
 
 def _compare(content, inputs, wanted, precision):
-    """The file's outputs against those of the model, in the runtime for phones."""
+    """Compare the file's outputs in the runtime for phones with those of the model."""
     found = _run(content, inputs)
     differences = [np.abs(found[name] - value).max() for name, value in wanted.items()]
     same = [
@@ -174,7 +180,7 @@ def _run(content, inputs):
         except RuntimeError as e:
             raise ValueError(
                 "The runtime for phones must run the file. Received from it: "
-                f"{e}. Leave what it cannot do to code around the model."
+                f"{e}. Move what it cannot do out of the model."
             ) from e
     return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 

@@ -12,28 +12,29 @@ from keras_prune_init.layers.types import Trait, has
 
 L = keras.layers
 
-# Operations that do not bend the signal.
+# Operations that are linear in the signal.
 PASSING_OPERATIONS = ("Add", "Concatenate", "GetItem", "Reshape", "Transpose")
 
 LINEAR = keras.activations.linear
 
 
 def activations(nodes: list[Node]) -> dict[int, Callable | None]:
-    """The activation that the inputs of each layer with a kernel went through.
+    """Find the activation that the inputs of each layer with a kernel went through.
 
-    Of layers that read the inputs of the model it is the one that follows them.
+    Layers that read the inputs of the model get the activation that follows them.
 
     Returns:
-        `{position: activation}`, a function of tensors, one object for equal ones.
-        `None` where there are several or the graph has operations that this package
-        does not know.
+        `{position: activation}`. An activation is a function of tensors; equal ones are
+        the same object. `None` if there are several activations, or if the graph has
+        operations that this package does not know.
     """
     children: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
         for parent in node.parents:
             children[parent].append(i)
     up = [node.parents for node in nodes]
-    found, known = {}, {}
+    found: dict[int, Callable | None] = {}
+    known: dict = {}
     for i, node in enumerate(nodes):
         if node.has_kernel:
             functions = _search(nodes, up, up[i])
@@ -47,7 +48,10 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
 
 
 def _search(nodes, ways, start):
-    """The activations first met in one direction; `None` for an unknown operation."""
+    """Find the activations that are first met in one direction.
+
+    Returns `None` if an operation is unknown.
+    """
     found, queue, seen = [], list(start), set()
     while queue:
         i = queue.pop()
@@ -67,7 +71,7 @@ def _search(nodes, ways, start):
 
 
 def _activation(node):
-    """What a node applies to every number; `None` if it is no activation."""
+    """Return the function that a node applies to every number, or `None`."""
     layer = node.layer
     layer = layer.layer if has(layer, Trait.REPEATS) else layer
     if isinstance(layer, L.Activation) or node.has_kernel:
@@ -87,7 +91,7 @@ def _passes(operation):
 
 
 def _one(functions):
-    """The one activation other than the identity, the identity if there is none."""
+    """Return the one activation that is not the identity, if there is one."""
     if functions is None:
         return None
     bent = [f for f in functions if f is not LINEAR]

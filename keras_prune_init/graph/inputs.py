@@ -1,4 +1,4 @@
-"""One sample of ones, as a model takes it."""
+"""One sample of ones in the form that a model takes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from keras_prune_init.layers.walk import is_graph
 
 L = keras.layers
 
-# What open sizes are tried with: 32, then less, then what deep image networks need.
+# Sizes to try for open dimensions: 32, then smaller, then for deep image networks.
 OPEN_SIZES = (32, 16, 8, 4, 2, 1, 64, 128, 256)
 
 
 def ones_input(model: keras.Model):
-    """One sample of ones, as the model takes it.
+    """Return one sample of ones in the form that the model takes.
 
-    What is looked up in a vocabulary is its last entry: it may know nothing else.
-    Unknown sizes become the first of `OPEN_SIZES` that the model runs with: tables of
-    positions may be short, and images may have to be large. Subclassed models do not
-    say which inputs are whole numbers, such as tokens; that is tried out, too.
+    A lookup layer gets the last entry of its vocabulary, because it may know nothing
+    else. Unknown sizes become the first entry of `OPEN_SIZES` with which the model
+    runs: tables of positions may be short, and images may have to be large. Subclassed
+    models do not say which inputs are whole numbers, such as tokens. This is tried out
+    too.
 
     Raises:
-        ValueError: If the shape of the model's input is not known, or no size runs.
+        ValueError: If the shape of the model's input is not known, or no size works.
     """
     specs = _input_specs(model)
     known = all(n is not None for v in keras.tree.flatten(specs) for n in v.shape[1:])
@@ -43,9 +44,10 @@ def ones_input(model: keras.Model):
             except Exception as e:  # of the user's own layers, or of TensorFlow
                 first = first or e
     raise ValueError(
-        "What a model leaves open of its inputs is tried out with ones. Received: "
-        f"{model.name}, which runs with no size of {OPEN_SIZES}, be it of floats or "
-        f"whole numbers. Give its `keras.Input` a whole shape. Keras says: {first}"
+        "The model must run on an input of ones, for which open sizes are tried out. "
+        f"Received: {model.name}, which runs with no size of {OPEN_SIZES}, neither "
+        "with floats nor with whole numbers. Give its `keras.Input` a whole shape. "
+        f"Keras says: {first}"
     ) from first
 
 
@@ -66,7 +68,7 @@ def _input_specs(model):
 
 
 def _typed(specs):
-    """The inputs as they are, then with some of them as whole numbers."""
+    """Yield the inputs as they are, then with some of them as whole numbers."""
     flat = keras.tree.flatten(specs)
     for whole in itertools.product((False, True), repeat=min(len(flat), 4)):
         chosen = itertools.zip_longest(flat, whole, fillvalue=False)
@@ -78,7 +80,7 @@ def _typed(specs):
 
 
 def _words(model):
-    """`{id of an input: a word}` for inputs of a graph that go into a lookup."""
+    """Return `{id of an input: a word}` for inputs that go into a lookup."""
     if not is_graph(model):
         return {}
     found, nodes = {}, flat_graph(model)

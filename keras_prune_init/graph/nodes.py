@@ -1,7 +1,8 @@
 """The calls that Keras noted when a Sequential or Functional model was made.
 
-The one place that reads Keras's nodes, which are private: a config would tell the same,
-but not of models with constructors of their own, nor of layers without `get_config`.
+Only this module reads Keras's nodes, which are private. A config has the same
+information, but not for models with constructors of their own or for layers without
+`get_config`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ class Call(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """The calls of a model, each after those whose results it takes.
+    """The calls of a model; each comes after the calls whose results it takes.
 
     Attributes:
-        calls: All of them.
-        inputs: Positions of those that stand for `model.inputs`, in their order.
-        outputs: What makes `model.outputs`, in their order.
+        calls: All calls.
+        inputs: Positions of the calls that stand for `model.inputs`, in the same order.
+        outputs: The places where `model.outputs` are made, in the same order.
     """
 
     calls: list[Call]
@@ -47,10 +48,10 @@ class Calls(NamedTuple):
 
 
 def calls_of(model: keras.Model) -> Calls | None:
-    """What a Functional model, or a Sequential one that Keras built as such, calls.
+    """Return the calls of a Functional model, or of a Sequential one with known shapes.
 
     Returns:
-        `None` for a Sequential model that Keras knows no shapes of: a plain chain.
+        `None` for a Sequential model whose shapes Keras does not know. It is a chain.
     """
     if isinstance(model, keras.Sequential):
         model = model._functional
@@ -60,7 +61,7 @@ def calls_of(model: keras.Model) -> Calls | None:
     made = {id(t): (i, k) for i, n in enumerate(nodes) for k, t in enumerate(n.outputs)}
     calls = []
     for node in nodes:
-        # What a model was made from may have been made itself, outside of it.
+        # The inputs of a model may be outputs of layers outside of it.
         tensors = [t for t in _arguments(node) if id(t) in made]
         calls.append(
             Call(
@@ -78,13 +79,13 @@ def calls_of(model: keras.Model) -> Calls | None:
 
 
 def in_order(model: keras.Function) -> Iterator[Any]:
-    """Keras's own nodes of a Functional model, each after those that it takes from."""
+    """Yield Keras's own nodes of a Functional model, in the order they are run."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
 
 
 def _arguments(node):
-    """The tensors that a call was given; a nested model may get its inputs by name."""
+    """Return the tensors that a call was given; a nested model may get them by name."""
     tensors = node.arguments.keras_tensors
     first = next(iter(node.arguments.args), None)
     inputs = getattr(node.operation, "inputs", None)

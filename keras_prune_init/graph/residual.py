@@ -8,11 +8,11 @@ from keras_prune_init.graph.wiring import Node
 
 
 class Addition(NamedTuple):
-    """A residual addition: the shortcut, and branches that are added to it.
+    """A residual addition: a shortcut, and the branches that are added to it.
 
     Attributes:
-        position: That of its node.
-        branches: Which of its arguments are branches.
+        position: Position of the addition in the list of nodes.
+        branches: Positions of the branches among its arguments.
     """
 
     position: int
@@ -20,12 +20,15 @@ class Addition(NamedTuple):
 
 
 def residual_additions(nodes: list[Node]) -> list[Addition]:
-    """The additions of residual blocks, in the order of the signal.
+    """Find the additions of residual blocks, in the order of the signal.
 
-    An argument is the shortcut if it shares an origin with the others and has at most
-    one kernel (a projection) on its own way from there, and they have more.
+    An argument is the shortcut if two things hold. It shares an origin with the other
+    arguments. And it has at most one kernel (a projection) on its own way from there,
+    while the others have more.
     """
-    ancestors, kernels = [], 0  # sets of positions, as bits of integers
+    # Sets of positions, as bits of integers.
+    ancestors: list[int] = []
+    kernels = 0
     for i, node in enumerate(nodes):
         known = 1 << i
         for parent in node.parents:

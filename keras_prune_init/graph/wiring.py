@@ -16,12 +16,12 @@ class Node(NamedTuple):
     """One call of a layer or operation.
 
     Attributes:
-        operation: The layer; of nested models the layers inside are listed. `None` for
-            the input of a Sequential model without known shapes.
-        parents: Positions, in the list of nodes, of those that made its arguments.
-        owner: The (nested) model in which it is called.
+        operation: The layer or operation. A nested model is replaced by the layers in
+            it. `None` for the input of a Sequential model without known shapes.
+        parents: Positions, in the list of nodes, of the nodes that made its arguments.
+        owner: The model, nested or not, in which it is called.
         given: Shapes of its arguments, in the order of `parents`.
-        made: Shapes of what it returned; none if they are not known.
+        made: Shapes of its results; empty if they are not known.
     """
 
     operation: Any
@@ -32,17 +32,18 @@ class Node(NamedTuple):
 
     @property
     def layer(self):
-        """The operation, or what a `MaskedLayer` wraps."""
+        """The operation, or the layer inside it if it is a `MaskedLayer`."""
         masked = isinstance(self.operation, MaskedLayer)
         return self.operation.layer if masked else self.operation
 
     @property
     def has_kernel(self) -> bool:
+        """Whether the operation is a layer with a kernel that can be pruned."""
         return bool(kernel_names(self.layer))
 
 
 def flat_graph(model: keras.Model) -> list[Node]:
-    """The calls that a model consists of, each after those whose results it takes.
+    """List the calls of a model; each comes after the calls whose results it takes.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.
@@ -51,14 +52,14 @@ def flat_graph(model: keras.Model) -> list[Node]:
 
 
 def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
-    """The nodes of `flat_graph`, and the positions of those that make the outputs.
+    """Return the nodes of `flat_graph`, and which of them make the outputs.
 
     Raises:
         ValueError: If the model is not Sequential or Functional.
     """
     if not is_graph(model):
         raise ValueError(
-            "How layers are connected is known of Sequential and Functional models. "
+            "Only Sequential and Functional models say how their layers are connected. "
             f"Received: {model.name}, a {type(model).__name__}. Build it from "
             "`keras.Input` and `keras.Model(inputs, outputs)`."
         )
@@ -103,5 +104,5 @@ def _expand_chain(model, sources, nodes):
 
 
 def _output(positions, index):
-    # A layer makes all its outputs in one node, a nested model in one each.
+    # A layer makes all outputs in one node, a nested model makes each in one node.
     return positions[index] if len(positions) > 1 else positions[0]

@@ -1,1 +1,1 @@
-"""What Keras layers are to pruning: their types, their kernels, and the wrappers."""
+"""What pruning knows of Keras layers: their types, their kernels, and the wrappers."""

@@ -1,4 +1,4 @@
-"""CompactLayer: a pruned layer that stores no more than its kept weights."""
+"""CompactLayer: a pruned layer that stores only its kept weights."""
 
 from __future__ import annotations
 
@@ -20,24 +20,47 @@ from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CompactLayer(MaskedLayer):
-    """Runs a layer with kernels that exist only while it runs.
+    """Run a layer with kernels that exist only while it runs.
 
-    Of each kernel it stores the kept weights and where they are. What an optimizer
-    keeps for each weight, checkpoints, and gradients sent between replicas are smaller
-    by the same factor. Outputs and gradients are those of a `MaskedLayer`; optimizers
-    that look at whole matrices (Muon, Adafactor) see vectors.
+    Of each kernel it stores the kept weights and their positions. Optimizer state,
+    checkpoints and gradients between replicas are smaller by the same factor. Outputs
+    and gradients are those of a `MaskedLayer`. Optimizers that look at whole matrices
+    (Muon, Adafactor) see vectors instead.
 
-    Use `prune_at_init(..., layout="compact")` or `to_layout` to put these into a model.
+    `prune_at_init(..., layout="compact")` and `to_layout` put these layers into a
+    model.
 
     Args:
-        layer, kernels, note: As of a `MaskedLayer`.
-        counts: `{kernel attribute path: number of kept weights}`; a kernel that is not
-            in there gets its weights by `install`.
-        **kwargs: As of a `MaskedLayer`.
+        layer: The layer to wrap, built or not.
+        kernels: Attribute paths of the kernels to prune, such as `["kernel"]`. Default:
+            every kernel of the layer.
+        note: How the masks were chosen, for `report`.
+        counts: `{kernel attribute path: number of kept weights}`. A kernel that is not
+            in it gets its weights from `install`.
+        **kwargs: `paths`, the names of the kernels in reports; `name` and other
+            `keras.layers.Layer` arguments.
 
     Attributes:
-        kept: `{kernel attribute path: KeptWeights}`.
-        scales: As of a `MaskedLayer`.
+        kept: `{kernel attribute path: object}` with the variables `values` (the kept
+            weights) and `index` (their positions in the flat kernel).
+        scales: `{kernel attribute path: variable}`, the rescaling factor.
+
+    Raises:
+        ValueError: If the layer has no kernel that can be pruned, or an argument does
+            not fit.
+        TypeError: If `layer` is no layer, or `kernels` are no names.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> layer = kpi.CompactLayer(keras.layers.Dense(2))
+    >>> layer.build((None, 3))
+    >>> layer.install("kernel", [[1, 0], [1, 1], [0, 1]], [[5, 0], [6, 7], [0, 8]])
+    >>> layer.kept["kernel"].values.numpy()
+    array([5., 6., 7., 8.], dtype=float32)
+    >>> layer.kept["kernel"].index.numpy()
+    array([0, 2, 3, 5], dtype=int32)
     """
 
     def __init__(
@@ -50,8 +73,8 @@ class CompactLayer(MaskedLayer):
     ):
         super().__init__(layer, kernels, note, **kwargs)
         self.counts = _checked_counts(counts, self.kernels)
-        self.places = {}  # where Keras had the kernels
-        self.trained = {}  # whether they were
+        self.places: dict[str, list[tracking.Place]] = {}  # of kernels in Keras
+        self.trained: dict[str, bool] = {}  # whether these kernels are trained
         for name in self.kernels:
             self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
 
@@ -94,7 +117,7 @@ class CompactLayer(MaskedLayer):
         count = int(np.count_nonzero(mask))
         if self.counts.setdefault(name, count) != count:
             raise ValueError(
-                "A CompactLayer keeps as many weights as it was made for. Received: "
+                "A CompactLayer must keep as many weights as it is made for. Received: "
                 f"a mask for {self.name} that keeps {count} in place of "
                 f"{self.counts[name]}. Use `to_layout(model, 'masked')` first."
             )
@@ -110,7 +133,7 @@ class CompactLayer(MaskedLayer):
         plain = keras.layers.Layer
         if any(getattr(type(self.layer), n) is not getattr(plain, n) for n in names):
             return super().compute_output_spec(*args, **kwargs)
-        # By running it, which needs the kernels.
+        # Keras runs the layer for this, so it needs the kernels.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def masked_kernel(self, name: str):
@@ -177,7 +200,7 @@ class CompactLayer(MaskedLayer):
 
     @classmethod
     def from_config(cls, config):
-        # Which builds the wrapped layer, if it was built.
+        # This builds the wrapped layer, if it was built.
         with without_storage(variable_names(config["kernels"])):
             return super().from_config(config)
 
@@ -197,17 +220,17 @@ def _checked_counts(counts, kernels):
 
 
 def variable_names(kernels: Iterable[str]) -> set[str]:
-    """What layers call the variables at these attribute paths."""
+    """Return what layers call the variables at these attribute paths."""
     return {name.rpartition(".")[2] for name in kernels}
 
 
 @contextlib.contextmanager
 def without_storage(names: Iterable[str]):
-    """Variables of these names that are made here have a shape, but hold nothing."""
+    """Make new variables of these names with a shape but without storage."""
 
     def create(next_creator, **kwargs):
         if kwargs["name"] in names:
-            # A function, as TensorFlow may lift this out of a graph.
+            # A function, because TensorFlow may lift this out of a graph.
             dtype = kwargs["dtype"]
             kwargs["initial_value"] = lambda: tf.zeros([0], dtype)
         return next_creator(**kwargs)
@@ -217,6 +240,6 @@ def without_storage(names: Iterable[str]):
 
 
 def _within(path):
-    """A scope for variables that belong to the layer at `path`."""
+    """Return a scope for variables that belong to the layer at `path`."""
     parent, _, name = path.rpartition("/")
     return keras.name_scope(name, override_parent=parent)

@@ -1,4 +1,4 @@
-"""Which layers may be pruned, as users say it."""
+"""The argument `filters`: which layers may be pruned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Filters = str | list[str] | Callable[[keras.layers.Layer], bool] | None
 
 
 def check_filters(filters: Filters) -> None:
-    """Raises TypeError or ValueError unless `filters` can be used as such."""
+    """Raise a TypeError or ValueError unless `filters` is a valid argument."""
     if filters is None or callable(filters):
         return
     patterns = [filters] if isinstance(filters, str) else filters
@@ -38,11 +38,13 @@ def check_filters(filters: Filters) -> None:
 
 
 def passes_filters(layer: keras.layers.Layer, filters: Filters) -> bool:
-    """Whether a layer may be pruned; of `"trainable"` kernels are looked at one by one.
+    """Whether a layer may be pruned.
+
+    `"trainable"` is true for every layer here, because it is about single kernels.
 
     Args:
         layer: A layer with kernels.
-        filters: As in `prune_at_init`.
+        filters: The argument of `prune_at_init`.
     """
     if filters is None or filters == "trainable":
         return True
@@ -56,7 +58,7 @@ def passes_filters(layer: keras.layers.Layer, filters: Filters) -> bool:
 
 
 def is_pointwise(layer: keras.layers.Layer) -> bool:
-    """Whether it is a 1x1 convolution of images, not of vectors as classifiers are."""
+    """Whether a layer is a 1x1 convolution of images, and not of single pixels."""
     if not isinstance(layer, L.Conv2D) or any(n != 1 for n in layer.kernel_size):
         return False
     made = getattr(layer, "output", None)  # not known of layers in subclassed models

@@ -1,4 +1,4 @@
-"""KeptWeights: what is left of a kernel, as a vector, and where it was."""
+"""KeptWeights: what is left of a kernel, as a vector, with the positions."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 import tensorflow as tf
 
 ops = keras.ops
-# What is the same of a vector of weights as of the matrix that they are in.
+# Attributes that a vector of weights shares with its kernel.
 BY_WEIGHT = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 class KeptWeights(keras.layers.Layer):
-    """The weights that are left of one kernel, as a vector, and where they are.
+    """The kept weights of one kernel as a vector, and their positions.
 
     Attributes:
-        values: Trainable, of shape `(kept,)`.
+        values: Trainable variable of shape `(kept,)`.
         index: int32 positions in the flat kernel, rising.
     """
 
     def create(self, count: int, kernel: keras.Variable) -> None:
-        """Make the variables, for so many weights of a kernel that is absent."""
+        """Make the variables for `count` weights of a kernel that is not stored."""
         if math.prod(kernel.shape) >= 2**31:
             raise ValueError(
-                "A kernel of the compact layout has less than 2**31 weights. "
+                "A kernel of the compact layout must have less than 2**31 weights. "
                 f"Received: {kernel.path} of shape {tuple(kernel.shape)}. "
                 "Use layout='masked'."
             )
@@ -45,7 +45,7 @@ class KeptWeights(keras.layers.Layer):
         )
         self.index = self.add_weight(
             shape=(count,),
-            # Each another position, also of a layer that is only made from its config.
+            # All positions differ, also in a layer that is only made from its config.
             initializer=lambda shape, dtype: ops.arange(*shape, dtype=dtype),
             dtype="int32",
             trainable=False,
@@ -55,10 +55,10 @@ class KeptWeights(keras.layers.Layer):
         self.built = True
 
     def assign(self, mask: np.ndarray, values) -> None:
-        """Take over the kept ones of kernel-shaped `values`."""
+        """Set kept weights and positions from a mask and kernel-shaped values."""
         index = np.flatnonzero(mask)
         self.index.assign(index)
-        # Not as one array of all: this may be most of the memory there is.
+        # Not as one array, which might need most of the memory.
         self.values.assign(tf.gather(tf.reshape(values, [-1]), index))
 
     def mask(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class KeptWeights(keras.layers.Layer):
         return mask.reshape(self.dense_shape)
 
     def dense(self, values):
-        """A kernel with these values, and 0 elsewhere."""
+        """Return a kernel with these values, and 0 elsewhere."""
         # A ninth of the time of tf.scatter_nd, on a processor.
         flat = tf.raw_ops.SparseToDense(
             sparse_indices=tf.expand_dims(self.index.value, 1),
@@ -79,11 +79,11 @@ class KeptWeights(keras.layers.Layer):
         return tf.reshape(flat, self.dense_shape)
 
     def gather(self, kernel):
-        """The opposite of `dense`."""
+        """Return the kept entries of a kernel, a vector; the inverse of `dense`."""
         return ops.take(ops.reshape(kernel, [-1]), self.index.value)
 
     def spread(self, scale: keras.Variable, inputs: Iterable[int]):
-        """The factor of each value: `scale` has size 1 along the axes `inputs`."""
+        """Return the factor of each value; `scale` has size 1 along `inputs`."""
         place, step, stride = 0, 1, 1
         for axis in reversed(range(len(self.dense_shape))):
             size = self.dense_shape[axis]
@@ -95,13 +95,16 @@ class KeptWeights(keras.layers.Layer):
 
 
 def gaps(index):
-    """Rising positions by their differences, in no more bytes than these need."""
+    """Return the differences of rising positions, in the smallest integer type."""
     gaps = np.diff(index, prepend=0)
     return gaps.astype(np.min_scalar_type(gaps.max(initial=0)))
 
 
 def positions(gaps, size):
-    """The opposite of `gaps`; `None` if these are none of rising ones below `size`."""
+    """Return the positions with these gaps, or `None`.
+
+    It is `None` if the positions do not rise or are not below `size`.
+    """
     whole = gaps.ndim == 1 and gaps.dtype.kind in "iu"
     if not whole or np.any(gaps[1:] < 1) or np.any((gaps < 0) | (gaps >= size)):
         return None

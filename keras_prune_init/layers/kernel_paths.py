@@ -1,4 +1,4 @@
-"""Where the kernels of a layer are: attribute paths, and what is at their ends."""
+"""Where the kernels of a layer are: attribute paths, and what they lead to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras_prune_init.layers.walk import children, is_composite, is_graph
 
 
 def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
-    """Attribute paths of a layer's kernels, also of those of layers inside.
+    """Return the attribute paths of a layer's kernels, including layers inside it.
 
-    Empty if it has none that is known, and for models and composites, whose layers are
-    pruned one by one.
+    The result is empty if no kernel is known. It is empty for models and composites
+    too, because their layers are pruned one by one.
     """
     if not isinstance(layer, keras.layers.Layer):  # an operation of a graph
         return ()
@@ -37,7 +37,7 @@ def _names(layer, seen):
 
 
 def steps(layer: keras.layers.Layer, name: str) -> list:
-    """What an attribute path leads through, from the layer to what is there, or None.
+    """Return all objects on an attribute path, from the layer to its end, or `None`.
 
     A part of the path is an attribute, a key of a dict, or a position in a list or
     among the layers of a model.
@@ -57,13 +57,13 @@ def steps(layer: keras.layers.Layer, name: str) -> list:
 
 
 def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
-    """The layer that holds kernel `name`: `layer` itself or one inside it."""
+    """Return the layer that holds kernel `name`: `layer` itself or one inside it."""
     within = steps(layer, name)[:-1]
     return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
 
 
 def runner(layer, name, traits=types.Trait.LOOP) -> keras.layers.Layer:
-    """The layer whose call uses a kernel: one around it with a trait, or its owner."""
+    """Return the layer whose call uses a kernel: one with a trait, or the owner."""
     around = steps(layer, name)[:-1]
     found = (v for v in around if isinstance(v, keras.layers.Layer))
     return next((v for v in found if types.has(v, traits)), owner(layer, name))
@@ -74,7 +74,7 @@ def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
 
 
 def role(layer: keras.layers.Layer, name: str) -> Role:
-    """What kernel `name` does, from the table of layer classes.
+    """Return what kernel `name` does, from the table of layer classes.
 
     Raises:
         ValueError: If the class is not known.
@@ -95,7 +95,7 @@ def role(layer: keras.layers.Layer, name: str) -> Role:
 
 
 def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
-    """Axes of a kernel that are summed over to make one output unit.
+    """Return the axes of a kernel over which a sum makes one output unit.
 
     Raises:
         ValueError: If the kernel has no such axis.

@@ -1,9 +1,9 @@
-"""The one record of a kernel: where it is, its name, and what pruning left of it."""
+"""The record of a kernel: where it is, its name, and what pruning left of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,8 +20,9 @@ class Kernel(NamedTuple):
     """One kernel of a model, pruned or not.
 
     Attributes:
-        path: Its name in scores, masks and reports: the path of its variable in the
-            model that was pruned, with a number if that is not the first of its kind.
+        path: Its name in scores, masks and reports. This is the path of its variable in
+            the model that was pruned. If paths are equal, all but the first get a
+            number.
         address: Where its layer is in the model.
         layer: The layer, without the wrapper around it.
         name: The attribute path of the kernel in `layer`.
@@ -36,12 +37,12 @@ class Kernel(NamedTuple):
 
     @property
     def variable(self) -> keras.Variable:
-        """The variable of the layer; in the layout "compact" it has a shape only."""
+        """The variable of the layer; in the layout `"compact"` it has only a shape."""
         return get_kernel(self.layer, self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the variable."""
+        """The shape of the kernel."""
         return tuple(self.variable.shape)
 
     @property
@@ -60,42 +61,42 @@ class Kernel(NamedTuple):
         return kernel_paths.input_axes(self.layer, self.name)
 
     def runner(self, traits: Trait = Trait.LOOP) -> keras.layers.Layer:
-        """The layer whose call uses the kernel: one of a trait, or the owner."""
+        """Return the layer whose call uses the kernel: with a trait, or the owner."""
         return kernel_paths.runner(self.layer, self.name, traits)
 
     @property
     def mask(self) -> np.ndarray | None:
-        """Which weights are kept, kernel-shaped and bool; `None` if not pruned."""
-        return self.wrapper and self.wrapper.kept_mask(self.name)
+        """Which weights are kept, a bool array; `None` if not pruned."""
+        return None if self.wrapper is None else self.wrapper.kept_mask(self.name)
 
     @property
     def scale(self) -> keras.Variable | None:
         """The rescaling factor; `None` if not pruned."""
-        return self.wrapper and self.wrapper.scales[self.name]
+        return None if self.wrapper is None else self.wrapper.scales[self.name]
 
     @property
     def value(self) -> np.ndarray:
-        """The weights before `scale`, 0 where one was removed."""
+        """The weights before they are multiplied by `scale`; removed weights are 0."""
         if self.wrapper is None:
             return np.asarray(self.variable.value)
         return self.wrapper.kernel_value(self.name)
 
     def effective(self) -> np.ndarray:
-        """The kernel that the forward pass uses."""
+        """Return the kernel that the forward pass uses."""
         if self.wrapper is None:
             return np.asarray(self.variable.value)
         return np.asarray(self.wrapper.masked_kernel(self.name))
 
     def assign(self, values: np.ndarray) -> None:
-        """Set the weights; what was removed stays 0."""
+        """Set the weights; removed weights stay 0."""
         if self.wrapper is None:
             self.variable.assign(values)
         else:
-            self.wrapper.install(self.name, self.mask, values)
+            self.wrapper.install(self.name, self.wrapper.kept_mask(self.name), values)
 
 
 def find_kernels(model: keras.Model) -> list[Kernel]:
-    """All kernels of a model, pruned or not, in definition order."""
+    """Return all kernels of a model, pruned or not, in definition order."""
     found: list[Kernel] = []
     taken: dict[str, int] = {}
     for address, leaf in outermost(model, composites=False):
@@ -104,25 +105,28 @@ def find_kernels(model: keras.Model) -> list[Kernel]:
         for name in kernel_names(layer) if layer.built else ():
             variable = get_kernel(layer, name)
             wrapper = outer if outer is not None and name in outer.kernels else None
-            noted = wrapper and wrapper.path_of(name)
-            path = unique(noted or getattr(variable, "path", ""), taken)
+            noted = None if wrapper is None else wrapper.path_of(name)
+            path = unique(noted or str(getattr(variable, "path", "")), taken)
             if isinstance(variable, keras.Variable):  # and not made in each call
                 found.append(Kernel(path, address, layer, name, wrapper))
     return found
 
 
 def unique(path: str, taken: dict[str, int]) -> str:
-    """A path, numbered if it is not the first: nested models may hold equal ones."""
+    """Return a path, with a number if it is not the first of its kind.
+
+    Paths in nested models may be equal.
+    """
     count = taken[path] = taken.get(path, 0) + 1
     return path if count == 1 else f"{path}_{count}"
 
 
-def scoring_dtype(kernels: Iterable[Kernel]) -> str:
-    """Scores are made in float32, or in float64 if the layers compute in it."""
+def scoring_dtype(kernels: Iterable[Any]) -> str:
+    """Return the dtype of scores: float64 if a layer computes in it, else float32."""
     wide = any(k.layer.compute_dtype == "float64" for k in kernels)
     return "float64" if wide else "float32"
 
 
 def is_float(variable: keras.Variable) -> bool:
-    """Whether these are numbers that can be trained, not counts or quantized."""
+    """Whether a variable holds floats, which can be trained; counts and int8 do not."""
     return "float" in keras.backend.standardize_dtype(variable.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ PACKAGE = "keras_prune_init"
 
 
 def _checked_names(layer, given):
-    """The names of the kernels to mask."""
+    """Return the names of the kernels to mask."""
     if not isinstance(layer, keras.layers.Layer):
         raise TypeError(
             "`layer` must be a keras.layers.Layer. Received: "
@@ -35,18 +36,18 @@ def _checked_names(layer, given):
             "`kernels` must be a list of attribute paths. Received: kernels="
             f"{given!r}. Pass for example kernels=['kernel'], or leave it out."
         )
-    # Of a class that `register_layer` does not know yet in this process, none are.
+    # A class that is not yet registered in this process has no known kernels.
     unknown = [name for name in given or () if known and name not in known]
     if unknown:
         raise ValueError(
-            f"`kernels` must be of those of the layer: {', '.join(known)}. Received: "
-            f"kernels={given!r} for {layer.name}. Choose of these."
+            f"`kernels` must name kernels of the layer: {', '.join(known)}. Received: "
+            f"kernels={given!r} for {layer.name}. Choose some of these."
         )
     return tuple(given or known)
 
 
 def _checked_paths(given, kernels):
-    """What reports call the kernels, or nothing."""
+    """Return the names of the kernels in reports, or an empty tuple."""
     paths = () if given is None else given
     listed = isinstance(paths, (list, tuple)) and all(isinstance(p, str) for p in paths)
     if not listed or len(paths) not in (0, len(kernels)):
@@ -67,46 +68,54 @@ def part_name(kernel, kind):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaskedLayer(keras.layers.Wrapper):
-    """Runs a layer with `kernel * mask * scale` in place of each of its kernels.
+    """Run a layer with `kernel * mask * scale` in place of each of its kernels.
 
-    Use `prune_at_init` to put these into a model. Nothing is assigned during a
-    call, so any optimizer, any training loop, mixed precision and XLA work, and a
-    pruned weight gets a gradient of exactly 0.
+    `prune_at_init` puts these layers into a model. Nothing is assigned during a call,
+    so any optimizer, any training loop, mixed precision and XLA work. A pruned weight
+    gets a gradient of exactly 0.
 
     It stands in for the layer: `units`, `activation`, `bias` and all other attributes
     are those of the layer, and `kernel` is what the forward pass uses. `get_weights()`
-    gives mask and scale of each kernel first, then the weights of the layer.
+    returns the mask and scale of each kernel first, then the weights of the layer.
 
     Args:
-        layer: The layer to mask, built or not. The classes in `layers.types` are
-            supported, and layers with these inside.
+        layer: The layer to mask, built or not. It may be any Keras layer with a kernel,
+            a layer that contains such layers, or one of a class that was given to
+            `register_layer`.
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
             `["cell.kernel"]`. Default: every kernel of the layer.
         note: How the masks were chosen, for `report`.
-        paths: Names of the kernels in reports, in the order of `kernels`. Default:
-            those of their variables.
+        paths: Names of the kernels in reports, in the order of `kernels`. Default: the
+            paths of their variables.
         **kwargs: `name` (default: the layer's) and other `keras.layers.Layer`
             arguments.
 
     Attributes:
-        masks: `{kernel attribute path: variable}`, kernel-shaped, 1 keeps a
+        masks: `{kernel attribute path: variable}` of the kernel's shape; 1 keeps a
             weight and 0 removes it.
-        scales: `{kernel attribute path: variable}`, the rescaling factor. Size 1
-            along the kernel's input axes, else kernel-shaped.
-        mask, scale: The same for a layer with one kernel.
+        scales: `{kernel attribute path: variable}`, the rescaling factors. They have
+            size 1 along the kernel's input axes, and the kernel's shape otherwise.
+        mask: The mask of a layer with one kernel.
+        scale: The rescaling factor of a layer with one kernel.
 
     Raises:
-        ValueError: If the layer type has no kernel that can be masked.
+        ValueError: If the layer has no kernel that can be masked, or an argument does
+            not fit.
+        TypeError: If `layer` is no layer, or `kernels` are no names.
 
     Example:
 
-    >>> layer = MaskedLayer(keras.layers.Dense(2))
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> layer = kpi.MaskedLayer(keras.layers.Dense(2, kernel_initializer="ones"))
     >>> layer.build((None, 3))
-    >>> layer.mask.assign([[1, 0], [1, 1], [0, 1]])
-    >>> y = layer(np.ones((1, 3)))
+    >>> _ = layer.mask.assign([[1, 0], [1, 1], [0, 0]])
+    >>> layer(np.array([[1.0, 10.0, 100.0]])).numpy()
+    array([[11., 10.]], dtype=float32)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization",
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
         arXiv 2002.08797 (mask and rescaling factor).
     """
 
@@ -127,11 +136,12 @@ class MaskedLayer(keras.layers.Wrapper):
                 f"Supported: {', '.join(_supported())}, and what `register_layer` adds."
             )
         # Keras reads from the signatures which arguments (masks, training, initial
-        # states...) and shapes to pass, and these are the wrapped layer's.
-        call = functools.partial(self._masked_call)
+        # states...) and shapes to pass. They must be those of the wrapped layer.
+        call: Any = functools.partial(self._masked_call)
+        build: Any = self.build
         call.__signature__ = inspect.signature(layer.call)
         object.__setattr__(self, "call", call)
-        self.build.__signature__ = inspect.signature(layer.build)
+        build.__signature__ = inspect.signature(layer.build)
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         kwargs.setdefault("trainable", layer.trainable)
@@ -172,7 +182,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self._set(kernel, kind, variable)
 
     def _set(self, kernel, kind, part):
-        # An attribute each: a dict that grows is not followed by tf.train.Checkpoint.
+        # Separate attributes, because tf.train.Checkpoint follows no dict that grows.
         setattr(self, part_name(kernel, kind), part)
 
     def _parts(self, kind):
@@ -206,47 +216,73 @@ class MaskedLayer(keras.layers.Wrapper):
 
     @property
     def fixed(self) -> list[keras.Variable]:
-        """The variables that say what was pruned, the same on all workers."""
+        """The variables that say what was pruned; they are the same on all workers."""
         return [v for name in self.kernels for v in self._fixed(name)]
 
     def _fixed(self, name):
         return self.masks[name], self.scales[name]
 
     def path_of(self, name: str) -> str | None:
-        """What reports call a kernel; `None` for the path of its variable."""
+        """Return the name of a kernel in reports; `None`: its variable's path."""
         return dict(zip(self.kernels, self.paths, strict=False)).get(name)
 
     def kept_mask(self, name: str) -> np.ndarray:
-        """Which weights of a kernel are kept, as a bool array."""
+        """Return which weights of a kernel are kept, as a bool array of its shape.
+
+        Args:
+            name: Attribute path of the kernel, such as `"kernel"`.
+        """
         return np.asarray(self.masks[name].value) != 0
 
     def kernel_value(self, name: str) -> np.ndarray:
-        """The kept weights of a kernel before `scale`, 0 elsewhere."""
+        """Return the kept weights of a kernel before `scale`, 0 elsewhere.
+
+        Args:
+            name: Attribute path of the kernel, such as `"kernel"`.
+        """
         kernel = np.asarray(get_kernel(self.layer, name).value)
         return np.where(self.kept_mask(name), kernel, 0)
 
     def install(self, name: str, mask: np.ndarray, values) -> None:
-        """Set the mask of a kernel, and its kept weights to those of `values`.
+        """Set the mask of a kernel, and its kept weights.
 
-        Removed weights become 0 in the kernel too, not only in the product: weight
-        decay and regularizers then see what the forward pass uses.
+        Removed weights become 0 in the kernel itself, too. So weight decay and
+        regularizers see what the forward pass uses.
+
+        Args:
+            name: Attribute path of the kernel, such as `"kernel"`.
+            mask: Array of the kernel's shape, 1 keeps a weight and 0 removes it.
+            values: Array of the kernel's shape; entries of removed weights are ignored.
         """
         self.masks[name].assign(mask)
         self.set_kernel(name, values)
 
     def set_kernel(self, name: str, values) -> None:
-        """Set the kept weights to those of kernel-shaped `values`, also in a call."""
+        """Set the kept weights of a kernel, also during a call.
+
+        Args:
+            name: Attribute path of the kernel, such as `"kernel"`.
+            values: Array of the kernel's shape; entries of removed weights are ignored.
+        """
         kernel = get_kernel(self.layer, name)
         kernel.assign(values * self.masks[name].value)
 
     def masked_kernel(self, name: str):
-        """The kernel that the forward pass uses, a tensor."""
+        """Return the kernel that the forward pass uses, a tensor.
+
+        Args:
+            name: Attribute path of the kernel, such as `"kernel"`.
+        """
         # In this order backpropagation multiplies once, not twice.
         factor = self.masks[name].value * self.scales[name].value
         return get_kernel(self.layer, name).value * factor
 
     def release(self, layer: keras.layers.Layer) -> None:
-        """Undo, in a copy of the wrapped layer, what wrapping did to it."""
+        """Undo, in a copy of the wrapped layer, what wrapping did to it.
+
+        Args:
+            layer: The copy.
+        """
         vars(layer).pop("enable_lora", None)
         for name in self.kernels:
             kernel = get_kernel(layer, name)
@@ -256,7 +292,7 @@ class MaskedLayer(keras.layers.Wrapper):
     # --- standing in for the layer ----------------------------------------------------
 
     def __getattr__(self, name):
-        # Reached only by what a wrapper does not have itself, or cannot tell.
+        # Called only for attributes that a wrapper does not have itself.
         if hasattr(type(self), name):
             return object.__getattribute__(self, name)
         kernels = vars(self).get("kernels")
@@ -279,7 +315,7 @@ class MaskedLayer(keras.layers.Wrapper):
     def _masked_call(self, *args, **kwargs):
         if isinstance(self.layer, keras.layers.SpectralNormalization):
             args, kwargs = spectral.normalized(self, args, kwargs)
-        # All variables are mapped, as a scope does not see the ones around it.
+        # All variables are mapped, because a scope does not see the scopes around it.
         kernels = [get_kernel(self.layer, name) for name in self.kernels]
         mapping = [
             (kernel, self.masked_kernel(name))

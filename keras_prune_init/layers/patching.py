@@ -1,4 +1,4 @@
-"""Layers that run in another way for a while, on the user's own model."""
+"""Let layers of the user's own model run in another way for a while."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import keras
 def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):
     """Give layers other attributes (`call`, `activation`) for a while.
 
-    Past Keras's attribute tracking, so that not a trace is left.
+    Keras's attribute tracking is bypassed, so no trace is left.
     """
     undo = []
     try:
@@ -40,10 +40,11 @@ def is_strided_pointwise(layer: keras.layers.Layer) -> bool:
 
 
 def subsampled(layer: keras.layers.Conv2D) -> Callable:
-    """The `call` of such a layer by slicing its input, which is the same function.
+    """Return a `call` for such a layer that slices its input; it computes the same.
 
-    TensorFlow 2.21 on oneDNN corrupts the heap in the gradient of a strided 1x1
-    convolution of few channels: with 4 to 8 on 28x28, a crash in 30 calls.
+    TensorFlow 2.21 with oneDNN corrupts the heap in the gradient of a strided 1x1
+    convolution of few channels. With 4 to 8 channels on 28x28 pixels it crashes within
+    30 calls.
     """
     down, right = layer.strides
     plain = type(layer).call

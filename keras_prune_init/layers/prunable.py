@@ -1,7 +1,8 @@
 """Which kernels of a model can be pruned, and why the others cannot.
 
 Only kernels are pruned: biases, normalization and other vectors never are.
-What is not prunable is absent from scores and masks, and listed with a reason.
+A layer that cannot be pruned is absent from scores and masks. It is listed with a
+reason.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ NOT_PLAIN = "its kernel is quantized or has LoRA weights"
 def prunable(
     model: keras.Model, filters: Filters = None
 ) -> tuple[list[Kernel], list[tuple[str, str]]]:
-    """The kernels of a model that can be pruned, and the layers left out.
+    """Find the kernels of a model that can be pruned, and the layers that are left out.
 
     Args:
         model: A built Keras model.
-        filters: Which layers may be pruned: a regular expression searched in the
-            layer's name and path, a list of them (any may match), or a function from
-            layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
+        filters: Which layers may be pruned: a regular expression that is searched in
+            the layer's name and path, a list of them (any may match), or a function
+            from layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
             `"trainable"`: kernels that are trained.
 
     Returns:
@@ -48,8 +49,9 @@ def prunable(
         for every layer with weights that is not pruned.
 
     Raises:
-        TypeError, ValueError: If `filters` is none of these, or a layer does not have
-            the kernels that it was registered with.
+        TypeError: If `filters` is none of these.
+        ValueError: If a regular expression is wrong, or a layer does not have the
+            kernels that its class was registered with.
     """
     check_filters(filters)
     _check_registered(model)
@@ -63,8 +65,8 @@ def prunable(
             continue
         holds = is_graph(layer) or is_composite(layer)
         parts = [layer] if holds else flatten(layer)
-        unknown = [(v.path or v.name, _how_to_register(v)) for v in parts]
-        unknown = [(path, line) for path, line in unknown if line]
+        lines = ((v.path or v.name, _how_to_register(v)) for v in parts)
+        unknown = [(path, line) for path, line in lines if line]
         skipped += unknown
         reason = None if holds else _reason(layer, filters)
         if reason and not (unknown and reason == NO_KERNEL):
@@ -77,7 +79,7 @@ def prunable(
 
 
 def _own_matrices(layer) -> tuple[str, ...]:
-    """Where a layer holds float matrices itself; `""` for those in no attribute."""
+    """Return the names of a layer's float matrices; `""` for one in no attribute."""
     inside = {id(v) for _, child in children(layer) for v in child.weights}
     attributes = {id(v): ".".join(key) for key, v in held(layer, keras.Variable)}
     own = [v for v in layer.weights if id(v) not in inside and is_float(v)]
@@ -87,7 +89,7 @@ def _own_matrices(layer) -> tuple[str, ...]:
 
 
 def _how_to_register(layer) -> str | None:
-    """The lines that make the class of a layer known; `None` if it has no matrices."""
+    """Return code that registers a layer's class; `None` if it has no matrices."""
     unknown = not (is_builtin(layer) or is_graph(layer) or types.holds_kernels(layer))
     names = _own_matrices(layer) if unknown else ()
     cls = type(layer).__name__
@@ -102,7 +104,7 @@ def _how_to_register(layer) -> str | None:
 
 
 def _reason(layer, filters) -> str | None:
-    """Why a leaf cannot be pruned; `None` if it can."""
+    """Return why a leaf cannot be pruned; `None` if it can."""
     names = kernel_names(layer)
     if not names:
         return NO_KERNEL
@@ -117,7 +119,7 @@ def _reason(layer, filters) -> str | None:
 
 
 def _check_registered(model):
-    """See that layers have what their classes were registered with."""
+    """Check that layers have the kernels that their classes were registered with."""
     found: dict[tuple[str, str], bool] = {}
     for layer in flatten(model):
         kind = types.type_of(layer)

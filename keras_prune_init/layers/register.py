@@ -15,36 +15,50 @@ L = keras.layers
 
 
 def register_layer(
-    cls: type[L.Layer],
+    cls: type[keras.layers.Layer],
     kernels: str | Iterable[str],
     input_axes: int | Axes | Mapping[str, int | Axes] | None = None,
 ) -> None:
     """Let the layers of a class of your own be pruned.
 
     Use it for classes that make weights with `add_weight`; the report of a pruned model
-    names those that it left out. Every method, layout, report and `strip` then treats
-    these weights as the kernel of a `Dense` layer. Layers inside such a layer, and
-    subclasses of Keras's layers, are pruned without it. Call it again in a process that
-    loads a pruned model. `rescale`, `initializers.reinitialize` and other theory skip
-    or refuse such layers, as they need to know what a layer computes.
+    names the layers that were left out. Every method, layout, report and `strip` then
+    treats these weights like the kernel of a `Dense` layer. Subclasses of Keras's
+    layers, and layers inside your layer, are pruned without it. In a process that loads
+    a pruned model, call it again first. `rescale`, `initializers.reinitialize` and
+    other theory skip or refuse such layers, because they need to know what a layer
+    computes.
 
     Args:
-        cls: A subclass of `keras.layers.Layer`. Its subclasses are like it.
-        kernels: Names of the attributes that hold the weights, such as `("w", "u")`.
-            Of optional ones a layer need not have all. An item of a list is `"w.0"`.
-        input_axes: The axis, or axes, of a kernel that are summed over to make one
-            output unit, for all kernels or by name. `rescale` has one factor, and
-            blocks one row, for each output. Default: the last but one, as of `Dense`.
+        cls: A subclass of `keras.layers.Layer`. Its subclasses are pruned in the same
+            way.
+        kernels: Names of the attributes that hold the weights, such as `("w", "u")`. A
+            layer need not have all of them. An item of a list has a name like `"w.0"`.
+        input_axes: The axis or axes of a kernel over which a sum makes one output unit;
+            one value for all kernels, or a dict by name. `rescale` has one factor, and
+            a block has one row, for each output. Default: the last axis but one, as in
+            `Dense`.
 
     Raises:
-        TypeError: If `cls` is no class of layers, or `kernels` or `input_axes` are not
+        TypeError: If `cls` is no layer class, or `kernels` or `input_axes` are not
             names and integers.
         ValueError: If there are no kernels, or the class is known already.
 
     Example:
 
-    >>> register_layer(MyLayer, kernels=("w",))
-    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> class Scaled(keras.layers.Layer):
+    ...     def build(self, input_shape):
+    ...         self.w = self.add_weight(shape=(input_shape[-1], 3))
+    ...
+    ...     def call(self, inputs):
+    ...         return inputs @ self.w
+    >>> kpi.register_layer(Scaled, kernels=("w",))
+    >>> model = keras.Sequential([keras.Input((4,)), Scaled()])
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.5)
+    >>> kpi.report(pruned).kept
+    6
     """
     layer = isinstance(cls, type) and issubclass(cls, L.Layer)
     if not layer or issubclass(cls, keras.Model) or cls is L.Layer:
@@ -53,8 +67,7 @@ def register_layer(
             f"Received: cls={cls!r}. Pass the class, not a layer; weights of a model "
             "itself can be pruned if they are made in a layer of it."
         )
-    names = (kernels,) if isinstance(kernels, str) else kernels
-    names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
+    names: tuple = tuple(kernels) if isinstance(kernels, (list, tuple)) else (kernels,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
             "`kernels` must be names of attributes. "

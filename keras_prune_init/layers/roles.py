@@ -19,15 +19,15 @@ class Role(NamedTuple):
     """What a kernel does.
 
     Attributes:
-        inputs: The axes that are summed over to make one output unit, or a function
-            from the layer to them. Negative ones count from the end.
-        uses: How often one call multiplies each weight, `(layer, kernel, x, y) ->
-            times` of the layer that holds the kernel and the shapes of the kernel, the
-            first input and the first output.
+        inputs: The axes over which a sum makes one output unit, or a function from the
+            layer to these axes. Negative axes count from the end.
+        uses: Function `(layer, kernel, x, y) -> times`: how often one call multiplies
+            each weight. It gets the layer that holds the kernel, and the shapes of the
+            kernel, the first input and the first output.
     """
 
-    inputs: Axes | Callable[[L.Layer], Axes]
-    uses: Callable[[L.Layer, Shape, Shape, Shape], int]
+    inputs: Axes | Callable[[keras.layers.Layer], Axes]
+    uses: Callable[[keras.layers.Layer, Shape, Shape, Shape], int]
 
 
 def _filters(layer, kernel, x, y):
@@ -46,7 +46,7 @@ def _pixels(layer, kernel, x, y):
 
 
 def einsum_parts(equation: str) -> list[str]:
-    """The axes of input, kernel and output in an equation such as `"ab,bc->ac"`."""
+    """Split an equation such as `"ab,bc->ac"` into axes of input, kernel, output."""
     return re.split(",|->", equation.replace(" ", ""))
 
 

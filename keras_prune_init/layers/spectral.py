@@ -1,10 +1,10 @@
 """Spectral normalization of a pruned kernel.
 
 In each training step Keras's wrapper divides the kernel of a layer by its largest
-singular value, as a power iteration tells it, and assigns the quotient. Of a pruned
-layer that must be the singular value of the kernel that the forward pass uses: without
-removed weights, and with `scale`. So it is done here, before the layer runs; zeros stay
-zeros, and gradients are those of the kernel after the division, as in Keras.
+singular value, which a power iteration estimates, and assigns the quotient. For a
+pruned layer this must be the singular value of the kernel that the forward pass uses:
+without removed weights, and with `scale`. So it is done here, before the layer runs.
+Zeros stay zeros, and gradients are those of the kernel after the division, as in Keras.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ def normalized(masked, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Do what a `SpectralNormalization` does to its kernel in a training step.
 
     Args:
-        masked: The `MaskedLayer` around it.
-        args, kwargs: Those of its call.
+        masked: The `MaskedLayer` around the `SpectralNormalization`.
+        args: Positional arguments of its call.
+        kwargs: Keyword arguments of its call.
 
     Returns:
-        The arguments of a call that computes outputs only.
+        The arguments of a call that only computes outputs.
     """
     layer = masked.layer
     given = inspect.signature(layer.call).bind(*args, **kwargs).arguments

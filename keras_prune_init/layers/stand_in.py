@@ -8,22 +8,22 @@ from keras_prune_init.layers.kernel_paths import get_kernel
 
 
 class OnKept:
-    """A regularizer of kept weights only."""
+    """A regularizer that sees only the kept weights."""
 
     def __init__(self, regularizer, mask):
         self.regularizer, self.mask = regularizer, mask
 
     def __call__(self, kernel):
-        # Not a product: a gradient that is NaN at zeros (of a norm) must not spread.
+        # Not a product: the gradient of a norm is NaN at zeros and would spread.
         return self.regularizer(keras.ops.where(self.mask, kernel, 0.0))
 
 
 def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
-    """Have `quantize` and `enable_lora` of a layer or model say what to do first."""
+    """Let `quantize` and `enable_lora` of a layer or model say what to do first."""
 
     def refuse(*args, **kwargs):
         raise ValueError(
-            "A model is quantized, or gets LoRA weights, when its zeros are final. "
+            "A pruned model cannot be quantized or get LoRA weights. "
             f"Received: {name}, which is pruned. Call keras_prune_init.strip(model) "
             "first, and this on what it returns."
         )
@@ -34,9 +34,10 @@ def refuse_quantization(guarded: keras.layers.Layer, name: str) -> None:
 
 
 class KernelInUse(keras.Variable):
-    """What stands in for a kernel where users' own code reads or assigns it.
+    """A stand-in for a kernel where users' own code reads or assigns it.
 
-    Its value is what the forward pass uses. Assigning sets the kept weights.
+    Its value is the kernel that the forward pass uses. Assigning to it sets the kept
+    weights.
     """
 
     @classmethod
@@ -58,7 +59,7 @@ class KernelInUse(keras.Variable):
 
 
 class UpdatesNoted(keras.StatelessScope):
-    """A scope that knows which variables were assigned in it."""
+    """A scope that notes which variables were assigned in it."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

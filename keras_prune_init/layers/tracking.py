@@ -1,28 +1,28 @@
-"""What Keras notes of the variables that a layer has, changed past Keras.
+"""Change what Keras notes of a layer's variables, without Keras.
 
-This is private, too; tests/test_copier.py says what of it is used.
+This uses private parts of Keras; tests/test_copier.py lists them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
-# Position of a layer in another, and the name of Keras's list of its variables, and the
-# place in that.
+# Position of a layer in another, name of Keras's list of its variables, place in it.
 Place = tuple[int, str, int]
 
 
 def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
-    """Leave of a layer's variable its shape only, and have Keras no longer see it.
+    """Hide a layer's variable from Keras, and free its storage; its shape is kept.
 
     Returns:
-        What `put_in` needs to undo that; wrappers may hold the variable, too.
+        What `put_in` needs to undo this. It is a list, because wrappers may hold the
+        variable too.
     """
     places = []
     for i, holder in enumerate(layer._flatten_layers()):
@@ -42,7 +42,7 @@ def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
 
 
 def put_in(layer: Layer, variable: keras.Variable, places: Iterable[Place]) -> None:
-    """The opposite of `take_out`, but for the value."""
+    """Undo `take_out`; the value stays lost."""
     layers = list(layer._flatten_layers())
     for i, store, place in places:
         tracker = layers[i]._tracker
@@ -54,12 +54,12 @@ def put_in(layer: Layer, variable: keras.Variable, places: Iterable[Place]) -> N
 
 
 def initialize(variable: keras.Variable, value) -> None:
-    """Give a variable that holds nothing a value of its shape."""
+    """Give a variable without storage a value of its shape."""
     variable._initialize(tf.cast(value, variable.dtype))
 
 
 def rename(variable: keras.Variable, path: str) -> None:
-    """Give a variable another path, by which reports name it."""
+    """Give a variable another path, which reports use as its name."""
     variable._path = path
 
 
@@ -75,15 +75,15 @@ def _attributes(layer, variable):
 
 
 def track_items(layer: Layer, items: dict[str, Any]) -> None:
-    """Let `tf.train.Checkpoint` see what is in lists and dicts of a layer.
+    """Let `tf.train.Checkpoint` see the content of lists and dicts of a layer.
 
-    By itself it does not look into those of Keras.
+    It does not look into Keras's lists and dicts by itself.
     """
     for name, item in items.items():
         layer._track_trackable(item, name, overwrite=True)
 
 
 def stored_ids(tracker) -> dict[str, set[int]]:
-    """What a tracker of Keras finds its variables and layers by."""
+    """Return the ids by which a Keras tracker finds its variables and layers."""
     stores = tracker.config.items()
     return {name: {id(v) for v in store} for name, (_, store) in stores}

@@ -1,8 +1,8 @@
-"""The one table of layer types: what pruning knows of each class of Keras's layers.
+"""The table of layer types: what pruning knows of each class of Keras's layers.
 
-A class has one row: its kernels, and traits. Methods, layouts, reports and theory ask
-for a trait, never for a class. A subclass is like its parent unless it has a row of its
-own; users add rows by `register_layer`.
+Each class has one row with its kernels and traits. Methods, layouts, reports and theory
+ask for a trait, never for a class. A subclass is like its parent unless it has a row of
+its own. Users add rows with `register_layer`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ L = keras.layers
 
 
 class Trait(enum.Flag):
-    """What a layer does to what it is given, in inference."""
+    """What a layer does to its inputs, in inference."""
 
     # Outputs are inputs times kernels, plus a bias, through `activation`.
     LINEAR = enum.auto()
@@ -38,17 +38,17 @@ class Trait(enum.Flag):
     ATTENTION = enum.auto()
     # It calls the layer inside once for each time step.
     REPEATS = enum.auto()
-    # It puts out what it is given, in another shape or in part ...
+    # It returns its input, in another shape or in part ...
     SAME = enum.auto()
     # ... or as it is.
     INERT = enum.auto()
-    # It does not bend the signal: mean field theory looks through it.
+    # Mean field theory skips it when it looks for the activation.
     STRAIGHT = enum.auto()
     # f(a x) = a f(x) for a > 0, if its offsets are scaled, too.
     HOMOGENEOUS = enum.auto()
-    # Each channel of the output is a function of the same one of the input, 0 of 0.
+    # Each output channel is a function of the same input channel, and 0 stays 0.
     CHANNELWISE = enum.auto()
-    # That, but zeros are written at the border.
+    # The same, but zeros are added at the border.
     PADS = enum.auto()
     # A function of single numbers, if its activation is one.
     ACTIVATES = enum.auto()
@@ -69,13 +69,14 @@ class LayerType(NamedTuple):
         kernels: `{attribute path: Role}` of the kernels, in the order of use. A layer
             need not have all of them.
         traits: What the layer does.
-        mean: Of a maximum over positions, the layer that takes their mean.
+        mean: For a layer that takes the maximum over positions, the layer that takes
+            the mean. `None` for other layers.
         registered: Whether a user added it by `register_layer`.
     """
 
     kernels: Mapping[str, Role] = {}
     traits: Trait = Trait(0)
-    mean: type[L.Layer] | None = None
+    mean: type[keras.layers.Layer] | None = None
     registered: bool = False
 
 
@@ -167,7 +168,7 @@ TYPES: dict[type, LayerType] = {
     **_rows([L.AveragePooling1D, L.AveragePooling2D], traits=_POOLING),
     **_rows([L.AveragePooling3D, L.GlobalAveragePooling1D], traits=_POOLING),
     **_rows([L.GlobalAveragePooling2D, L.GlobalAveragePooling3D], traits=_POOLING),
-    # As they are: all of these are random in training only.
+    # These return their input in inference; they are random in training only.
     **_rows([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D], traits=_DROPOUT),
     L.SpatialDropout3D: LayerType(traits=_DROPOUT),
     **_rows([L.GaussianDropout, L.ActivityRegularization, L.Identity], traits=_DROPOUT),
@@ -188,21 +189,22 @@ TYPES: dict[type, LayerType] = {
 }
 
 
-def type_of(layer: L.Layer) -> LayerType | None:
-    """The row of a layer's class, or of the nearest class that it is derived from."""
+def type_of(layer: keras.layers.Layer) -> LayerType | None:
+    """Return the row of a layer's class, or of its nearest parent class."""
     return next((TYPES[c] for c in type(layer).__mro__ if c in TYPES), None)
 
 
-def has(layer: L.Layer, traits: Trait, subclasses: bool = True) -> bool:
+def has(layer: keras.layers.Layer, traits: Trait, subclasses: bool = True) -> bool:
     """Whether a layer has one of these traits.
 
-    Without `subclasses` the class of a user's own has none: its `call` may differ.
+    With `subclasses=False`, a class without a row of its own has no traits. Its `call`
+    may differ from that of its parent.
     """
     found = type_of(layer) if subclasses else TYPES.get(type(layer))
     return found is not None and bool(found.traits & traits)
 
 
-def holds_kernels(layer: L.Layer) -> bool:
-    """Whether it is known where a layer has its kernels, itself or in layers inside."""
+def holds_kernels(layer: keras.layers.Layer) -> bool:
+    """Whether the kernels of a layer, or of layers inside it, are known."""
     found = type_of(layer)
     return found is not None and bool(found.kernels or found.traits & Trait.LOOP)

@@ -1,4 +1,4 @@
-"""How layers hold layers: models, composites of users, and leaves."""
+"""How layers contain layers: models, composites of users, and leaves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_prune_init.layers import types
 
 L = keras.layers
 
-# Where Keras and TensorFlow note what other attributes already name.
+# Attributes in which Keras and TensorFlow repeat the content of others.
 BOOKKEEPING = {
     *("_layers", "_tracked", "_inbound_nodes", "_outbound_nodes"),
     *("_trainable_variables", "_non_trainable_variables"),
@@ -33,9 +33,8 @@ def is_graph(layer: keras.layers.Layer) -> bool:
 def is_composite(layer: keras.layers.Layer) -> bool:
     """Whether the layer is user code whose attributes hold other layers.
 
-    Wrappers, layers of Keras itself and those with kernels of their own are leaves:
-    they may use a sublayer's kernel directly, so a sublayer cannot be exchanged behind
-    their back.
+    Wrappers, Keras's own layers and layers with kernels of their own are leaves. They
+    may use a sublayer's kernel directly, so replacing the sublayer would break them.
     """
     if is_builtin(layer) or is_graph(layer) or isinstance(layer, L.Wrapper):
         return False
@@ -51,14 +50,14 @@ def is_builtin(layer: keras.layers.Layer) -> bool:
 
 
 def children(layer: keras.layers.Layer) -> list[tuple[tuple[str, ...], Any]]:
-    """Pairs of key and sublayer; a key is the position or the attribute path."""
+    """Return pairs of key and sublayer; a key is the position or the attribute path."""
     if is_graph(layer):
         return [((str(i),), child) for i, child in enumerate(layer.layers)]
     return list(held(layer, keras.layers.Layer))
 
 
 def held(layer: keras.layers.Layer, kind: type) -> Iterator[tuple[Address, Any]]:
-    """Pairs of attribute path and object of a type that a layer's attributes hold."""
+    """Yield (attribute path, object) for all objects of a type in a layer."""
     for name, value in vars(layer).items():
         if name not in BOOKKEEPING:
             yield from _within(value, (name,), kind)
@@ -76,7 +75,7 @@ def _within(value, key, kind):
 
 
 def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """A layer and everything inside it, each once."""
+    """Yield a layer and everything inside it, each once."""
     queue, seen = [layer], set()
     while queue:
         layer = queue.pop()
@@ -89,11 +88,11 @@ def flatten(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 def walk(
     layer: keras.layers.Layer, composites: bool = False
 ) -> Iterator[tuple[Address, keras.layers.Layer]]:
-    """Every leaf layer of a model once, with its address, in definition order.
+    """Yield every leaf layer of a model once, with its address, in definition order.
 
     Args:
         layer: A model or layer.
-        composites: Whether to give models and composites too, before what they hold.
+        composites: Whether to yield models and composites too, before their content.
     """
     seen = set()
 
@@ -114,9 +113,9 @@ def walk(
 def outermost(
     model: keras.Model, composites: bool = True
 ) -> Iterator[tuple[Address, keras.layers.Layer]]:
-    """`walk` without what is inside a leaf.
+    """Yield what `walk` yields, except layers inside a leaf.
 
-    A cell may be in an attribute of its own beside that of the layer that runs it.
+    A recurrent layer's cell may also be an attribute of the model, beside the layer.
     """
     leaves = [leaf for _, leaf in walk(model)]
     inside = {id(v) for leaf in leaves for v in flatten(leaf) if v is not leaf}

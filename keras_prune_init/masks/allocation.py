@@ -1,8 +1,8 @@
-"""How much each tensor loses: from scores and a sparsity to exact masks.
+"""How much each kernel loses: from scores and a sparsity to exact masks.
 
-An allocation is a function `(shapes, density) -> densities`, one a tensor, which are
-then rounded to counts with the exact sum; or a dict from pattern to sparsity. `global`
-needs none: the scores decide.
+An allocation is a function `(shapes, density) -> densities` with one density for each
+kernel, or a dict from pattern to sparsity. Densities are rounded to counts with the
+exact sum. `"global"` needs no densities, because the scores decide.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ from keras_prune_init.masks.top_k import removed_count, top_k_of_all
 
 Scores = Mapping[str, np.ndarray]
 Masks = dict[str, np.ndarray]
-# From the sparsity that is reached in the end to that of one of several iterations.
+# A function from the final sparsity to the sparsity of one iteration.
 Now = Callable[[float], float]
 
-# What "every other tensor" is called in a dict.
+# The key of a dict for all other kernels.
 REST = "*"
 
 
 class Allocation:
-    """How much each tensor loses, with a minimum that each one keeps.
+    """How much each kernel loses, with a minimum that each one keeps.
 
     Args:
-        rule: `"global"` ranks all weights together. `"uniform"` removes the same
-            fraction of every tensor, `"erk"` keeps more of the small ones, and so does
-            any name that `register_allocation` knows. A function
-            `(shapes, density) -> densities` gives the density of each tensor. A dict
-            gives sparsities: its keys are regular expressions that are searched in the
-            paths of kernels, and the first one that is found counts. These tensors
-            lose exactly that fraction each. All others are ranked together, so that
-            `sparsity` is that of the whole model; or each loses what the key `"*"`
-            says, and then the dict alone says how much goes.
-        min_per_layer: Weights, blocks or channels that every tensor keeps at least (or
-            all it has). It hides layer collapse, so it is 0 unless asked for.
+        rule: One of these:
+            `"global"` ranks all weights together.
+            `"uniform"` removes the same fraction of every kernel.
+            `"erk"` removes less from small kernels.
+            A name that was given to `register_allocation`.
+            A function `(shapes, density) -> densities` returns the density of each
+            kernel.
+            A dict gives sparsities. Its keys are regular expressions that are searched
+            in the paths of kernels; the first key that is found counts. These kernels
+            lose exactly the given fraction each. All other kernels are ranked together
+            so that the whole model has the asked `sparsity`. With the key `"*"` each of
+            the others loses that fraction instead, and `sparsity` is not used.
+        min_per_layer: Number of weights, blocks or channels that every kernel keeps at
+            least (or all that it has). Default: 0, because a minimum hides that a layer
+            collapses.
 
     Raises:
         ValueError: If there is no such rule, a sparsity is not in [0, 1), a key is no
@@ -69,7 +73,7 @@ class Allocation:
 
     @classmethod
     def of(cls, value) -> Allocation:
-        """An argument `allocation` as an object."""
+        """Return the `Allocation` that an argument `allocation` stands for."""
         return value if isinstance(value, cls) else cls(value)
 
     def masks(
@@ -79,17 +83,22 @@ class Allocation:
         within: Sequence[np.ndarray] | None = None,
         now: Now = float,
     ) -> Masks:
-        """The masks of the best weights.
+        """Return the masks of the best weights.
 
         Args:
             scores: `{kernel path: array}`.
-            sparsity: That of the whole, in the end.
-            within: Bool arrays, what to choose from. Default: everything.
-            now: What has been reached of a sparsity by now. Default: all of it.
+            sparsity: The final sparsity of all kernels together.
+            within: Bool arrays: the entries that can be kept. Default: all.
+            now: Function from a final sparsity to the sparsity of this iteration.
+                Default: this is the last one.
+
+        Returns:
+            `{kernel path: bool array}`.
 
         Raises:
-            ValueError: If the sparsity, what each tensor keeps at least, and those of
-                a dict do not go together; or a key of a dict is found in no path.
+            ValueError: If the sparsity, the minimum of each kernel and the sparsities
+                of a dict contradict each other, or if a key of a dict is found in no
+                path.
         """
         values = [np.asarray(v) for v in scores.values()]
         if isinstance(self.rule, Mapping):
@@ -97,13 +106,13 @@ class Allocation:
         else:
             total = sum(v.size for v in values)
             keep = total - removed_count(float(now(sparsity)), total)
-            if within is not None:  # more may have gone before
+            if within is not None:  # more may be removed already
                 keep = min(keep, sum(int(np.count_nonzero(w)) for w in within))
             if self.rule == "global" and not self.min_per_layer:
                 masks = top_k_of_all(values, keep, within)
                 return dict(zip(scores, masks, strict=True))
             counts = self._counts(values, keep, within, sparsity)
-        pools = within or [None] * len(values)
+        pools: list = [*within] if within else [None] * len(values)
         masks = [
             top_k_of_all([v], k, None if p is None else [p])[0]
             for v, k, p in zip(values, counts, pools, strict=True)
@@ -111,7 +120,7 @@ class Allocation:
         return dict(zip(scores, masks, strict=True))
 
     def _counts(self, values, keep, within, sparsity):
-        """How much each tensor keeps, by a rule that is no dict."""
+        """Return how many weights each kernel keeps, for a rule that is no dict."""
         pools = [np.ones(v.shape, bool) for v in values] if within is None else within
         sizes = [int(np.count_nonzero(p)) for p in pools]
         floors = [min(self.min_per_layer, n) for n in sizes]
@@ -137,19 +146,19 @@ class Allocation:
         off = abs(numbers @ sizes - keep) / total if inside else 1.0
         if off > 0.01:
             raise ValueError(
-                "An allocation must return one density from 0 to 1 for each shape, of "
-                f"which all together keep what is asked for. Received: {found!r} for "
+                "An allocation must return one density from 0 to 1 for each shape, and "
+                f"together they must keep `density`. Received: {found!r} for "
                 f"{len(shapes)} shapes and density {keep / total:.6g}. Multiply each "
                 "by the size of its tensor to see what they keep."
             )
         return numbers.tolist()
 
     def check(self, shapes: Mapping[str, Shape], sparsity: float) -> None:
-        """Raise a `ValueError`, before any work, if this does not fit these tensors.
+        """Raise a `ValueError`, before any work, if this does not fit the kernels.
 
         Args:
-            shapes: `{kernel path: shape}` of all that are pruned.
-            sparsity: That of the whole.
+            shapes: `{kernel path: shape}` of all kernels that are pruned.
+            sparsity: The final sparsity of all kernels together.
         """
         sizes = np.array([math.prod(s) for s in shapes.values()])
         if isinstance(self.rule, Mapping):
@@ -159,8 +168,12 @@ class Allocation:
             self._densities(list(shapes.values()), keep)
 
     def _split(self, paths, sizes, sparsity):
-        """What a dict says of each tensor (`None`: nothing), how much of them goes, and
-        how much of all others."""
+        """Return what a dict says of each kernel, and how much the two parts lose.
+
+        The first result is a list of sparsities, `None` where the dict says nothing.
+        The second is what the kernels with a sparsity lose, the third what all others
+        lose.
+        """
         goals = _goals(self.rule, paths)
         pairs = zip(goals, sizes, strict=True)
         removed = np.array([0 if g is None else removed_count(g, n) for g, n in pairs])
@@ -169,10 +182,10 @@ class Allocation:
         if rest and not 0 <= left < rest:
             least, most = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
             raise ValueError(
-                "`sparsity` is that of the whole model, also if `allocation` says how "
-                f"much some kernels lose. Received: sparsity={sparsity}, while with "
-                f"allocation={self.rule!r} it is from {least:.6g} to {most:.6g}. Pass "
-                "one of these, or say by the key '*' what every other kernel loses."
+                "`sparsity` is that of the whole model, and `allocation` says how much "
+                f"some kernels lose. Received: sparsity={sparsity}, but with "
+                f"allocation={self.rule!r} it can be from {least:.6g} to {most:.6g}. "
+                "Pass one of these, or add the key '*' for what all others lose."
             )
         return goals, removed, left
 
@@ -187,9 +200,9 @@ class Allocation:
         lost = ~others & (sizes - removed > inside)
         if lost.any() or (rest and rest - left > pool):
             raise ValueError(
-                "Pruning a pruned model goes on from its masks, so the sparsities of "
-                f"`allocation` rise. Received: allocation={self.rule!r}, where a kernel"
-                " has lost more already. Pass more, or `strip` the model to begin anew."
+                "A pruned model keeps its zeros, so no sparsity of `allocation` can "
+                f"be lower than before. Received: allocation={self.rule!r}, where a "
+                "kernel has lost more already. Pass more, or `strip` the model first."
             )
         floors = np.minimum(self.min_per_layer, inside)
         if np.any(~others & (sizes - removed < floors)):
@@ -253,7 +266,7 @@ def _check_pattern(pattern, sparsity):
 
 
 def _goals(rule, paths):
-    """The sparsity that a dict gives each path; `None` where it says nothing."""
+    """Return the sparsity that a dict gives each path; `None` where it says nothing."""
     goals = dict.fromkeys(paths, rule.get(REST))
     free = list(paths)
     for pattern, sparsity in rule.items():
@@ -275,7 +288,7 @@ def _goals(rule, paths):
 
 
 def _global_counts(values, keep, floors, pools):
-    """First what every tensor keeps at least, then the best of what is left."""
+    """Give every kernel its minimum first, and then the best of what is left."""
     parts = list(zip(values, floors, pools, strict=True))
     first = [top_k_of_all([v], k, [p])[0] for v, k, p in parts]
     rest = [p & ~m for p, m in zip(pools, first, strict=True)]
@@ -284,7 +297,7 @@ def _global_counts(values, keep, floors, pools):
 
 
 def _round(exact, keep, floors, sizes):
-    """Whole counts with the exact sum: largest remainders first, then the order."""
+    """Round to whole counts with the exact sum: largest remainders first."""
     floors, sizes = np.array(floors), np.array(sizes)
     exact = np.clip(exact, floors, sizes)
     counts = np.floor(exact + 1e-9).astype(int)

@@ -1,4 +1,4 @@
-"""Densities of tensors by their shapes: the table of allocations that have a name."""
+"""The allocations that have a name; each computes densities from shapes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ Densities = Callable[[Sequence[Shape], float], Sequence[float]]
 
 
 def uniform_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
-    """The same density in every tensor."""
+    """Return the same density for every kernel."""
     return [density for _ in shapes]
 
 
 def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
     """Erdos-Renyi-Kernel: density in proportion to sum(shape) / prod(shape).
 
-    Tensors that would exceed density 1 are kept whole and the rest is solved again.
+    Kernels whose density would exceed 1 are kept whole, and the densities of the others
+    are computed again.
 
     Reference:
-        Evci et al., "Rigging the Lottery", arXiv 1911.11134; Mocanu et al. 2018.
+        Evci, Gale, Menick, Castro, Elsen, "Rigging the Lottery", 2020,
+        arXiv 1911.11134; Mocanu et al., 2018, arXiv 1707.04780.
     """
     sizes = np.array([np.prod(s) for s in shapes], float)
     raw = np.array([sum(s) for s in shapes], float) / np.maximum(sizes, 1)
@@ -48,25 +50,29 @@ ALLOCATIONS: dict[str, Densities | None] = {
 
 
 def register_allocation(name: str, function: Densities) -> None:
-    """Make an allocation known by name, to `prune_at_init` and the training binary.
+    """Give an allocation a name, for `prune_at_init` and the training binary.
 
     Args:
-        name: A new name.
-        function: `(shapes, density) -> densities`: how much is kept of each tensor, so
-            that `density` is kept of all. Counts are rounded to the exact sum.
+        name: A name that is not taken.
+        function: `(shapes, density) -> densities`. It returns the fraction of weights
+            to keep in each kernel, so that `density` is kept of all together. Counts
+            are rounded so that their sum is exact.
 
     Raises:
-        ValueError: If the name is taken, or no name.
+        ValueError: If the name is taken, or is no text.
         TypeError: If `function` is no function.
 
     Example:
 
+    >>> import numpy as np
     >>> import keras_prune_init as kpi
     >>> kpi.register_allocation("same", lambda shapes, density: [density] * len(shapes))
+    >>> kpi.select({"a": np.array([1.0, 2.0])}, 0.5, "same")
+    {'a': array([False,  True])}
     """
     if not isinstance(name, str) or not name.strip() or name in ALLOCATIONS:
         raise ValueError(
-            "An allocation has a name of its own. "
+            "An allocation must have a name of its own. "
             f"Received: name={name!r}. Taken are {', '.join(ALLOCATIONS)}; pass "
             "another, such as 'mine'."
         )

@@ -1,10 +1,11 @@
-"""What is removed as one: a weight, a block of weights, or all but N of each M.
+"""What is removed as one unit: a weight, a block, or M - N of each M weights.
 
-A kernel is seen as a matrix whose columns are the inputs of a unit; a filter has rows
-for each of its positions. A block of R x C is R neighbouring outputs at C neighbouring
-inputs; the M weights of N:M are neighbouring inputs of one output. Sparse kernels of
-processors take that (1x4: dense layers of TensorFlow Lite; 2:4: NVIDIA's tensor cores).
-Channels, which are of no single kernel, are in channels/choosing.py.
+A kernel is seen as a matrix. Each row makes one output; a filter has one row for each
+of its positions. Each column reads one input. A block of R x C covers R neighbouring
+outputs and C neighbouring inputs. In N:M, the M weights are neighbouring inputs of one
+output. Sparse kernels of processors work in this way (1x4: dense layers of TensorFlow
+Lite; 2:4: the tensor cores of NVIDIA). A channel belongs to several kernels, so
+channels are in another module, `channels.choosing`.
 """
 
 from __future__ import annotations
@@ -26,27 +27,31 @@ class Units(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, method, network, weights, within) -> dict[str, np.ndarray]:
-        """Scores by name, given the masks of earlier iterations (`None`: none)."""
+        """Return the scores of all units by name.
+
+        `within` are the masks of earlier iterations; `None`: there are none.
+        """
 
     @abc.abstractmethod
     def choose(self, scores: Scores, within: Sequence | None, now: Now) -> Masks:
-        """Masks by path of the kernel.
+        """Return the masks by the path of the kernel.
 
         Args:
-            scores: What `scores` returned.
-            within: The masks of before, of which some weights go; `None`: none.
-            now: What has been reached of a sparsity by now.
+            scores: The result of `scores`.
+            within: The earlier masks, from which more weights are removed; `None`:
+                none.
+            now: Function from a final sparsity to the sparsity of this iteration.
         """
 
 
 class What(abc.ABC):
-    """What is removed as one, as `prune_at_init` takes it."""
+    """Base class for the argument `what` of `prune_at_init`."""
 
     def check(self, sparsity: float, allocation: Allocation) -> None:  # noqa: B027
-        """Raise a `ValueError` if other arguments do not go with it."""
+        """Raise a `ValueError` if this does not fit the other arguments."""
 
     def fits(self, kernel: Kernel) -> bool:
-        """Whether a kernel consists of whole units; others are not pruned."""
+        """Whether a kernel consists of whole units. Other kernels are not pruned."""
         return True
 
     @abc.abstractmethod
@@ -57,18 +62,18 @@ class What(abc.ABC):
         sparsity: float,
         allocation: Allocation,
     ) -> Units:
-        """The units of these kernels of a model."""
+        """Return the units of these kernels of a model."""
 
 
 class Weights(What):
-    """Single weights."""
+    """Single weights are removed."""
 
     def units(self, model, kernels, sparsity, allocation):
         return WeightUnits(self, kernels, sparsity, allocation)
 
 
 class WeightUnits(Units):
-    """Single weights; the base of others that lie within one kernel."""
+    """The single weights of a model; base class of units that lie within one kernel."""
 
     def __init__(self, what, kernels, sparsity, allocation):
         self.what, self.kernels = what, {k.path: k for k in kernels}
@@ -84,7 +89,7 @@ class WeightUnits(Units):
 
 
 class _Tiles(What):
-    """R rows and C columns of the matrices."""
+    """Tiles of R rows and C columns of the kernels' matrices."""
 
     def __init__(self, rows: int, columns: int):
         self.rows, self.columns = rows, columns
@@ -97,7 +102,7 @@ class _Tiles(What):
         return bool(inputs) and whole
 
     def split(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
-        """Of shape (tiles below each other, R, tiles beside each other, C)."""
+        """Return tiles, of shape (tiles down, R, tiles across, C)."""
         inputs = kernel.input_axes
         columns = math.prod(values.shape[i] for i in inputs)
         matrix = np.moveaxis(values, inputs, range(-len(inputs), 0))
@@ -105,7 +110,7 @@ class _Tiles(What):
         return matrix.reshape(parts[0], self.rows, parts[1], self.columns)
 
     def join(self, kernel: Kernel, tiles: np.ndarray) -> np.ndarray:
-        """The opposite of `split`: values of the kernel's shape."""
+        """Undo `split`: return values of the kernel's shape."""
         shape, inputs = kernel.shape, kernel.input_axes
         rest = [n for i, n in enumerate(shape) if i not in inputs]
         matrix = tiles.reshape(*rest, *(shape[i] for i in inputs))
@@ -113,14 +118,14 @@ class _Tiles(What):
 
 
 class Blocks(_Tiles):
-    """Blocks of neighbouring weights, scored by their sum.
+    """Remove blocks of neighbouring weights; the scores in a block are summed.
 
     Args:
-        rows: Neighbouring outputs of a block, 1 or more.
-        columns: Neighbouring inputs of a block, 1 or more.
+        rows: Number of neighbouring outputs in a block, 1 or more.
+        columns: Number of neighbouring inputs in a block, 1 or more.
 
     Raises:
-        ValueError: If one of them is no such number.
+        ValueError: If `rows` or `columns` is no whole number of 1 or more.
 
     Example:
 
@@ -157,20 +162,20 @@ class _BlockUnits(WeightUnits):
         }
         if within is None:
             return masks
-        # Of a block that is left, single weights may have been removed before.
+        # A kept block may have lost single weights before.
         pairs = zip(masks.items(), within, strict=True)
         return {path: mask & inside for (path, mask), inside in pairs}
 
 
 class NofM(_Tiles):
-    """The N best of each M neighbouring inputs of an output: sparsity 1 - N / M.
+    """Keep the N best of each M neighbouring inputs of an output: sparsity 1 - N / M.
 
     Args:
-        n: How many stay, 1 or more.
-        m: Of how many, more than `n`.
+        n: Number of weights that are kept in each group, 1 or more.
+        m: Number of weights in a group, more than `n`.
 
     Raises:
-        ValueError: If they are no such numbers.
+        ValueError: If `n` or `m` is no such number.
 
     Example:
 
@@ -190,7 +195,7 @@ class NofM(_Tiles):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the weights that it removes."""
+        """Fraction of the weights that is removed."""
         return 1 - self.n / self.m
 
     def check(self, sparsity, allocation):
@@ -212,7 +217,7 @@ class NofM(_Tiles):
 
 class _GroupUnits(WeightUnits):
     def choose(self, scores, within, now):
-        # In the first of several iterations more than N are left.
+        # The first of several iterations keeps more than N.
         count = math.ceil((1 - float(now(self.sparsity))) * self.what.m - 1e-6)
         masks = {}
         for i, (path, values) in enumerate(scores.items()):

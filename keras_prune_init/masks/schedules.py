@@ -12,12 +12,12 @@ Schedule = str | Callable[[float, float], float]
 
 
 def exponential(progress: float, sparsity: float) -> float:
-    """Density falls by the same factor in each iteration (Tanaka et al. 2020)."""
+    """Density falls by the same factor in each iteration (Tanaka et al., 2020)."""
     return 1.0 - (1.0 - sparsity) ** progress
 
 
 def linear(progress: float, sparsity: float) -> float:
-    """The same number of weights goes in each iteration."""
+    """Each iteration removes the same number of weights."""
     return sparsity * progress
 
 
@@ -25,10 +25,12 @@ SCHEDULES = {"exponential": exponential, "linear": linear}
 
 
 def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
-    """A schedule by name, or a function `(progress in (0, 1], sparsity) -> sparsity`.
+    """Return the schedule of a name; return a function as it is.
+
+    A schedule is a function `(progress in (0, 1], sparsity) -> sparsity`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `schedule` is neither.
     """
     if callable(schedule):
         return schedule
@@ -43,10 +45,10 @@ def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
 def check_schedule(
     schedule: Callable[[float, float], float], iterations: int, sparsity: float
 ) -> None:
-    """See that sparsity rises from iteration to iteration, up to `sparsity`.
+    """Check that the sparsity rises from iteration to iteration, up to `sparsity`.
 
     Raises:
-        ValueError: If a value is no number from 0 to 1, or smaller than the last one.
+        ValueError: If a value is no number from 0 to 1, or smaller than the one before.
     """
     before = 0.0
     for i in range(1, iterations):

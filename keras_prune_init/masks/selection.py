@@ -1,4 +1,4 @@
-"""Masks from scores, as users ask for them."""
+"""`select` and `critical_sparsity`: masks from scores, for users."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ def select(
     sparsity: float,
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
 ) -> dict[str, np.ndarray]:
-    """Exact masks from scores: the highest are kept, ties go to the first index.
+    """Make exact masks from scores: the highest scores are kept.
+
+    Of equal scores the first ones are kept.
 
     Args:
         scores: `{kernel path: array}`; larger means keep.
         sparsity: Fraction of all weights to remove, 0 <= sparsity < 1. Exactly
-            floor(sparsity * total) weights go, whatever the allocation is.
-        allocation: How much each tensor loses: `"global"` ranks all weights together,
-            `"uniform"` removes the same fraction of every tensor, `"erk"` keeps more of
-            the small ones. A dict such as `{"logits": 0.5}` gives the sparsity of the
-            tensors whose path has that in it. See `Allocation` for all of them.
+            floor(sparsity * total) weights are removed, unless a dict with the key
+            `"*"` says how much is.
+        allocation: How much each kernel loses: `"global"` ranks all weights together,
+            `"uniform"` removes the same fraction of every kernel, `"erk"` removes less
+            from small ones. A dict such as `{"logits": 0.5}` gives the sparsity of the
+            kernels whose path contains the key. See `Allocation` for all of them.
 
     Returns:
         `{kernel path: bool array}`, `True` where a weight is kept.
 
     Raises:
-        ValueError: If scores are not finite, one is a single number in place of an
-            array, or an argument is out of range.
+        ValueError: If scores are not finite, if one is a single number and no array, or
+            if an argument is out of range.
         TypeError: If `scores` is no dict of arrays of numbers.
 
     Example:
@@ -53,7 +56,7 @@ def select(
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Raise a `ValueError` unless this is a fraction of weights to remove."""
+    """Raise a `ValueError` unless `sparsity` is a number with 0 <= sparsity < 1."""
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise ValueError(
             "`sparsity` is the fraction of weights to remove, a number with "
@@ -84,40 +87,50 @@ def _check_scores(scores):
 
 
 class CriticalSparsity(NamedTuple):
-    """Smallest sparsity that empties a tensor, and the path of that tensor."""
+    """The smallest sparsity that empties a kernel, and the path of this kernel."""
 
     sparsity: float
     layer: str
 
 
 def critical_sparsity(scores: Scores) -> CriticalSparsity:
-    """The smallest sparsity at which global selection empties a whole tensor.
+    """Return the smallest sparsity at which global selection empties a whole kernel.
 
     Args:
         scores: `{kernel path: array}` as `score` returns them.
 
     Returns:
-        `CriticalSparsity(sparsity, layer)`. `select(scores, sparsity)` empties
-        `layer`, and no smaller sparsity empties any.
+        `CriticalSparsity(sparsity, layer)`. `select(scores, sparsity)` empties the
+        kernel with the path `layer`. No smaller sparsity empties any kernel.
 
     Raises:
-        ValueError: If scores are not finite.
+        ValueError: If scores are not finite, or there are none.
+        TypeError: If `scores` is no dict of arrays of numbers.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> scores = {"a": np.array([3.0, 1.0, 2.0]), "b": np.array([0.5])}
+    >>> kpi.critical_sparsity(scores)
+    CriticalSparsity(sparsity=0.25, layer='b')
 
     Reference:
-        Hayou et al., "Robust Pruning at Initialization", arXiv 2002.08797, sec. 3.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797, section 3.
     """
     _check_scores(scores)
     check_finite(scores)
     scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
     if not scores:
         raise ValueError(
-            "A tensor is needed that can become empty. Received: no scores at all. "
+            "There must be scores of at least one kernel. Received: no scores. "
             "Pass what `score` returned."
         )
-    # A tensor is empty once its best weight goes; of equal bests its first goes last.
+    # A kernel is empty when its best weight goes. Of equal ones the first goes last.
     best = {path: np.max(v) for path, v in scores.items()}
     lowest = min(best.values())
-    # Equal scores go in reverse order, so the last of the tied tensors dies first.
+    # Equal scores go in reverse order, so the last of the tied kernels empties first.
     layer = [path for path, value in best.items() if value == lowest][-1]
     removed = sum(int(np.count_nonzero(v < lowest)) for v in scores.values())
     paths = list(scores)

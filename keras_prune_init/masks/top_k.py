@@ -1,8 +1,8 @@
-"""Exact top-k masks, numpy only.
+"""Exact top-k masks: keep the k largest scores, no more and no fewer.
 
-A threshold value cannot give an exact count: scores tie (in a deep ReLU network half
-of them can be exactly 0), and then everything at the threshold stays or goes
-together. Here the k largest are kept, and of equal scores those that come first.
+A threshold value cannot give an exact count, because scores can be equal. (In a deep
+ReLU network half of them can be exactly 0.) All entries at the threshold would then be
+kept or removed together. Here, of equal scores the first ones are kept.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ BLOCK = 2**18
 
 
 def removed_count(sparsity: float, total: int) -> int:
-    """How many of `total` weights a sparsity removes: floor(sparsity * total).
+    """Return how many of `total` weights a sparsity removes: floor(sparsity * total).
 
-    Exact for the decimal number that is meant: 0.29 of 100 are 29, although 0.29 * 100
-    is 28.999999999999996. Of a sparsity below 1 something stays.
+    The result is exact for the decimal number that is meant: 0.29 of 100 gives 29,
+    although 0.29 * 100 is 28.999999999999996. A sparsity below 1 never removes
+    everything.
     """
-    # What 1 - kept / total is off by, for those that were computed.
+    # Rounding error of a sparsity that was computed as 1 - kept / total.
     slack = Fraction(2, 2**52)
     count = math.floor((Fraction(str(sparsity)) + slack) * int(total))
     return min(count, max(int(total) - 1, 0))
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Mask of the `k` largest entries; of equal ones the first by flat index.
+    """Return the mask of the `k` largest entries; of equal ones the first are kept.
 
     Args:
         scores: Array of any shape, finite.
-        k: How many to keep, 0 <= k <= scores.size.
+        k: Number of entries to keep, 0 <= k <= scores.size.
 
     Returns:
         A bool array of the shape of `scores` with exactly `k` times `True`.
@@ -53,25 +54,28 @@ def top_k_of_all(
     k: int,
     within: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """`top_k` of several arrays together, optionally among some entries only.
+    """Return masks of the `k` largest entries of several arrays together.
 
     Args:
         scores: Arrays of any shapes.
-        k: How many to keep in all.
-        within: Bool arrays of the same shapes: the entries to choose from, at least
-            `k`. Default: all.
+        k: Number of entries to keep in all arrays together.
+        within: Bool arrays of the same shapes, with at least `k` times `True`. Only
+            these entries can be kept. Default: all.
+
+    Returns:
+        A list of bool arrays of the same shapes.
     """
     if k <= 0:
         return [np.zeros(s.shape, bool) for s in scores]
-    bracket = _likely_bracket(scores, k, within)
-    masks = _top_k_between(*bracket, scores, k, within)
+    low, high = _likely_bracket(scores, k, within)
+    masks = _top_k_between(low, high, scores, k, within)
     return masks or _top_k_between(-np.inf, np.inf, scores, k, within)
 
 
 def _likely_bracket(scores, k, within):
-    """Two values between which the k-th largest lies, unless a sample deceives."""
+    """Return two values that enclose the k-th largest, if the sample is typical."""
     total = sum(s.size for s in scores)
-    stride = total // SAMPLE | 1  # odd, or it could follow one channel
+    stride = total // SAMPLE | 1  # odd, or it could hit one channel only
     sample = [s.reshape(-1)[::stride] for s in scores]
     pool = total
     if within is not None:
@@ -90,7 +94,10 @@ def _likely_bracket(scores, k, within):
 
 
 def _top_k_between(low, high, scores, k, within):
-    """Keep all above `high` and rank what lies between; `None` if k is not there."""
+    """Keep all above `high`, and rank what lies between `low` and `high`.
+
+    Returns `None` if the k-th largest entry is not between them.
+    """
     masks = [np.empty(s.shape, bool) for s in scores]
 
     def split(block):
@@ -122,7 +129,7 @@ def _top_k_between(low, high, scores, k, within):
 
 
 def _blocks(*lists):
-    """Flat pieces, small enough for the cache, of arrays that go together."""
+    """Cut arrays of the same shapes into flat pieces that fit into the cache."""
     for arrays in zip(*lists, strict=True):
         flat = [None if a is None else a.reshape(-1) for a in arrays]
         for i in range(0, flat[0].size, BLOCK):
@@ -130,7 +137,7 @@ def _blocks(*lists):
 
 
 def _map_in_threads(function, blocks):
-    """`map` on all cores: numpy lets go of Python's lock."""
+    """Run `map` on all cores; numpy releases Python's lock."""
     if sum(b[0].size for b in blocks) < 8 * BLOCK:
         return map(function, blocks)  # done before a thread is there
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,7 +146,7 @@ def _map_in_threads(function, blocks):
 
 def check_finite(scores: Mapping[str, np.ndarray]) -> None:
     """Raise a `ValueError` that names the tensors with NaN or infinite scores."""
-    # A sum is one pass without a temporary; only a suspicious one is looked at.
+    # A sum takes one pass and no memory. The rest is only done if it is not finite.
     with np.errstate(all="ignore"):
         suspects = [p for p, v in scores.items() if not np.isfinite(np.sum(v))]
     bad = [p for p in suspects if not np.isfinite(scores[p]).all()]
@@ -159,7 +166,7 @@ def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
         names = list(scores)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ValueError(
-            "Some score must differ from 0, or masks would say nothing. Received: "
+            "At least one score must differ from 0. Received: "
             f"scores of 0 for all of {', '.join(names[:3])}{more}. Check that the loss "
             "has a gradient, and that labels, sample weights and weights are not all "
             "0. GraSP needs second derivatives, too, which are 0 for a linear model "
@@ -168,7 +175,7 @@ def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
 
 
 def digest(masks: Iterable[np.ndarray]) -> str:
-    """SHA-256 over shapes and bits of masks: equal if and only if the masks are."""
+    """Return the SHA-256 of shapes and bits; only equal masks have the same."""
     sha = hashlib.sha256()
     for mask in masks:
         sha.update(repr(tuple(mask.shape)).encode())

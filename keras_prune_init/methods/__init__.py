@@ -31,23 +31,50 @@ _METHODS: dict[str, type[Method]] = {
 
 
 def method_names() -> list[str]:
-    """Names that `get_method` and `prune_at_init` know, aliases included."""
+    """Return the method names that `prune_at_init` and `get_method` know.
+
+    `"sbp"` is another name for `"snip"`, and `"hbp"` for `"grasp"`.
+
+    Returns:
+        A list of names, in the order in which they were registered.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> kpi.method_names()[:4]
+    ['random', 'magnitude', 'snip', 'sbp']
+    """
     return list(_METHODS)
 
 
 def register_method(name: str, cls: type[Method]) -> None:
-    """Make a method known by name, to `prune_at_init` and the training binary.
+    """Give a method of your own a name, for `prune_at_init` and the training binary.
 
     Args:
-        name: A new name.
+        name: A name that is not taken.
         cls: A subclass of `Method`.
 
     Raises:
         ValueError: If the name is taken, or `cls` is no subclass of `Method`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> import keras_prune_init as kpi
+    >>> class Smallest(kpi.Method):
+    ...     needs_data = False
+    ...
+    ...     def scores(self, network, weights):
+    ...         return [-tf.abs(w) for w in weights]
+    >>> kpi.register_method("smallest", Smallest)
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="smallest", sparsity=0.5)
+    >>> kpi.report(pruned).kept
+    24
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"A method has a name. Received: name={name!r}. Pass some text, such as "
+            f"A method must have a name. Received: name={name!r}. Pass text, such as "
             "'mine'."
         )
     if name in _METHODS:
@@ -64,19 +91,25 @@ def register_method(name: str, cls: type[Method]) -> None:
 
 
 def get_method(name: str | Method, **options) -> Method:
-    """A method object by name.
+    """Make a method object from its name.
 
     Args:
-        name: One of `method_names()`, or a `Method` object, which is returned.
+        name: One of `method_names()`, or a `Method` object, which is returned as it is.
         **options: Arguments of the method's constructor, such as `iterations`,
-            `schedule`, `batch_norm`, `temperature`.
+            `schedule`, `batch_norm` or `temperature`.
+
+    Returns:
+        A `Method` object.
 
     Raises:
-        ValueError: If there is no such method, or it has no such option.
+        ValueError: If there is no method of this name, or it has no such option.
 
     Example:
 
-    >>> get_method("grasp", temperature=1.0, batch_norm="eval")
+    >>> import keras_prune_init as kpi
+    >>> method = kpi.get_method("grasp", temperature=1.0, batch_norm="eval")
+    >>> type(method).__name__, method.temperature
+    ('GraSP', 1.0)
     """
     if isinstance(name, Method):
         if options:

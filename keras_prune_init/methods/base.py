@@ -1,4 +1,4 @@
-"""What a saliency method is: an object that turns a network into scores."""
+"""The base classes of all saliency methods."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from keras_prune_init.channels.choosing import Scoring
 from keras_prune_init.masks.schedules import Schedule, get_schedule
 from keras_prune_init.scoring.network import Network, Tensors
 
-# Each scores all weights, so more would never end.
+# Each iteration scores all weights, so more would take forever.
 MOST_ITERATIONS = 100_000
 
 
 class Recipe(NamedTuple):
-    """What a method makes of a model, beside scoring it.
+    """What a method wants done to a model besides scoring.
 
     Attributes:
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
-        finish: What is done to the pruned model at last, given it and the network, with
-            its data; returns what to add to the note.
+        finish: A function that is called once, with the pruned model and the `Network`
+            of the scoring batches. It may change the model, and returns a text for the
+            note. `None`: nothing is called.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> kpi.Recipe(model, note="As it is.").note
+    'As it is.'
     """
 
     model: keras.Model
@@ -34,16 +42,34 @@ class Recipe(NamedTuple):
 
 
 class Method(abc.ABC):
-    """Base of all methods. A subclass defines `scores`; the rest has defaults.
+    """Base class of all methods. A subclass defines `scores`; the rest has defaults.
 
     Args:
-        iterations: In how many steps weights are removed, with new scores of what is
-            left in each. Default: the authors' number.
-        schedule: How sparsity grows over the iterations: `"exponential"`, `"linear"`
+        iterations: Number of steps in which weights are removed. After each step the
+            remaining weights are scored anew. Default: 1, unless the method says
+            otherwise.
+        schedule: How sparsity grows over the iterations: `"exponential"`, `"linear"`,
             or a function `(progress in (0, 1], sparsity) -> sparsity`.
 
     Attributes:
         needs_data: Whether `scores` reads `network.batches`.
+
+    Raises:
+        ValueError: If `iterations` or `schedule` is none of these.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> import keras_prune_init as kpi
+    >>> class Squares(kpi.Method):
+    ...     needs_data = False
+    ...
+    ...     def scores(self, network, weights):
+    ...         return [tf.square(w) for w in weights]
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method=Squares(), sparsity=0.5)
+    >>> kpi.report(pruned).sparsity
+    0.5
     """
 
     needs_data = True
@@ -54,15 +80,37 @@ class Method(abc.ABC):
         self.schedule = get_schedule(schedule)
 
     def recipe(self, model: keras.Model) -> Recipe:
-        """What to score and prune in place of `model`, which must stay as it is."""
+        """Return what to score and prune in place of `model`.
+
+        Args:
+            model: The model that the user gave. It must not be changed.
+
+        Returns:
+            A `Recipe`. Default: `model` itself, without a note.
+        """
         return Recipe(model)
 
     def remark(self, network: Network) -> str:
-        """What to add to the recipe's note, once the data is known."""
+        """Return a text to add to the recipe's note, once the data is known.
+
+        Args:
+            network: The model, its data and its gradients.
+
+        Returns:
+            A sentence for the report. Default: none.
+        """
         return ""
 
     def start(self, network: Network) -> Tensors:
-        """The kernel values to begin with; iterations then set some of them to 0."""
+        """Return the kernel values of the first iteration.
+
+        Args:
+            network: The model, its data and its gradients.
+
+        Returns:
+            A list of tensors in the order of `network.kernels`. Later iterations set
+            removed entries to 0. Default: the weights of the model.
+        """
         return network.weights
 
     @abc.abstractmethod
@@ -71,10 +119,11 @@ class Method(abc.ABC):
 
         Args:
             network: The model, its data and its gradients.
-            weights: Current kernel values, a list of tensors, 0 where already removed.
+            weights: The current kernel values, a list of tensors in the order of
+                `network.kernels`. Removed weights are 0.
 
         Returns:
-            One tensor or array a kernel, of its shape.
+            A list with one tensor or array for each kernel, of the shape of the kernel.
         """
 
     def channel_scores(
@@ -82,28 +131,46 @@ class Method(abc.ABC):
     ) -> np.ndarray:
         """Score channels, for `what="channels"`; larger means keep.
 
-        Default: the sum of the scores of all weights that go with a channel, over what
-        they cost.
+        Default: the sum of the scores of all weights that go with a channel, divided by
+        what these weights cost.
 
         Args:
-            network, weights: As in `scores`.
-            channels: `channels.total` sums kernel-shaped tensors over the weights of
-                each channel, `channels.cost` is what these cost.
+            network: The model, its data and its gradients.
+            weights: The current kernel values, a list of tensors in the order of
+                `network.kernels`.
+            channels: The function `channels.total` sums kernel-shaped tensors over the
+                weights of each channel. The vector `channels.cost` is what these cost.
 
         Returns:
-            As many numbers as `channels.cost` has.
+            A vector with one number for each entry of `channels.cost`.
         """
         return channels.total(self.scores(network, weights)) / channels.cost
 
 
 class DataMethod(Method):
-    """A method that differentiates the loss.
+    """Base class of methods that differentiate the loss.
 
     Args:
-        batch_norm: Statistics that batch normalization uses while scoring: `"train"`
-            those of the batch, `"eval"` the running ones. All other layers run in
-            inference mode, so dropout is off, and nothing is updated.
-        **options: See `Method`.
+        batch_norm: The statistics that batch normalization uses while scoring:
+            `"train"` those of the batch, `"eval"` the running ones. All other layers
+            run in inference mode. So dropout is off, and nothing is updated.
+        **options: `iterations` and `schedule`, as in `Method`.
+
+    Raises:
+        ValueError: If an option has no such value.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> class Gradients(kpi.DataMethod):
+    ...     def scores(self, network, weights):
+    ...         return [abs(g) for g in network.gradients(weights, self.batch_norm)]
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> pruned = kpi.prune_at_init(model, (x, y), Gradients(), sparsity=0.5)
+    >>> kpi.report(pruned).kept
+    24
     """
 
     def __init__(self, *, batch_norm: str = "train", **options):

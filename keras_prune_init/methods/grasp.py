@@ -1,12 +1,12 @@
-"""GraSP, the Hessian criterion (HBP): score = w * (H g), no absolute value.
+"""GraSP, the Hessian criterion (HBP): score = w * (H g), without an absolute value.
 
-H and g are Hessian and gradient of the loss of logits / T, T = 200. Removing the weight
-with the smallest score hurts the gradient flow g'g least.
+H and g are the Hessian and the gradient of the loss of logits / T, with T = 200. The
+weight with the smallest score reduces the gradient flow g'g least when it is removed.
 
-Deviations from the authors' code: the last layer is not drawn anew for scoring, scores
-are not divided by |their sum|, and a batch is not split in halves to save memory (with
-batch statistics the halves would give other gradients). T applies to outputs that the
-loss takes for logits or probabilities of a cross-entropy; all others stay as they are.
+Differences from the authors' code: the last layer is not drawn anew for scoring. Scores
+are not divided by |their sum|. A batch is not split in halves to save memory, because
+with batch statistics the halves would give other gradients. T applies only to outputs
+that the loss treats as logits or probabilities of a cross-entropy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,25 @@ from keras_prune_init.scoring.temperature import OTHER
 
 
 class GraSP(DataMethod):
-    """Keep the weights that carry the gradient flow after pruning.
+    """Keep the weights that preserve the gradient flow after pruning.
 
     Args:
-        temperature: What logits are divided by before the loss, positive. Losses that
-            are no cross-entropy have none, and `report` says so.
-        **options: See `DataMethod`.
+        temperature: A positive number that logits are divided by before the loss. It
+            applies only to a cross-entropy; for another loss `report` says so.
+        **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
+
+    Raises:
+        ValueError: If an option has no such value.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> kpi.methods.GraSP(temperature=1.0).temperature
+    1.0
 
     Reference:
         Wang, Zhang, Grosse, "Picking Winning Tickets Before Training by Preserving
-        Gradient Flow", arXiv 2002.07376.
+        Gradient Flow", 2020, arXiv 2002.07376.
     """
 
     def __init__(self, *, temperature: float = 200.0, **options):

@@ -1,7 +1,7 @@
 """Magnitude pruning: score = |w|.
 
 At initialization the layer with the largest fan-in has the smallest weights and is
-emptied first; `allocation="uniform"` avoids that (arXiv 2002.08797, appendix E).
+emptied first. `allocation="uniform"` avoids that (arXiv 2002.08797, appendix E).
 """
 
 from __future__ import annotations
@@ -12,10 +12,23 @@ from keras_prune_init.methods.base import Method
 
 
 class Magnitude(Method):
-    """Keep the largest weights. Needs no data.
+    """Keep the largest weights; needs no data.
+
+    Args:
+        iterations: Number of steps in which weights are removed. One is enough, because
+            the scores of the remaining weights do not change.
+        schedule: How sparsity grows over the iterations, as in `Method`.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method=kpi.methods.Magnitude(), sparsity=0.5)
+    >>> kpi.report(pruned).kept
+    24
 
     Reference:
-        Han, Pool, Tran, Dally, "Learning both Weights and Connections",
+        Han, Pool, Tran, Dally, "Learning both Weights and Connections", 2015,
         arXiv 1506.02626.
     """
 

@@ -1,7 +1,7 @@
-"""Random pruning: every weight has the same chance, the baseline of all baselines.
+"""Random pruning: every weight has the same chance. It is the simplest baseline.
 
-score = U(0, 1), independent of weights and data. The draws of a tensor come from the
-seed and the tensor's path only, so that they do not change with the rest of the model.
+score = U(0, 1), independent of weights and data. The draws of a kernel depend only on
+the seed and the kernel's path, so they do not change with the rest of the model.
 """
 
 from __future__ import annotations
@@ -15,11 +15,23 @@ from keras_prune_init.methods.base import Method
 
 
 class Random(Method):
-    """Uniform random scores; with `allocation="erk"` the usual sparse baseline.
+    """Score weights at random; with `allocation="erk"` the usual sparse baseline.
 
     Args:
-        seed: Seed of the draws. Default: the `seed` of `prune_at_init`.
-        **options: See `Method`.
+        seed: Seed of the draws, a whole number. Default: the `seed` of `prune_at_init`.
+        **options: `iterations` and `schedule`, as in `Method`.
+
+    Raises:
+        ValueError: If an option has no such value.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> method = kpi.methods.Random(seed=1)
+    >>> pruned = kpi.prune_at_init(model, method=method, sparsity=0.5, allocation="erk")
+    >>> kpi.report(pruned).kept
+    24
     """
 
     needs_data = False
@@ -38,7 +50,7 @@ class Random(Method):
         ]
 
     def channel_scores(self, network, weights, channels):
-        # A sum is uniform again without its whole part; costs must not matter.
+        # The fractional part of a sum is uniform again; costs must not matter.
         return channels.total(self.scores(network, weights)) % 1
 
 

@@ -1,12 +1,13 @@
-"""What "Robust Pruning at Initialization" recommends for the given model.
+"""Robust: the pruning that "Robust Pruning at Initialization" recommends for a model.
 
 Residual networks get SBP-SR. Plain networks without normalization get SBP and the
-rescaling trick, and a look at whether they were initialized on the edge of chaos. All
-others get SBP alone: normalization undoes what rescaling does.
+rescaling trick, and it is checked whether they start on the edge of chaos. All other
+networks get SBP alone, because normalization undoes what rescaling does.
 
-Beyond the paper: rescaling is taken back if it makes the gradients of the scoring batch
-less even. The theory has weights removed at random, but SBP keeps those that read the
-strongest units, and where activations do not saturate (ReLU) signals may then explode.
+One thing goes beyond the paper: rescaling is taken back if it makes the gradients of
+the scoring batch less even. The theory assumes that weights are removed at random. SBP
+keeps the weights that read the strongest units, and where activations do not saturate
+(ReLU) signals may then explode.
 """
 
 from __future__ import annotations
@@ -27,15 +28,29 @@ from keras_prune_init.theory.signal_report import signal_report
 
 
 class Robust(SNIP):
-    """SBP-SR, SBP with rescaling, or SBP: whichever the paper recommends.
+    """Choose SBP-SR, SBP with rescaling, or SBP, as the paper recommends for the model.
 
-    `report` says which was picked, and why.
+    `report` says which one was chosen, and why.
 
     Args:
-        **options: See `DataMethod`.
+        **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> first, last = keras.layers.Dense(8), keras.layers.Dense(2)
+    >>> between = [keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    >>> model = keras.Sequential([keras.Input((4,)), first, *between, last])
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> pruned = kpi.prune_at_init(model, (x, y), "robust", sparsity=0.5)
+    >>> print(kpi.report(pruned).notes[0])
+    Robust: SBP alone; ...
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
     """
 
     def recipe(self, model):

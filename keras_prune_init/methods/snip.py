@@ -1,13 +1,14 @@
 """SNIP, the sensitivity criterion (SBP): score = |w * dL/dw|.
 
-Deviations from the authors' code: biases are not pruned, and scores are not divided by
-their sum, which does not change their order. Over several batches signed gradients are
-summed before the absolute value, as in all later codes. Batch normalization uses batch
-statistics, as Hayou et al. do.
+Differences from the authors' code: biases are not pruned. Scores are not divided by
+their sum, which does not change their order. Over several batches, signed gradients are
+summed before the absolute value, as in all later code. Batch normalization uses batch
+statistics, as in the code of Hayou et al.
 
-Of a channel it is |sum w * dL/dw| over the weights that go with it, the sensitivity to
-one gate for all of them, over what they cost: 3SP (van Amersfoort et al., "Single Shot
-Structured Pruning Before Training", arXiv 2007.00389), whose gates are on activations.
+The score of a channel is |sum w * dL/dw| over the weights that go with it, divided by
+what they cost. The sum is the sensitivity to one gate for all of these weights. This is
+3SP (van Amersfoort et al., "Single Shot Structured Pruning Before Training",
+arXiv 2007.00389), whose gates are on activations.
 """
 
 from __future__ import annotations
@@ -24,11 +25,21 @@ class SNIP(DataMethod):
     With `iterations` > 1 this is Iter-SNIP (de Jorge et al., arXiv 2006.09081).
 
     Args:
-        **options: See `DataMethod`.
+        **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> method = kpi.methods.SNIP(iterations=5, schedule="linear")
+    >>> kpi.report(kpi.prune_at_init(model, (x, y), method, sparsity=0.5)).kept
+    24
 
     Reference:
-        Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning", arXiv 1810.02340;
-        Hayou et al., arXiv 2002.08797, who call it SBP.
+        Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning", 2019,
+        arXiv 1810.02340; Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (there SBP).
     """
 
     def scores(self, network, weights):

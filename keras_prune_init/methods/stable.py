@@ -1,8 +1,8 @@
 """SBP-SR and GraSP-SR: score, prune and train the Stable ResNet of a residual network.
 
-SNIP or GraSP as they are, on a model whose residual branches are multiplied by
+They are SNIP and GraSP on a model whose residual branches are multiplied by
 1 / sqrt(number of blocks). The factor stays in the network that is trained. A model
-whose branches are scaled already is taken as it is.
+whose branches are scaled already is used as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras_prune_init.theory.stable import is_stable, stabilize
 
 
 class _OnStableResNet:
-    """Mixin: what the method does, on the Stable ResNet."""
+    """Mixin that makes a method work on the Stable ResNet of the given model."""
 
     def recipe(self, model):
         nodes = flat_graph(model)
@@ -30,13 +30,24 @@ class _OnStableResNet:
 
 
 class SBPSR(_OnStableResNet, SNIP):
-    """SNIP on the Stable ResNet: deep residual networks at 98 % sparsity and more.
+    """SNIP on the Stable ResNet, for deep residual networks at 98 % sparsity and more.
 
     Args:
-        **options: See `DataMethod`.
+        **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.resnet((8, 8, 1), classes=2, depth=8, width=2)
+    >>> x, y = np.random.rand(8, 8, 8, 1), np.arange(8) % 2
+    >>> pruned = kpi.prune_at_init(model, (x, y), "sbp_sr", sparsity=0.5)
+    >>> kpi.report(pruned).sparsity
+    0.5
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
     """
 
 
@@ -44,8 +55,16 @@ class GraSPSR(_OnStableResNet, GraSP):
     """GraSP on the Stable ResNet; the authors saw no gain over GraSP.
 
     Args:
-        **options: See `GraSP`.
+        **options: `temperature`, as in `GraSP`; `batch_norm`, `iterations` and
+            `schedule`, as in `DataMethod`.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> kpi.methods.GraSPSR(temperature=1.0).temperature
+    1.0
 
     Reference:
-        Hayou, Ton, Doucet, Teh, arXiv 2002.08797; Wang et al., arXiv 2002.07376.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797; Wang, Zhang, Grosse, 2020, arXiv 2002.07376.
     """

@@ -1,18 +1,20 @@
 """SynFlow, iterative synaptic flow: score = |w| * dR/d|w|.
 
-R is the sum of the outputs for one input of ones, in the network whose weights, biases
-and normalization parameters are replaced by their absolute values. 100 iterations with
-exponentially falling density; without iterations it collapses like the others.
+R is the sum of the outputs for one input of ones. For this, the weights, biases and
+normalization parameters of the network are replaced by their absolute values. There are
+100 iterations with exponentially falling density; with a single one, SynFlow empties
+layers as other methods do.
 
-Deviations from the authors' code: a final softmax, sigmoid or tanh and the maximum of
-a ReLU6 are left out, as the flow through them has no gradient, and so is what shifts
-and scales the inputs, which could make the ones negative (theirs have none of these). A
-weight that an earlier iteration removed stays removed, also if a kept one scores 0.
+Differences from the authors' code: a final softmax, sigmoid or tanh and the maximum of
+a ReLU6 are left out, because the flow has no gradient through them. Layers that shift
+and scale the inputs are left out too, because they could make the ones negative. (The
+authors' networks have none of these.) A weight that an earlier iteration removed stays
+removed, even if a kept one scores 0.
 
-R grows exponentially with depth and soon leaves float32. Where it does, the sum is
+R grows exponentially with depth and soon exceeds the range of float32. Then the sum is
 multiplied by a power of two, which changes all scores by this factor. In networks of
-ReLUs, inputs and offsets (biases, means) are, too: R is homogeneous in both together.
-What still does not fit goes on in float64.
+ReLUs, inputs and offsets (biases, means) are multiplied too, because R is homogeneous
+in both together. If that is not enough, the scores are computed in float64.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ L = keras.layers
 
 # R between 2^-SAFE and 2^SAFE leaves room in float32 for all that goes into it.
 SAFE = 80
-# Powers of two that inputs, and the gradient of the sum, do not underflow with.
+# With these powers of two, inputs and the gradient of the sum do not underflow.
 WIDEST = {"float32": 100, "float64": 800}
 # Homogeneous operations of tensors, by the number of their tensor arguments.
 OPERATIONS = {
@@ -56,23 +58,34 @@ LINEAR = (
     keras.activations.relu6,  # `unbounded` takes its maximum away
     keras.activations.leaky_relu,
 )
-# Where layers keep what they add to their input.
+# Attributes that layers add to their input.
 OFFSETS = ("bias", "beta", "moving_mean", "offset", "mean")
 
 
 class SynFlow(Method):
     """Keep the weights on the strongest paths; needs no data and empties no layer.
 
-    For networks of ReLU-like activations. Attention, and activations that saturate or
-    are not positive for positive inputs, break the positivity that it rests on.
+    Use it for networks of ReLU-like activations. The method assumes that all signals
+    are positive. Attention breaks this, and so do activations that saturate or that are
+    not positive for positive inputs.
 
     Args:
-        iterations: Default 100, the authors' number.
-        schedule: Default `"exponential"`, the authors'.
+        iterations: Number of steps in which weights are removed. Default: 100, as the
+            authors.
+        schedule: How density falls. Default: `"exponential"`, as the authors.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> method = kpi.methods.SynFlow(iterations=10)
+    >>> pruned = kpi.prune_at_init(model, method=method, sparsity=0.5)
+    >>> kpi.report(pruned).collapsed
+    []
 
     Reference:
         Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by
-        iteratively conserving synaptic flow", arXiv 2006.05467.
+        iteratively conserving synaptic flow", 2020, arXiv 2006.05467.
     """
 
     needs_data = False
@@ -88,10 +101,11 @@ class SynFlow(Method):
 
 
 class _Scaled(NamedTuple):
-    """What is multiplied by the same factor, so that R and scores are, too.
+    """What is multiplied by a factor so that R and the scores are, too.
 
     Attributes:
-        inputs: Positions of inputs; not of tokens, which only name rows of a table.
+        inputs: Positions of inputs. Tokens are not among them: they only name the rows
+            of a table.
         variables: Ids of offsets and of the tables of embeddings.
         numbers: `(layer, attribute)` of offsets that are no variables.
     """
@@ -102,7 +116,7 @@ class _Scaled(NamedTuple):
 
 
 class _Flow:
-    """R and its gradient, in whatever range R lies; made once for a network."""
+    """R and its gradient, in whatever range R lies. One object serves one network."""
 
     def __init__(self, network):
         self.network = network
@@ -114,7 +128,7 @@ class _Flow:
         self._prepare(0)
 
     def _prepare(self, exponent):
-        """Have all multiplied so that scores are divided by 2^exponent."""
+        """Multiply inputs, offsets and sum so that scores are divided by 2^exponent."""
         network = self.network
         scaled = _scaled(network.model, self.boundary.first)
         self.homogeneous = scaled is not None
@@ -127,11 +141,11 @@ class _Flow:
         self.step = network.graph_if_it_pays(self._gradient)
 
     def scores(self, weights):
-        """Scores of weights >= 0; divided by 2^exponent where they would not fit."""
+        """Return the scores of weights >= 0, divided by 2^exponent if needed."""
         total, plain = self._run(weights, self.step)
         if self._fits(total):
             return plain
-        # Where inputs are multiplied, too, each of the two takes half.
+        # If inputs are multiplied too, each of the two gets half of the factor.
         widest = WIDEST[self.network.dtype] * (1 + self.homogeneous)
         for exponent in sorted(range(-widest, widest + 1, SAFE), key=abs):
             self._prepare(exponent)
@@ -157,7 +171,7 @@ class _Flow:
             ) from e
 
     def _run(self, weights, step):
-        """R as a number, NaN if scores are not finite, and scores."""
+        """Return R as a number, NaN if scores are not finite, and the scores."""
         dtype = self.network.dtype
         total, finite, scores = step([tf.cast(w, dtype) for w in weights])
         return abs(float(total)) if finite else math.nan, scores
@@ -207,7 +221,7 @@ class _Flow:
 
 
 def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | None:
-    """What R is homogeneous in; `None` if the graph does not tell that it is."""
+    """Return what R is homogeneous in; `None` if the graph does not show that it is."""
     if not is_graph(model):
         return None
     nodes, ends = graph_with_outputs(model)
@@ -239,7 +253,7 @@ def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | 
 
 
 def _is_homogeneous(node, is_end):
-    """Whether a call multiplies by what its inputs and offsets are multiplied by."""
+    """Whether a call's output scales with its inputs and offsets."""
     layer = node.layer
     if not isinstance(layer, L.Layer):
         return type(layer).__name__ in OPERATIONS.get(len(node.parents), ())

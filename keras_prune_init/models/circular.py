@@ -8,15 +8,16 @@ from keras_prune_init.layers.masked import PACKAGE
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CircularPadding2D(keras.layers.ZeroPadding2D):
-    """Pads images with the pixels of their opposite sides.
+    """Pad images with the pixels of their opposite sides.
 
-    Use it before a convolution with `padding="valid"`: no position is at an edge then,
-    as the theory of signal propagation has it. It stands in for `ZeroPadding2D`, and is
-    one, so that code for that layer knows it as linear.
+    Use it before a convolution with `padding="valid"`. Then no position is at an edge,
+    as the theory of signal propagation assumes. It is a subclass of `ZeroPadding2D`, so
+    code for that layer treats it as linear.
 
     Args:
-        padding: As of `ZeroPadding2D`: pixels on all sides, or `(high, wide)`, or
-            `((top, bottom), (left, right))`; on each side at most the image's size.
+        padding: Number of pixels on all sides, or `(vertical, horizontal)`, or
+            `((top, bottom), (left, right))`. It is at most the image's size on each
+            side.
         data_format: `"channels_last"`, the only one.
         **kwargs: `name` and other `keras.layers.Layer` arguments.
 
@@ -25,8 +26,14 @@ class CircularPadding2D(keras.layers.ZeroPadding2D):
 
     Example:
 
-    >>> CircularPadding2D(1)(np.arange(4.0).reshape(1, 2, 2, 1))[0, 0, :, 0]
-    [3. 2. 3. 2.]
+    >>> import numpy as np
+    >>> from keras_prune_init.models.circular import CircularPadding2D
+    >>> image = np.arange(4.0).reshape(1, 2, 2, 1)
+    >>> CircularPadding2D(1)(image).numpy()[0, :, :, 0]
+    array([[3., 2., 3., 2.],
+           [1., 0., 1., 0.],
+           [3., 2., 3., 2.],
+           [1., 0., 1., 0.]], dtype=float32)
     """
 
     def __init__(self, padding=(1, 1), data_format=None, **kwargs):
@@ -42,7 +49,7 @@ class CircularPadding2D(keras.layers.ZeroPadding2D):
         for size, padding in zip(input_shape[1:3], self.padding, strict=True):
             if min(padding) < 0 or (size is not None and max(padding) > size):
                 raise ValueError(
-                    "Circular padding repeats an image at most once on each side. "
+                    "Circular padding can repeat an image at most once on each side. "
                     f"Received: padding={self.padding} for images of shape "
                     f"{tuple(input_shape[1:])}. Use a smaller padding, 0 or more."
                 )

@@ -25,22 +25,24 @@ def cnn(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A plain network of `depth` convolutions, each halving the image.
+    """Make a plain network of `depth` convolutions, each followed by pooling.
 
     Use it where a run should take seconds: tests, first trials, teaching. Each stage is
-    a 3x3 convolution with bias, activation and 2x2 max pooling; the number of filters
-    starts at `width` and doubles from stage to stage. There is no batch normalization.
+    a 3x3 convolution with bias, an activation and 2x2 max pooling. The number of
+    filters starts at `width` and doubles from stage to stage. There is no batch
+    normalization.
 
     Args:
         input_shape: `(height, width, channels)` in pixels.
         classes: Number of logits.
-        depth: Number of convolutions; the image must be at least `2 ** depth` pixels
+        depth: Number of convolutions. The image must be at least `2 ** depth` pixels
             high and wide.
-        width: Filters of the first convolution.
+        width: Number of filters of the first convolution.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
-        stable: Must be `False`, as there are no residual branches.
+        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
+            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
+            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
@@ -51,7 +53,8 @@ def cnn(
 
     Example:
 
-    >>> model = keras_prune_init.models.cnn((28, 28, 1), classes=10)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.cnn((28, 28, 1), classes=10)
     >>> model.output_shape
     (None, 10)
 

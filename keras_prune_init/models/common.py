@@ -1,10 +1,12 @@
 """What the architectures share: convolution, classifier, `init`, `stable`, checks.
 
-Initial weights follow the code of Hayou et al., unless told otherwise: convolutions
-N(0, 2 / fan_out), the last linear layer N(0, 0.01^2), biases 0. Batch normalization has
-PyTorch's constants (running average 0.9, epsilon 1e-5); the published schedules were
-tuned with those.
+Initial weights follow the code of Hayou et al., unless `init` says otherwise:
+convolutions N(0, 2 / fan_out), the last linear layer N(0, 0.01^2), biases 0. Batch
+normalization has PyTorch's constants (running average 0.9, epsilon 1e-5), because the
+published schedules were tuned with these.
 """
+
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -17,15 +19,15 @@ from keras_prune_init.theory.initializers import Orthogonal, ScaledNormal, reini
 from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
 from keras_prune_init.theory.stable import VARIANTS, stabilize
 
-# More would never be made.
+# Larger models could not be made in any sensible time.
 MOST_LAYERS, MOST = 10_000, 1_000_000
-Init = str | keras.initializers.Initializer | None
+Init: TypeAlias = str | keras.initializers.Initializer | None
 
 
 def conv(
     x, filters, name, *, size=3, stride=1, batch_norm=True, bias=None, circular=False
 ):
-    """A convolution padded by `size // 2`, and its normalization unless told not to."""
+    """Add a convolution padded by `size // 2`, and batch normalization if asked for."""
     padding = "same"
     if stride > 1 and size == 1:
         # Drop the pixels that the stride would skip, then convolve the rest: the same
@@ -55,12 +57,12 @@ def conv(
 
 
 def normalization(x, name):
-    """Batch normalization with the constants of PyTorch."""
+    """Add batch normalization with the constants of PyTorch."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def classifier(x, classes):
-    """The linear layer that gives one logit per class."""
+    """Add the linear layer that makes one logit for each class."""
     initializer = keras.initializers.RandomNormal(stddev=0.01)
     return layers.Dense(int(classes), kernel_initializer=initializer, name="logits")(x)
 
@@ -68,25 +70,26 @@ def classifier(x, classes):
 def finish(
     model: keras.Model, activation: Activation, init: Init, stable: bool | str
 ) -> keras.Model:
-    """Does to a model what its arguments `init` and `stable` say.
+    """Apply the arguments `init` and `stable` to a new model.
 
     Args:
         model: A Functional model.
         activation: The activation it was made with.
-        init: What all its kernels are drawn from, the classifier's too; `None` leaves
-            them. `"eoc"`: the edge of chaos, as `initializers.reinitialize` has it.
-            `"ordered"`: far from it, weights N(0, 0.1 / fan_in) and biases N(0, 1).
-            `"orthogonal"`: orthogonal and delta-orthogonal, times sigma_w of the edge
-            of chaos without biases; biases 0. Or a Keras initializer for kernels; a
-            `ScaledNormal` is for biases too.
+        init: How all its kernels are drawn, including the classifier's. `None`: they
+            stay as they are. `"eoc"`: on the edge of chaos, as by
+            `initializers.reinitialize`. `"ordered"`: far from it, weights
+            N(0, 0.1 / fan_in) and biases N(0, 1). `"orthogonal"`: orthogonal and
+            delta-orthogonal, times sigma_w of the edge of chaos without biases, and
+            biases 0. Or a Keras initializer for kernels; a `ScaledNormal` is used for
+            biases too.
         stable: `True` or a variant of `stabilize`, which scales residual branches.
 
     Returns:
-        `model`, or with `stable` a new one.
+        `model`, or a new model if `stable` is given.
 
     Raises:
-        ValueError: If `init` or `stable` is none of these, or `model` has no residual
-            branches that `stable` could scale.
+        ValueError: If `init` or `stable` is none of these, or if `stable` is given and
+            `model` has no residual branches.
 
     Reference:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
@@ -97,7 +100,7 @@ def finish(
     elif isinstance(init, str) and init == "orthogonal":
         init = Orthogonal(edge_of_chaos(activation).sigma_w)
     if init is not None:
-        seed = getattr(init, "seed", None)
+        seed: Any = getattr(init, "seed", None)
         if not is_whole(seed, 0):
             seed = int(keras.random.randint((), 0, 2**31 - 1))
         reinitialize(model, init, seed=seed)
@@ -108,7 +111,7 @@ def finish(
 
 
 def check_common(activation, stable, **numbers):
-    """Raises ValueError unless numbers are positive integers, and the rest known."""
+    """Raise a ValueError unless numbers are positive integers and the rest is known."""
     for name, value in numbers.items():
         check_whole(name, value, 1, MOST_LAYERS if name == "depth" else MOST)
     try:
@@ -126,7 +129,7 @@ def check_common(activation, stable, **numbers):
 
 
 def check_image(input_shape, smallest):
-    """Raises ValueError unless `input_shape` is an image of enough pixels."""
+    """Raise a ValueError unless `input_shape` is an image with enough pixels."""
     shape = tuple(input_shape) if isinstance(input_shape, (list, tuple)) else ()
     whole = len(shape) == 3 and all(is_whole(n, 1) for n in shape)
     if not whole or min(shape[:2]) < smallest:

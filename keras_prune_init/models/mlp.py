@@ -18,22 +18,23 @@ def mlp(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A fully connected network: `depth - 1` hidden layers of `width` units.
+    """Make a fully connected network: `depth - 1` hidden layers of `width` units.
 
-    Use it for small images or feature vectors, and as the net that the theory of signal
-    propagation is about. Weights are drawn from N(0, 2 / fan_in), the edge of chaos of
-    ReLU, unless `init` says otherwise; biases are 0.
+    Use it for small images or feature vectors, and to study the theory of signal
+    propagation. Weights are drawn from N(0, 2 / fan_in), the edge of chaos of ReLU,
+    unless `init` says otherwise. Biases are 0.
 
     Args:
         input_shape: Shape of one example without the batch size; anything but a vector
             is flattened.
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
-        width: Units of each hidden layer.
+        width: Number of units of each hidden layer.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (above), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
-        stable: Must be `False`, as there are no residual branches.
+        init: Initial weights. `None`: N(0, 2 / fan_in). `"eoc"`: edge of chaos of the
+            activation. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or
+            a Keras initializer.
+        stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
@@ -44,7 +45,8 @@ def mlp(
 
     Example:
 
-    >>> model = keras_prune_init.models.mlp((28, 28, 1), depth=5, activation="tanh")
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((28, 28, 1), depth=5, width=32, activation="tanh")
     >>> model.output_shape
     (None, 10)
 

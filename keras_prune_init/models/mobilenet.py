@@ -1,4 +1,4 @@
-"""MobileNets in the shape that phones' sparse kernels accept."""
+"""MobileNets in the form that phones' sparse kernels accept."""
 
 import keras
 from keras import layers
@@ -35,24 +35,26 @@ def mobilenet(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """MobileNetV1 or V2, padded so that ARM processors can run it sparsely.
+    """Make a MobileNetV1 or V2 that ARM processors can run sparsely.
 
-    Use it, pruned with `filters="pointwise"`, where a network must be fast on a phone:
-    with more than 2/3 of the weights of its 1x1 convolutions removed, XNNPACK computes
-    with the others only. Other than in keras.applications, convolutions with a stride
-    pad one pixel on all four sides, which its sparse kernels ask for; see
-    `mobile_check`. It works for small images too: strides that would leave fewer
-    than 3x3 pixels become 1.
+    Use it, pruned with `filters="pointwise"`, where a network must be fast on a phone.
+    If more than 2/3 of the weights of its 1x1 convolutions are removed, XNNPACK
+    computes with the kept ones only. XNNPACK requires that convolutions with a stride
+    pad one pixel on all four sides. This network does so, unlike those of
+    keras.applications; see `mobile_check`. It works for small images too: a stride that
+    would leave fewer than 3x3 pixels becomes 1.
 
     Args:
-        input_shape: `(height, width, channels)` in pixels, at least 16x16; with 3
-            channels, or it does not run sparsely.
+        input_shape: `(height, width, channels)` in pixels, at least 16x16. Only with 3
+            channels it runs sparsely.
         classes: Number of logits.
         version: 1 or 2 (inverted residual blocks).
-        alpha: Width multiplier of all layers; the last one of V2 does not shrink.
+        alpha: Width multiplier of all layers, up to 100. The last layer of version 2
+            does not shrink.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
+            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
+            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
         stable: `True` (or `"uniform"`) and `"decreasing"` scale the residual branches
             of version 2 down, see `keras_prune_init.stabilize`.
 
@@ -64,8 +66,10 @@ def mobilenet(
 
     Example:
 
-    >>> model = keras_prune_init.models.mobilenet((96, 96, 3), alpha=0.5)
-    >>> pruned = prune_at_init(model, (x, y), "snip", filters="pointwise")
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mobilenet((32, 32, 3), classes=10, alpha=0.25)
+    >>> model.output_shape
+    (None, 10)
 
     Reference:
         Howard et al., "MobileNets", 2017, arXiv 1704.04861; Sandler, Howard, Zhu,
@@ -157,6 +161,6 @@ def _depthwise(x, stride, activation, name):
 
 
 def _width(filters, alpha):
-    """Filters times `alpha`, a multiple of 8, as the authors round it."""
+    """Return filters times `alpha`, rounded to a multiple of 8 as by the authors."""
     rounded = max(8, int(filters * alpha + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters * alpha else rounded

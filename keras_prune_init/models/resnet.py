@@ -24,22 +24,23 @@ def resnet(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A CIFAR ResNet: three stages of basic blocks, `depth = 6n + 2` layers.
+    """Make a CIFAR ResNet: three stages of basic blocks, `depth = 6n + 2` layers.
 
     Use it as the standard net for images of about 32x32 pixels. Stages have `width` x
-    (1, 2, 4) filters (16-32-64 is the classic net, `width=32` the one of the paper on
-    robust pruning); the second and third start with stride 2, and where the shape
-    changes the shortcut is a 1x1 convolution with batch normalization (option B).
+    (1, 2, 4) filters: `width=16` is the classic net, `width=32` the one of the paper on
+    robust pruning. The second and third stage start with stride 2. Where the shape
+    changes, the shortcut is a 1x1 convolution with batch normalization (option B).
     Strided 3x3 convolutions pad one pixel on all four sides, as PyTorch code does.
 
     Args:
         input_shape: `(height, width, channels)` in pixels, at least 4x4.
         classes: Number of logits.
         depth: 6n + 2 with n blocks per stage, such as 20, 32, 50 or 104.
-        width: Filters of the first stage.
+        width: Number of filters of the first stage.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
+            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
+            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
         stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
             see `keras_prune_init.stabilize`.
 
@@ -52,7 +53,8 @@ def resnet(
 
     Example:
 
-    >>> model = keras_prune_init.models.resnet((32, 32, 3), depth=32, width=32)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.resnet((8, 8, 3), depth=8, width=4)
     >>> model.output_shape
     (None, 10)
 

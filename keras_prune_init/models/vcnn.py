@@ -25,24 +25,26 @@ def vcnn(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A vanilla CNN: `depth - 1` convolutions in a row, on images without edges.
+    """Make a vanilla CNN: `depth - 1` convolutions in a row, on images without edges.
 
-    Use it, up to depth 100 or so, as the convolutional net that the theory of signal
-    propagation is about: 3x3 filters, biases, circular padding, no normalization and no
-    pooling between. Before the classifier each filter is averaged over all positions.
-    With normal weights this average is what reaches the end of a deep net, and a
-    classifier of flattened images would hold most of the weights to be pruned.
+    Use it, up to depth 100 or so, to study the theory of signal propagation in
+    convolutional nets. It has 3x3 filters, biases and circular padding, and no
+    normalization. Before the classifier each filter is averaged over all positions.
+    With normal weights only this average reaches the end of a deep net, and a
+    classifier of flattened images would hold most of the weights.
 
     Args:
         input_shape: `(height, width, channels)` in pixels, at least 3x3.
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
-        width: Filters of each convolution.
-        stride: Of the first convolution; 2 makes the net about four times faster.
+        width: Number of filters of each convolution.
+        stride: Stride of the first convolution; 2 makes the net about four times
+            faster.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `"eoc"` (also `None`; a deep net needs it), `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
-        stable: Must be `False`, as there are no residual branches.
+        init: Initial weights. `"eoc"`, also `None`: edge of chaos, which a deep net
+            needs. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or a
+            Keras initializer.
+        stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
@@ -53,7 +55,8 @@ def vcnn(
 
     Example:
 
-    >>> model = keras_prune_init.models.vcnn((28, 28, 1), depth=100, stride=2)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.vcnn((28, 28, 1), depth=5, activation="relu")
     >>> model.output_shape
     (None, 10)
 

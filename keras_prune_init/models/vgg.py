@@ -36,26 +36,27 @@ def vgg(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A VGG as used on CIFAR: five stages of 3x3 convolutions, then one linear layer.
+    """Make a VGG for CIFAR: five stages of 3x3 convolutions, then one linear layer.
 
     Use it as a plain, very wide net with most of its weights in the last stages. Stages
-    have `width` x (1, 2, 4, 8, 8) filters, with 2x2 max pooling between them and global
-    average pooling after the last, so that images from 16x16 pixels on fit. The two
+    have `width` x (1, 2, 4, 8, 8) filters. There is 2x2 max pooling between them and
+    global average pooling after the last one, so images need only 16x16 pixels. The two
     hidden linear layers of the ImageNet net are left out.
 
     Args:
         input_shape: `(height, width, channels)` in pixels, at least 16x16.
         classes: Number of logits.
         depth: 11, 13, 16, 19 or 34.
-        width: Filters of the first stage.
+        width: Number of filters of the first stage.
         batch_norm: Whether each convolution is followed by batch normalization. Without
-            it convolutions have biases, and deep ones need a small learning rate.
-        circular: Whether convolutions pad with the opposite side of the image, as
-            Hayou et al. have it, and not with zeros.
+            it convolutions have biases, and deep nets need a small learning rate.
+        circular: Whether convolutions pad with the opposite side of the image, as in
+            the code of Hayou et al., and not with zeros.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
-        stable: Must be `False`, as there are no residual branches.
+        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
+            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
+            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
@@ -67,7 +68,8 @@ def vgg(
 
     Example:
 
-    >>> model = keras_prune_init.models.vgg((32, 32, 3), depth=16, batch_norm=True)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.vgg((32, 32, 3), depth=11, width=8)
     >>> model.output_shape
     (None, 10)
 

@@ -27,23 +27,26 @@ def wide_resnet(
     init: Init = None,
     stable: bool | str = False,
 ) -> keras.Model:
-    """A WRN-depth-widening: three stages of wide blocks, `depth = 6n + 4` layers.
+    """Make a WRN-depth-widening: three stages of wide blocks, `depth = 6n + 4` layers.
 
-    Use it where a few wide layers should do the work of many: WRN-28-10 has 36.5
-    million weights, WRN-16-2 0.7 million. Stages have `widening` x (16, 32, 64) filters
-    after a stem of 16; the second and third start with stride 2. Blocks normalize and
-    activate before each convolution, and where the shape changes the shortcut is a 1x1
-    convolution. `depth` counts convolutions, the three shortcuts among them.
+    Use it where a few wide layers should do the work of many. WRN-28-10 has 36.5
+    million weights, WRN-16-2 has 0.7 million. After a stem of 16 filters the stages
+    have `widening` x (16, 32, 64) filters; the second and third start with stride 2.
+    Blocks normalize and activate before each convolution. Where the shape changes, the
+    shortcut is a 1x1 convolution. `depth` counts convolutions, including the three
+    shortcuts.
 
     Args:
         input_shape: `(height, width, channels)` in pixels, at least 4x4.
         classes: Number of logits.
         depth: 6n + 4 with n blocks per stage, such as 10, 16, 22, 28 or 40.
-        widening: What the filters of a classic ResNet are multiplied by.
-        dropout: Fraction of values dropped between the convolutions of a block.
+        widening: Factor of the filters of a classic ResNet.
+        dropout: Fraction of values that are dropped between the convolutions of a
+            block, 0 <= dropout < 1.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights: `None` (those of `models.common`), `"eoc"`, `"ordered"`,
-            `"orthogonal"` or a Keras initializer; see `models.common.finish`.
+        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
+            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
+            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
         stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
             see `keras_prune_init.stabilize`.
 
@@ -56,7 +59,8 @@ def wide_resnet(
 
     Example:
 
-    >>> model = keras_prune_init.models.wide_resnet((32, 32, 3), depth=16, widening=2)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.wide_resnet((8, 8, 3), depth=10, widening=1)
     >>> model.output_shape
     (None, 10)
 

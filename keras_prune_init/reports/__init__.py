@@ -1,1 +1,1 @@
-"""Counts of a model: what it costs, what was pruned, what is still in use."""
+"""Reports: what a model costs, what was pruned, and what is still in use."""

@@ -1,4 +1,4 @@
-"""What a model costs: weights, multiply-adds, and the memory that training takes."""
+"""What a model costs: weights, multiply-adds, and the memory for training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_prune_init.layers.roles import CELL
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.reports.table import aligned
 
-# What an optimizer keeps for each trainable number.
+# How many numbers an optimizer keeps for each trainable weight.
 SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
 
@@ -28,12 +28,12 @@ class KernelCost(NamedTuple):
     """What one kernel costs.
 
     Attributes:
-        path: That of its variable in the model before pruning.
-        shape: Its shape.
+        path: Path of its variable in the model before pruning.
+        shape: Shape of the kernel.
         total: Number of weights.
-        kept: Number of weights that pruning left.
-        uses: How often each weight is multiplied for one sample, such as the pixels
-            that a convolution makes; `None` if it is not known.
+        kept: Number of weights that pruning kept.
+        uses: How often each weight is multiplied for one sample, for example once for
+            each output pixel of a convolution; `None` if it is not known.
     """
 
     path: str
@@ -44,12 +44,12 @@ class KernelCost(NamedTuple):
 
     @property
     def macs(self) -> int | None:
-        """Multiply-adds of one sample with all weights."""
+        """Multiply-adds of one sample with all weights; `None` if not known."""
         return None if self.uses is None else self.total * self.uses
 
     @property
     def effective_macs(self) -> int | None:
-        """Multiply-adds of one sample with kept weights."""
+        """Multiply-adds of one sample with the kept weights; `None` if not known."""
         return None if self.uses is None else self.kept * self.uses
 
 
@@ -58,7 +58,7 @@ class CostReport:
     """What a model costs; `str()` gives a table.
 
     Attributes:
-        kernels: One `KernelCost` each, in definition order.
+        kernels: One `KernelCost` for each kernel, in definition order.
         others: Number of other trainable weights: biases, normalization, and kernels
             that cannot be pruned.
     """
@@ -68,29 +68,29 @@ class CostReport:
 
     @property
     def weights(self) -> int:
-        """Trainable weights before pruning."""
+        """Number of trainable weights before pruning."""
         return sum(k.total for k in self.kernels) + self.others
 
     @property
     def kept(self) -> int:
-        """Trainable weights after pruning."""
+        """Number of trainable weights after pruning."""
         return sum(k.kept for k in self.kernels) + self.others
 
     @property
     def macs(self) -> int | None:
-        """Multiply-adds of one sample with all weights of kernels."""
+        """Multiply-adds of a sample with all weights of kernels, if known."""
         return _sum(k.macs for k in self.kernels)
 
     @property
     def effective_macs(self) -> int | None:
-        """Multiply-adds of one sample with kept weights of kernels."""
+        """Multiply-adds of a sample with the kept weights of kernels, if known."""
         return _sum(k.effective_macs for k in self.kernels)
 
     def state_bytes(self, layout: str, optimizer: str = "adam") -> int:
-        """What weights, masks and optimizer take while training, in float32.
+        """Return the bytes of weights, masks and optimizer state, in float32.
 
-        Gradients and activations come on top, and in the layout "compact" the kernels
-        of the layers that run.
+        Gradients and activations need memory too. In the layout `"compact"`, so do the
+        kernels of the layers that run at the moment.
 
         Args:
             layout: `"dense"`, `"masked"` or `"compact"`.
@@ -116,7 +116,7 @@ class CostReport:
         return "\n".join([*lines, self.state_text()])
 
     def state_text(self) -> str:
-        """A line on the training state by layout and optimizer."""
+        """Return a line on the memory for training, by layout and optimizer."""
         layouts = ("dense", "masked", "compact")
         parts = [
             f"{name} "
@@ -130,9 +130,10 @@ class CostReport:
 def cost(model: keras.Model) -> CostReport:
     """Count the weights and multiply-adds of a model, pruned or not.
 
-    Multiply-adds are those of kernels for one sample; activations, normalization and
-    the products of attention are not counted. Dimensions that the model leaves open
-    (the length of a sequence) are taken as 32, or less where the model takes no more.
+    Multiply-adds are those of kernels for one sample. Activations, normalization and
+    the products of attention are not counted. A dimension that the model leaves open,
+    such as the length of a sequence, is taken as 32, or less where the model takes no
+    more.
 
     Args:
         model: A built Keras model.
@@ -140,9 +141,16 @@ def cost(model: keras.Model) -> CostReport:
     Returns:
         A `CostReport`.
 
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If the model is not built.
+
     Example:
 
-    >>> print(cost(pruned))
+    >>> import keras_prune_init as kpi
+    >>> costs = kpi.cost(kpi.models.mlp((4,), classes=2, depth=2, width=8))
+    >>> costs.weights, costs.macs
+    (58, 48)
     """
     check_model(model)
     inside = 0
@@ -157,7 +165,7 @@ def cost(model: keras.Model) -> CostReport:
 
 
 def by_path(model: keras.Model) -> dict[str, KernelCost]:
-    """`{path of a kernel: KernelCost}`."""
+    """Return `{path of a kernel: KernelCost}`."""
     kernels = find_kernels(model)
     uses, costs = _uses(model, kernels), {}
     for kernel in kernels:
@@ -170,7 +178,7 @@ def by_path(model: keras.Model) -> dict[str, KernelCost]:
 
 
 def _uses(model, kernels):
-    """How often a sample uses each kernel: `{path: times}`."""
+    """Return how often a sample uses each kernel: `{path: times}`."""
     uses = collections.Counter()
     listeners = collections.defaultdict(list)
     for kernel in kernels:
@@ -178,7 +186,7 @@ def _uses(model, kernels):
     patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
     try:
         inputs = ones_input(model)
-        # Run, not traced: a trace takes four times as long, but for the largest inputs.
+        # Run, not traced: a trace takes four times as long, except for large inputs.
         with patched(patches), keras.StatelessScope():
             model(inputs, training=False)
     except Exception as e:  # users' own layers may do anything

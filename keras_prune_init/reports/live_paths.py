@@ -1,10 +1,11 @@
 """Which kept weights still lie on a path from input to output.
 
-The model itself is run on ones with kernels of 0 and 1, and differentiated. Everything
-on the way that could hide a path is simplified for that run: normalization and
-activations pass their input through, a maximum becomes a sum or mean, biases are 0. A
-weight is in use if its input and the gradient at its output are not 0. Values and
-gradients are set back to 0 or 1 after each kernel, so no depth makes them vanish.
+The model itself is run on an input of ones, with kernels of 0 and 1, and is
+differentiated. For this run everything that could hide a path is simplified:
+normalization and activations pass their input through, a maximum becomes a sum or mean,
+and biases are 0. A weight is in use if its input and the gradient at its output are not
+0. After each kernel, values and gradients are set back to 0 or 1, so that they do not
+vanish in deep networks.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from keras_prune_init.layers.walk import flatten, walk
 
 L = keras.layers
 
-# In these kernels work together: what they multiply is not the output of a layer.
+# In these layers kernels also multiply tensors that are no outputs of layers.
 WHOLE = Trait.LOOP | Trait.ATTENTION
 
 
-def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
-    """The weights of a pruned model that can change its output.
+def used_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """Find the weights of a pruned model that can change its output.
 
     Args:
         model: A model with `MaskedLayer`s.
 
     Returns:
-        `{kernel path: bool array}`, `True` where a weight is kept and on some path from
-        an input to an output. Where this package cannot look into an operation, a path
-        is assumed.
+        `{kernel path: bool array}`, `True` where a weight is kept and lies on a path
+        from an input to an output. If this package does not know an operation, it
+        assumes a path.
     """
     kernels = find_kernels(model)
     probes = {
@@ -55,7 +56,7 @@ def used_weights(model: keras.Model) -> dict[tuple[int, str], np.ndarray]:
         patches = [p for leaf in leaves for p in _patches(leaf, within, probes)]
         with patched(patches), keras.StatelessScope(mapping):
             outputs = tf.nest.flatten(model(ones_input(model), training=False))
-        # Different weights, or a sum of probabilities would be constant.
+        # With equal weights, a sum of probabilities would be constant.
         total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
     gradients = tape.gradient(total, list(probes.values()))
     return {
@@ -104,7 +105,10 @@ def _is_whole(layer):
 
 
 def _kernel_call(layer, kernels):
-    """The layer with 0/1 kernels (averaged, so that no gate saturates), no biases."""
+    """Return the layer's call with 0/1 kernels and no biases.
+
+    Kernels are averaged, so that no gate saturates.
+    """
     mapping = [(v, tf.zeros_like(v.value)) for v in _offsets(layer)]
     for kernel, probe in kernels:
         if probe is None:
@@ -120,7 +124,7 @@ def _kernel_call(layer, kernels):
 
 
 def _offsets(layer):
-    """What would hide that nothing comes in: biases, whatever users call them."""
+    """Yield the biases, whatever their names; they would hide missing inputs."""
     kind = type_of(layer)
     weights = [v for v in layer.weights if is_float(v)]
     if not (kind and kind.registered):

@@ -1,4 +1,4 @@
-"""What was pruned, what of it is in use, and what was left out."""
+"""`report`: what was pruned, what of it is in use, and what was left out."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class PruningReport:
     """What pruning left of a model; `str()` gives a table.
 
     Attributes:
-        tensors: One `TensorReport` a kernel, in definition order.
+        tensors: One `TensorReport` for each kernel, in definition order.
         skipped: `(layer path, reason)` of layers that have weights but no mask.
-        digest: SHA-256 of all masks, or of the shapes left if channels were removed.
+        digest: SHA-256 of all masks, or of the kernel shapes if channels were removed.
         notes: What the method did to the model, and why.
-        cost: Multiply-adds and training state.
+        cost: A `CostReport` with the multiply-adds and the memory for training.
     """
 
     tensors: list[TensorReport]
@@ -73,18 +73,18 @@ class PruningReport:
 
     @property
     def effective(self) -> int | None:
-        """Number of kept weights on some path from an input to an output."""
-        counts = [t.effective for t in self.tensors]
-        return None if None in counts else sum(counts)
+        """Number of kept weights on a path from input to output, if known."""
+        counts = [t.effective for t in self.tensors if t.effective is not None]
+        return sum(counts) if len(counts) == len(self.tensors) else None
 
     @property
     def effective_sparsity(self) -> float | None:
-        """Fraction of weights removed or without use."""
+        """Fraction of weights that are removed or unused; `None` if not known."""
         return None if self.effective is None else 1 - self.effective / self.total
 
     @property
     def collapsed(self) -> list[str]:
-        """Paths of kernels of which nothing is kept."""
+        """Paths of the kernels that keep no weight."""
         return [t.path for t in self.tensors if t.kept == 0]
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class PruningReport:
         lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
         if self.collapsed:
             lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
-        reasons = {}
+        reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
@@ -123,7 +123,7 @@ class PruningReport:
         return f", effective sparsity {self.effective_sparsity:.4%}"
 
     def to_json(self) -> str:
-        """Everything above as JSON."""
+        """Return all numbers of the report as JSON text."""
         content = {
             "total": self.total,
             "kept": self.kept,
@@ -155,12 +155,12 @@ class PruningReport:
         kept = np.array([t.kept / t.total for t in self.tensors])
         axes.bar(range(count), kept, color="#9ecae1", label="kept")
         if self.effective is not None:
-            used = [t.effective / t.total for t in self.tensors]
+            used = [(t.effective or 0) / t.total for t in self.tensors]
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
         for i in np.flatnonzero(kept == 0):
             axes.text(
-                i,
+                int(i),
                 0.02,
                 "empty",
                 color="tab:red",
@@ -185,19 +185,31 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
     """Count what is left of a pruned model.
 
     Args:
-        model: A model from `prune_at_init`, or one loaded from its file.
-        dense: If channels were removed, which leaves nothing to count by: the model
-            that they were removed from.
+        model: A model from `prune_at_init`, or one that was loaded from its file.
+        dense: The model before pruning. It is needed if channels were removed, because
+            then nothing in `model` tells how many there were.
 
     Returns:
         A `PruningReport`.
 
     Raises:
-        ValueError: If the model has no `MaskedLayer`, and `dense` is not given.
+        ValueError: If the model has no `MaskedLayer` and `dense` is not given, or if
+            `dense` has other layers.
+        TypeError: If `model` or `dense` is no Keras model.
 
     Example:
 
-    >>> print(report(pruned))
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.5)
+    >>> print(kpi.report(pruned))
+    kernel         shape  weights  kept  density  effective
+    -------------------------------------------------------
+    dense1/kernel  4x8         32 ...
+    logits/kernel  8x2         16 ...
+    -------------------------------------------------------
+    total                      48    24   50.00% ...
+    sparsity 50.0000%, effective sparsity ...
     """
     check_model(model)
     if dense is not None:
@@ -217,9 +229,9 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         used = {}
     tensors, masks = [], []
     for kernel in find_kernels(model):
-        if kernel.wrapper is None:
-            continue
         mask = kernel.mask
+        if mask is None:
+            continue
         masks.append(mask)
         live = used.get(kernel.path)
         effective = None if live is None else int(live.sum())
@@ -257,18 +269,19 @@ def _report_of_channels(model, dense):
 
 def _saved(before: CostReport, after: CostReport):
     yield f"weights {before.weights:,} to {after.weights:,}"
-    if None not in (before.macs, after.macs):
+    if before.macs is not None and after.macs is not None:
         ratio = after.macs / max(before.macs, 1)
         yield f"multiply-adds {before.macs:,} to {after.macs:,} ({ratio:.2f})"
 
 
 def _by_name(kernels):
-    """Kernels by what copies keep: names, and numbers where nested models share one.
+    """Return kernels by layer and kernel name, with numbers where names are equal.
 
-    Paths change with the models around a layer, positions with layers between.
+    A copy of a model keeps names. Paths change with the models around a layer, and
+    positions change with the layers between.
     """
     found: dict[tuple, Kernel] = {}
-    counts = collections.Counter()
+    counts: collections.Counter = collections.Counter()
     for kernel in kernels:
         name = kernel.layer.name, kernel.name
         found[*name, counts[name]] = kernel
@@ -281,7 +294,7 @@ def _fits_into(shape, other):
 
 
 def keep_note(model: keras.Model, note: str) -> None:
-    """Have `report` say of a model without `MaskedLayer`s how it came about."""
+    """Store how a model without `MaskedLayer`s was pruned, for `report`."""
     setattr(model, NOTE, note)
 
 

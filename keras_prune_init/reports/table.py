@@ -1,4 +1,4 @@
-"""Reports as text: columns that line up."""
+"""Reports as text: tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of equal length: a header, a rule, and one line for each other row.
+    """Return lines of equal length: a header, a rule, and a line for each other row.
 
     Args:
-        rows: Cells; the first row is the header.
-        left: How many columns, from the first, are flush left; the others flush right.
+        rows: Rows of cells; the first row is the header.
+        left: Number of first columns that are flush left. The others are flush right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 

@@ -1,1 +1,1 @@
-"""What methods stand on: gradients, losses, batches and checks."""
+"""What methods build on: gradients, losses, batches and checks."""

@@ -1,19 +1,19 @@
 """Batch and group normalization, with their second derivatives in closed form.
 
-With z = (x - mean) r, r = 1 / sqrt(variance + epsilon) and means over all axes but that
-of the channels (or, in each sample, of groups of channels), the derivative of
+Let z = (x - mean) r and r = 1 / sqrt(variance + epsilon), with means over all axes but
+that of the channels (or, in each sample, over groups of channels). The derivative of
 y = gamma z + beta is the self-adjoint linear map
 
     G(u) = gamma r (u - mean(u) - z mean(u z)).
 
-For a cotangent v of G(u), the derivative with respect to u is G(v) again, and that with
-respect to x is
+For a cotangent v of G(u), the derivative with respect to u is G(v) again, and the one
+with respect to x is
 
     -r (mean(u z) G(v) + mean(v z) G(u) + z mean(v G(u))).
 
-TensorFlow derives the same in some forty passes over the data. Keras takes variances
-from `tf.nn.moments`, which stops a gradient: first derivatives come out right, second
-ones wrong by per cents.
+TensorFlow computes the same in some forty passes over the data. Keras takes variances
+from `tf.nn.moments`, which stops a gradient: first derivatives are right, but second
+ones are wrong by per cents.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
 
     Args:
         x: Float tensor.
-        gamma: Factor, a vector with one number a channel, of the dtype of `x`.
-        beta: Offset, the same.
-        epsilon: What is added to the variance.
+        gamma: Factor, a vector with one number for each channel, of the dtype of `x`.
+        beta: Offset, a vector like `gamma`.
+        epsilon: Number that is added to the variance.
         axis: The axis of the channels.
-        twice: Whether the second derivative will be asked for, that is with respect to
-            `x` only. Else TensorFlow's first one is used, which takes less memory.
+        twice: Whether the second derivative, with respect to `x` only, will be used.
+            If not, TensorFlow's first derivative is used, which takes less memory.
     """
     rank = x.shape.rank
     # One operation where TensorFlow has it.
@@ -64,11 +64,16 @@ def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
 
 
 def group_norm(x, gamma, beta, epsilon, groups, axis, twice=False):
-    """Normalize each sample's groups of channels: a batch normalization of those.
+    """Normalize the groups of channels in each sample, each as a batch normalization.
 
     Args:
-        x, gamma, beta, epsilon, axis, twice: As in `batch_norm`.
-        groups: How many there are.
+        x: Float tensor.
+        gamma: Factor, a vector with one number for each channel, of the dtype of `x`.
+        beta: Offset, a vector like `gamma`.
+        epsilon: Number that is added to the variance.
+        groups: Number of groups.
+        axis: The axis of the channels.
+        twice: Whether the second derivative, with respect to `x` only, will be used.
     """
     axis %= x.shape.rank
     order = [0, axis, *(i for i in range(1, x.shape.rank) if i != axis)]

@@ -1,4 +1,4 @@
-"""From whatever the user has to the batches that methods are scored on."""
+"""From the user's data to the batches that methods score on."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def take(
     dtype: str = "float32",
     array_batch: int = ARRAY_BATCH,
 ) -> list[Batch]:
-    """The scoring batches of a dataset.
+    """Return the scoring batches of a dataset.
 
     Args:
         dataset: A batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y,
             sample_weight)`, a tuple of such arrays, a `keras.utils.PyDataset`, or an
-            iterator, whose batches are used up.
-        inspect: Called with the first batch; raises if it does not fit the model, and
-            returns the number of classes, which `samples_per_class` needs.
-        batches: How many batches, from the start; `None`: all.
-        samples_per_class: Instead, the first so many samples of each class, in
+            iterator, which loses the batches that are read.
+        inspect: Called with the first batch. It raises an error if the batch does not
+            fit the model, and returns the number of classes, which `samples_per_class`
+            needs.
+        batches: Number of batches, from the start; `None`: all.
+        samples_per_class: If given, take the first so many samples of each class, in
             batches of the dataset's size.
         dtype: What arrays of floats are cast to, as `fit` does.
-        array_batch: Samples in the batches that are made of arrays.
+        array_batch: Number of samples in the batches that are made of arrays.
 
     Returns:
         A list of `(x, y or None, sample_weight or None)`, of tensors.
@@ -58,15 +59,15 @@ def take(
             "An endless dataset has no last batch. Received: batches=None, and a "
             f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
         )
-    source = map(_tensors, _iterate(dataset, dtype, array_batch))
-    first = next(source, None)
+    rest = map(_tensors, _iterate(dataset, dtype, array_batch))
+    first = next(rest, None)
     if first is None:
         raise ValueError(
             "The dataset must hold at least one batch. Received: an empty dataset. "
             "A `tf.data.Dataset` may have been filtered or skipped to nothing."
         )
     classes = inspect(first)
-    source = itertools.chain([first], source)
+    source = itertools.chain([first], rest)
     if samples_per_class:
         return _balanced(source, int(samples_per_class), classes)
     taken = list(itertools.islice(source, batches))
@@ -161,14 +162,14 @@ def _tensor(value):
 
 
 def _map(function, values):
-    """`function` of each array of a structure, in which there may be `None`."""
+    """Apply a function to each array of a structure; `None` stays `None`."""
     return keras.tree.map_structure(
         lambda v: None if v is None else function(v), values
     )
 
 
 def _balanced(source, count, classes):
-    """The first `count` samples of each class, in the batch size of the source."""
+    """Return the first `count` samples of each class, in the source's batch size."""
     left = np.full(classes, count)
     parts, size, idle = [], None, 0
     for batch in source:
@@ -200,7 +201,10 @@ def _balanced(source, count, classes):
 
 
 def class_indices(y, classes: int) -> np.ndarray:
-    """Labels of one output as a vector of class indices; one-hot rows become theirs."""
+    """Return the labels of one output as a vector of class indices.
+
+    One-hot rows are turned into indices.
+    """
     y = np.asarray(keras.tree.flatten(y)[0])
     y = y.argmax(1) if y.shape[1:] not in ((), (1,)) else y.reshape(-1)
     if y.min() < 0 or y.max() >= classes or np.any(y != np.floor(y)):
@@ -212,7 +216,7 @@ def class_indices(y, classes: int) -> np.ndarray:
 
 
 def _first_of_each(labels, left):
-    """Positions of the first `left[c]` samples of each class c."""
+    """Return the positions of the first `left[c]` samples of each class c."""
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
     rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)

@@ -1,4 +1,4 @@
-"""Whether a model can be pruned at all, asked before any work."""
+"""Whether a model can be pruned at all, checked before any work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def prunable_kernels(
     filters: Filters = None,
     fits: Callable[[Kernel], bool] = lambda kernel: True,
 ) -> list[Kernel]:
-    """The kernels to prune: those that pass `filters` and consist of whole units.
+    """Return the kernels to prune: they pass `filters` and consist of whole units.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -37,16 +37,16 @@ def prunable_kernels(
     fitting = [k for k in kernels if fits(k)]
     if not fitting:
         raise ValueError(
-            "The numbers of inputs and outputs of one layer at least must be multiples "
-            f"of what `what` says. Received: {model.name}, whose kernels have "
-            f"shapes {', '.join(str(k.shape) for k in kernels)}. "
+            "In at least one layer, the numbers of inputs and outputs must be "
+            f"multiples of what `what` says. Received: {model.name}, whose kernels "
+            f"have shapes {', '.join(str(k.shape) for k in kernels)}. "
             "Choose another `what`."
         )
     return fitting
 
 
 def check_workers(model: keras.Model, data: list) -> None:
-    """See that all workers of a strategy score the same weights on the same data."""
+    """Check that all workers of a strategy score the same weights on the same data."""
     strategy = model.distribute_strategy
     values = (keras.ops.convert_to_numpy(v) for v in model.weights)
     advice = "Make the model in `strategy.scope()`, or from the same seed."

@@ -1,4 +1,4 @@
-"""Layers as scores need them: exact derivatives, and flows without bounds."""
+"""Layers as scoring needs them: exact derivatives, and flows without bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SQUASHING = (
 
 
 def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
-    """A scope in which layers are differentiable exactly, also `twice`.
+    """Open a scope in which layers are differentiable exactly, also `twice`.
 
     Batch normalization uses statistics of the batch (mode `"train"`) or running ones
     (`"eval"`), and updates nothing.
@@ -44,7 +44,7 @@ class Boundary(NamedTuple):
     """The layers at both ends of a model.
 
     Attributes:
-        first: `Rescaling` and `Normalization` of what comes in.
+        first: `Rescaling` and `Normalization` layers of the inputs.
         last: Layers whose outputs are those of the model.
     """
 
@@ -53,10 +53,10 @@ class Boundary(NamedTuple):
 
 
 def unbounded(model: keras.Model, boundary: Boundary):
-    """A scope without what keeps a flow from growing through the network.
+    """Open a scope in which a flow can grow through the network without bounds.
 
-    Output layers do not squash, ReLUs have no maximum, and what prepares inputs passes
-    them on: where they become negative, ReLUs would let nothing through.
+    Output layers do not squash, and ReLUs have no maximum. Layers that prepare inputs
+    pass them on, because ReLUs would stop negative inputs.
     """
     changes = [(layer, "call", _passing(layer)) for layer in boundary.first]
     for layer in boundary.last:
@@ -78,13 +78,13 @@ def _passing(layer):
 
 
 def boundary(model: keras.Model, inputs: Any) -> Boundary:
-    """The first and last layers, within models and blocks too, found by running it.
+    """Find the first and last layers, also within blocks, by running the model.
 
-    Layers that only shape or drop what they are given are looked through.
+    Layers that only reshape or drop their inputs are skipped.
 
     Args:
         model: The model.
-        inputs: What it runs on.
+        inputs: Inputs to run it on.
     """
     calls = []
 
@@ -128,7 +128,7 @@ def _is_among(value, others):
 
 
 def _batch_norm(layer, mode, twice):
-    """The layer's forward pass in one of its two modes, whatever `training` says."""
+    """Return the layer's forward pass in one mode, whatever `training` says."""
     plain = layer.call
 
     def call(inputs, training=None, mask=None):
@@ -151,7 +151,7 @@ def _batch_norm(layer, mode, twice):
 
 
 def _group_norm(layer, twice):
-    """The layer's forward pass, with its exact second derivative."""
+    """Return the layer's forward pass, with its exact second derivative."""
 
     def call(inputs):
         dtype = keras.backend.result_type(inputs.dtype, "float32")
@@ -164,7 +164,7 @@ def _group_norm(layer, twice):
 
 
 def _affine(layer, inputs):
-    """Factor and offset of a normalization, a vector each."""
+    """Return factor and offset of a normalization, a vector each."""
     one = tf.ones(inputs.shape[layer.axis], inputs.dtype)
     gamma = _value(layer.gamma, inputs) if layer.scale else one
     return gamma, _value(layer.beta, inputs) if layer.center else 0 * one

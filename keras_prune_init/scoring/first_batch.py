@@ -1,4 +1,4 @@
-"""What is tried on the first batch, before any work: do data, model and loss fit?"""
+"""Try the first batch before any work: do data, model and loss fit?"""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from keras_prune_init.scoring.objective import Objective, has_own, known_objecti
 
 
 def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
-    """The objective to differentiate, tried on a batch.
+    """Return the objective to differentiate, after a trial on a batch.
 
     Args:
         model: The model to score.
-        loss: As in `compile`, or an `Objective`. `None`: what the model was compiled
-            with, or computes itself, else inferred from labels and outputs.
+        loss: A loss as in `compile`, or an `Objective`. `None`: the loss that the model
+            was compiled with or computes itself, else one that is inferred from labels
+            and outputs.
         batch: `(x, y or None, sample_weight or None)`, tensors.
 
     Raises:
-        ValueError: If the batch does not fit the model or the loss, or no loss is
+        ValueError: If the batch does not fit the model or the loss, or if no loss is
             known.
     """
     if isinstance(loss, Objective):
@@ -61,16 +62,16 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
 
 
 def check_others(objective: Objective, batches: list[tuple]) -> None:
-    """See that batches after the first fit the model, too.
+    """Check that batches after the first one fit the model too.
 
     Args:
-        objective: What `objective_of` returned for the first.
-        batches: All of them.
+        objective: What `objective_of` returned for the first batch.
+        batches: All batches.
 
     Raises:
-        ValueError: With the number of the batch that does not.
+        ValueError: If a batch does not fit; the message has its number.
     """
-    if objective.example is None:
+    if not objective.example:
         return
     model, _, outputs = objective.example
     for number, (x, y, sample_weight) in enumerate(batches[1:], 2):
@@ -89,7 +90,10 @@ def check_others(objective: Objective, batches: list[tuple]) -> None:
 
 
 def _tried(objective, model, x, y, outputs, sample_weight):
-    """The loss, and the outputs that it is of; those given may have other shapes."""
+    """Return the loss and the outputs it was computed of.
+
+    Shapes of the given outputs may differ from these.
+    """
     try:
         return objective(model, x, y, outputs, sample_weight), outputs
     except Exception:
@@ -105,7 +109,7 @@ def _tried(objective, model, x, y, outputs, sample_weight):
 
 
 def _check_keys(what, given, model, outputs, error):
-    """Raises ValueError if a dict has other keys than names of outputs."""
+    """Raise a ValueError if a dict has keys that are no names of outputs."""
     if not isinstance(given, dict):
         return
     names = list(outputs) if isinstance(outputs, dict) else []
@@ -135,7 +139,7 @@ def _no_labels():
 
 
 def _outputs_without_running(model, x):
-    """Positive numbers of the shape of the outputs; `None` if it is not known."""
+    """Return positive numbers of the outputs' shape; `None` if it is not known."""
     if not (runs_its_graph(model) and len(model.inputs) == 1 and tf.is_tensor(x)):
         return None
     _check_input(tuple(x.shape), tuple(model.inputs[0].shape))
@@ -154,7 +158,7 @@ def _outputs_without_running(model, x):
 
 
 def _structure(model):
-    """The model's outputs, in the structure in which it gives them."""
+    """Return the model's outputs, nested as the model returns them."""
     if isinstance(model, keras.Sequential):
         return model.outputs[0]
     outputs = model.output
@@ -167,7 +171,7 @@ def _run(model, x):
         return model(x, training=False)
     except NotImplementedError as e:
         raise ValueError(
-            "A model is scored by its `call`. Received: a "
+            "A model must have a `call` to be scored. Received: a "
             f"{type(model).__name__}, which has none. Write one.{parts(model)}"
         ) from e
     except Exception as e:
@@ -243,7 +247,7 @@ def _misfit(y, outputs, error) -> ValueError:
 
 
 def _out_of_range(y, outputs):
-    """(least, largest, number of classes) of class indices beyond it; else `None`."""
+    """Return (least, largest, number of classes) if class indices are out of range."""
     labels, outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
     for label, output in zip(labels, outputs, strict=False):
         shape = tuple(output.shape)
@@ -259,7 +263,7 @@ def _out_of_range(y, outputs):
 
 
 def classes(outputs: Any, y: Any) -> int:
-    """How many classes the labels of a classifier have, for `samples_per_class`."""
+    """Return how many classes a classifier's labels have, for `samples_per_class`."""
     outputs = keras.tree.flatten(outputs)
     labels = [np.asarray(v) for v in keras.tree.flatten(y) if v is not None]
     shape = tuple(outputs[0].shape)
@@ -277,7 +281,7 @@ def classes(outputs: Any, y: Any) -> int:
 
 
 def _told(values) -> str:
-    """Shapes, dtypes and ranges of arrays, in words."""
+    """Describe the shapes, dtypes and ranges of arrays in words."""
 
     def one(value):
         if value is None:
@@ -292,7 +296,7 @@ def _told(values) -> str:
 
 
 def _first_line(error) -> str:
-    """What Keras or TensorFlow say, without their introductions and colours."""
+    """Return the message of Keras or TensorFlow without introduction and colours."""
     text = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [v for v in lines if not v.startswith("Exception encountered")]

@@ -1,4 +1,4 @@
-"""The loss of a model that was not compiled, from what its outputs and labels are."""
+"""Infer the loss of a model that was not compiled, from its outputs and labels."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ KINDS = {
 
 
 def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
-    """Losses for the outputs of a model, as `compile` takes them.
+    """Return losses for the outputs of a model, in the form that `compile` takes.
 
     Args:
         model: A model that was not compiled.
-        x, y: One batch.
-        outputs: The model's outputs for it, or tensors of their shapes.
+        x: The inputs of one batch.
+        y: The labels of one batch.
+        outputs: The model's outputs for the batch, or tensors of their shapes.
 
     Raises:
-        ValueError: If what an output is cannot be known, or labels do not fit it.
+        ValueError: If the kind of an output is not known, or labels do not fit it.
     """
     flat = keras.tree.flatten(outputs)
     if any(len(output.shape) == 0 for output in flat):
@@ -73,7 +74,7 @@ def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
 
 
 def _by_output(model, y, outputs):
-    """One label for each output, `None` where there is none."""
+    """Return one label for each output, `None` where there is none."""
     paths = [path for path, _ in keras.tree.flatten_with_path(outputs)]
     if isinstance(y, dict):
         named = isinstance(outputs, dict)
@@ -119,7 +120,7 @@ def _loss(kind, y, shape):
 
 
 def runs_its_graph(model: keras.Model) -> bool:
-    """Whether a model puts out what its graph says, as it has no other `call`."""
+    """Whether a model's outputs are those of its graph, as it has no own `call`."""
     module = getattr(model.call, "__module__", "")
     return is_graph(model) and module.split(".")[0] == "keras"
 
@@ -131,8 +132,10 @@ def _symbolic(model, count):
 
 
 def _kind_in_graph(tensor) -> str | None:
-    """What made a symbolic tensor of Keras; `None` where its layers do not say."""
-    shape = None if tensor is None else tensor.shape
+    """Return what made a symbolic tensor of Keras; `None` if its layers do not say."""
+    if tensor is None:
+        return None
+    shape = tensor.shape
     while tensor is not None:
         operation, _, index = tensor._keras_history
         if isinstance(operation, keras.Model):
@@ -172,7 +175,7 @@ def _kind_of_layer(layer):
 
 
 def _kind_of_function(function: Callable) -> str | None:
-    """What an activation is, by what it does to some numbers."""
+    """Return the kind of an activation, from its values for some numbers."""
     if isinstance(function, keras.layers.Layer):
         return None
     z = tf.constant(np.random.default_rng(0).normal(size=(3, 4)), "float32")
@@ -188,7 +191,7 @@ def _kind_of_function(function: Callable) -> str | None:
 
 
 def _traced_kinds(model, x):
-    """What TensorFlow's operations say, of every output."""
+    """Return the kind of every output, from the operations of TensorFlow."""
 
     @tf.function(autograph=False)
     def run(x):

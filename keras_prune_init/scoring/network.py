@@ -1,9 +1,9 @@
-"""The gradients that saliency methods are made of.
+"""The gradients that saliency methods use.
 
-A `Network` is a Keras model seen as a function of its kernels. It runs the given
-model itself, with other tensors in place of the kernels (`keras.StatelessScope`), so
-nothing is ever assigned: weights, batch statistics, seeds and optimizer stay as they
-are, to the bit.
+A `Network` is a Keras model seen as a function of its kernels. It runs the given model
+itself, with other tensors in place of the kernels (`keras.StatelessScope`). So nothing
+is ever assigned: weights, batch statistics, seeds and optimizer stay exactly as they
+are.
 """
 
 from __future__ import annotations
@@ -34,19 +34,34 @@ Tensors = list[tf.Tensor]
 class Network:
     """A model as a function of its kernels, on fixed batches of data.
 
+    `prune_at_init` and `score` make it and pass it to the functions of a `Method`.
+
     Args:
         model: A built model; it is only read.
-        kernels: The kernels to differentiate with respect to.
+        kernels: The kernels to differentiate with respect to. Each has a `path`.
         batches: List of `(x, y, sample_weight)`, tensors with the batch axis first.
             Empty for methods that need no data.
-        loss: What `gradients` and `hessian_gradient` differentiate.
+        loss: The objective that `gradients` and `hessian_gradient` differentiate.
         iterations: How often the method will ask for the same quantity.
-        seed: For methods that draw random numbers.
+        seed: The seed for methods that draw random numbers.
 
     Attributes:
         weights: The kernel values, a list of tensors in the order of `kernels`.
-        dtype: What the network computes in.
-        seed: The `seed` that was given; methods that draw random numbers start from it.
+        dtype: The dtype of the computation, `"float32"` or `"float64"`.
+        seed: The seed; methods that draw random numbers start from it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> class Gradients(kpi.DataMethod):
+    ...     def scores(self, network, weights):
+    ...         print([k.path for k in network.kernels], len(network.batches))
+    ...         return [abs(g) for g in network.gradients(weights, self.batch_norm)]
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> scores = kpi.score(model, (x, y), Gradients())
+    ['dense1/kernel', 'logits/kernel'] 1
     """
 
     def __init__(
@@ -73,7 +88,11 @@ class Network:
         ]
 
     def recast(self, dtype: str) -> None:
-        """Go on with a copy of the model in another dtype."""
+        """Continue with a copy of the model in another dtype.
+
+        Args:
+            dtype: `"float32"` or `"float64"`.
+        """
         keys = [(k.address, k.name) for k in self.kernels]
         self.model = rebuild.copy_model(self.model, dtype)
         found = {(k.address, k.name): k for k in find_kernels(self.model)}
@@ -85,7 +104,14 @@ class Network:
         self.dtype = dtype
 
     def map_others(self, function: Callable) -> list[tuple]:
-        """Pairs of each float variable that is no kernel, and `function` of it."""
+        """Apply a function to the float variables that are no kernels.
+
+        Args:
+            function: Function from a variable to its value.
+
+        Returns:
+            A list of pairs of variable and value, for `forward`.
+        """
         kernels = {id(k.variable) for k in self.kernels}
         return [
             (v, function(v.value))
@@ -94,9 +120,15 @@ class Network:
         ]
 
     def forward(self, x, weights: Tensors, others: Sequence[tuple] = ()):
-        """Outputs for inputs `x` with `weights` as kernels, in inference mode.
+        """Run the model in inference mode.
 
-        `others` are pairs of another variable of the model and its value.
+        Args:
+            x: Inputs.
+            weights: Kernel values, a list of tensors in the order of `kernels`.
+            others: Pairs of another variable of the model and its value.
+
+        Returns:
+            The outputs of the model.
         """
         with self._scope(weights, others):
             return self.model(x, training=False)
@@ -109,16 +141,16 @@ class Network:
     def gradients(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
     ) -> Tensors:
-        """Gradient of the objective of each batch, summed over the batches.
+        """Return the gradient of the objective, summed over the batches.
 
         Args:
-            weights: Kernel values, as `Network.weights`.
-            batch_norm: `"train"` normalizes with the statistics of the batch,
-                `"eval"` with the running ones.
-            temperature: What logits are divided by before the loss.
+            weights: Kernel values, a list of tensors in the order of `kernels`.
+            batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
+                with the running ones.
+            temperature: Number that logits are divided by before the loss.
 
         Returns:
-            Kernel-shaped tensors, in the order of `weights`.
+            A list of tensors with the shapes of the kernels, in the same order.
         """
 
         def gradients(weights, batch):
@@ -129,9 +161,18 @@ class Network:
     def hessian_gradient(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
     ) -> Tensors:
-        """The product H g of Hessian and gradient, both summed over the batches.
+        """Return the product H g of Hessian and gradient, both summed over the batches.
 
-        Exact, by differentiating twice. Arguments and result as `gradients`.
+        It is exact, because the objective is differentiated twice.
+
+        Args:
+            weights: Kernel values, a list of tensors in the order of `kernels`.
+            batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
+                with the running ones.
+            temperature: Number that logits are divided by before the loss.
+
+        Returns:
+            A list of tensors with the shapes of the kernels, in the same order.
         """
 
         def product(weights, batch, total):
@@ -151,13 +192,22 @@ class Network:
         return self._summed(("hg", batch_norm, temperature), product, weights, total)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
-        """What `make` returned when it was first asked for under this key."""
+        """Return the result of the first call of `make` under this key.
+
+        Args:
+            key: Any key of a dict.
+            make: Function without arguments; it is called once for each key.
+        """
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def graph_if_it_pays(self, function: Callable) -> Callable:
-        """`function` as a `tf.function`, or as it is if it will run too rarely."""
+        """Return a `tf.function`, or the function itself if it will run too rarely.
+
+        Args:
+            function: A function of tensors.
+        """
         if self._calls <= EAGER_CALLS:
             return function
         # Keras runs layers without AutoGraph too, and its analysis takes a second.
@@ -174,8 +224,8 @@ class Network:
         return zeros_for_none(tape.gradient(loss, weights), weights)
 
     def _summed(self, key, function, weights, *args) -> Tensors:
-        """The sum of `function(weights, batch, *args)` over the batches."""
-        if key[-1] != 1.0:
+        """Return the sum of `function(weights, batch, *args)` over the batches."""
+        if key[-1] != 1.0 and self.loss is not None:
             _ = self.loss.kinds  # what a temperature needs, before anything is traced
         strategy = self.model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
@@ -186,13 +236,12 @@ class Network:
         else:
             step = self.once(key, lambda: self.graph_if_it_pays(function))
             batches = self.batches
-        total = None
+        total: Tensors = []
         for batch in batches:
             part = step(weights, batch, *args)
-            if total is None:
-                total = part
-            else:
-                total = [a + b for a, b in zip(total, part, strict=True)]
+            if total:
+                part = [a + b for a, b in zip(total, part, strict=True)]
+            total = part
         return total
 
 
@@ -201,7 +250,7 @@ def _inner(a, b):
 
 
 def zeros_for_none(gradients, weights) -> Tensors:
-    """The gradients, 0 where none reaches a kernel."""
+    """Return gradients, with 0 in place of `None` (no gradient reaches a kernel)."""
     return [
         tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
         for g, w in zip(gradients, weights, strict=True)

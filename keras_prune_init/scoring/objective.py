@@ -1,8 +1,9 @@
 """The objective that `fit` trains: what `model.compute_loss` returns for a batch.
 
-Keras's own objects compute it, so that losses of every form, labels of every structure,
-weights, masks and losses that layers add mean here what they mean in `fit`. Only the
-penalties on weights (`kernel_regularizer`) stay out, as these are to be pruned.
+Keras's own objects compute it. So losses of every form, labels of every structure,
+weights, masks and losses that layers add mean the same here as in `fit`. Only the
+penalties on weights (`kernel_regularizer`) are left out, because these weights are to
+be pruned.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ from keras_prune_init.scoring.temperature import (
     tempered,
 )
 
-# Numbers of an output on which it is found out what a loss takes it for.
+# So many numbers of an output suffice to find out how a loss treats it.
 ENOUGH = 2**22
 
 
 class Objective:
-    """What is differentiated, for whichever copy of a model runs.
+    """What is differentiated, for any copy of a model.
 
     Args:
-        loss: As in `compile`. `None`: only what layers add, or the model's own
-            `compute_loss` returns.
-        loss_weights: As in `compile`.
-        output_names: Those of the model.
+        loss: A loss as in `compile`. `None`: only the losses that layers add, or what
+            the model's own `compute_loss` returns.
+        loss_weights: Weights of the losses, as in `compile`.
+        output_names: Names of the model's outputs.
 
     Attributes:
-        example: `(model, batch, outputs)` that it was tried on.
-        remark: What the user should know of it.
+        example: `(model, batch, outputs)` of the trial; empty before.
+        remark: What the user should know of the objective.
     """
 
     def __init__(self, loss: Any = None, loss_weights=None, output_names=None):
         self._losses, self.remark = None, ""
         if loss is not None:
             self._losses = _Losses(loss, loss_weights, output_names=output_names)
-        self.example: tuple | None = None
+        self.example: tuple = ()
 
     def __call__(
         self, model, x, y, outputs, sample_weight=None, temperature: float = 1.0
     ):
-        """The loss of a batch, in the `StatelessScope` in which `model` made `outputs`.
+        """Return the loss of a batch, within the scope that made `outputs`.
 
-        That scope must have been opened with `collect_losses=True`.
+        This `StatelessScope` must have been opened with `collect_losses=True`.
         """
         if temperature != 1.0:
             outputs = self._tempered(outputs, temperature)
@@ -73,14 +74,14 @@ class Objective:
 
     @property
     def was_used(self) -> bool:
-        """Whether the given loss has been part of what was computed, if one was."""
+        """Whether the given loss, if there is one, was part of the computation."""
         return self._losses is None or self._losses.built
 
     @functools.cached_property
     def kinds(self) -> list[str | None]:
-        """What the objective takes each output for; see `temperature.kind_of`.
+        """How the objective treats each output, as `temperature.kind_of` returns it.
 
-        Asked for the first time, it runs the loss, so it must not be within a trace.
+        The first access runs the loss, so it must not be within a trace.
         """
         model, batch, outputs = self.example
         flat = keras.tree.flatten(outputs)
@@ -126,7 +127,7 @@ class Objective:
         return keras.tree.pack_sequence_as(outputs, divided)
 
     def _changes(self, model, outputs):
-        """Attributes to change while the loss is computed."""
+        """Return attributes to change while the loss is computed."""
         changes = [(model, "_compile_loss", self._losses)]
         changes += [
             (v, "_regularizer", None)
@@ -163,7 +164,7 @@ class _Losses(CompileLoss):
 
 
 def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
-    """The objective given, compiled, or in the model's `compute_loss`, if any."""
+    """Return the objective that was given, compiled, or written as `compute_loss`."""
     names = getattr(model, "output_names", None)
     if loss is not None:
         return Objective(loss, None, names)
@@ -184,7 +185,7 @@ def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
 
 
 def _uses_the_loss(train_step):
-    """Whether a training step names Keras's loss, or Keras's own step."""
+    """Whether a training step uses Keras's loss or Keras's own step."""
     codes = [train_step.__func__.__code__]
     for code in codes:  # those of functions within it, too
         codes += [c for c in code.co_consts if inspect.iscode(c)]
@@ -193,14 +194,14 @@ def _uses_the_loss(train_step):
 
 
 def has_own(model: keras.Model, name: str) -> bool:
-    """Whether a model has a method other than that of `keras.Model`."""
+    """Whether a model has a method of its own in place of that of `keras.Model`."""
     return getattr(getattr(model, name), "__func__", None) is not getattr(
         keras.Model, name
     )
 
 
 def _call(compute_loss, *arguments):
-    """By position, as in `fit`, else by name."""
+    """Call by position, as `fit` does, else by name."""
     signature = inspect.signature(compute_loss)
     options = {"training": True} if "training" in signature.parameters else {}
     try:
@@ -212,7 +213,7 @@ def _call(compute_loss, *arguments):
 
 
 def _like(outputs, sample_weight, model):
-    """Weights by name of the output, in the list that the outputs are."""
+    """Turn weights by name of the output into a list, if the outputs are a list."""
     if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
         return [sample_weight.get(name) for name in model.output_names]
     return sample_weight

@@ -1,9 +1,9 @@
-"""Dividing the logits of a cross-entropy by a temperature, where there are any.
+"""Divide the logits of a cross-entropy by a temperature.
 
-The gradient of a cross-entropy with respect to logits z is w (p(z) - y), p being a
-softmax or sigmoid, whatever the labels, smoothing, ignored classes and weights. So its
-gradients at two points differ by w (p(z) - p(z')), with one w >= 0 for each position or
-element. A loss of which this holds at random points is a cross-entropy.
+The gradient of a cross-entropy with respect to logits z is w (p(z) - y), where p is a
+softmax or sigmoid. This holds for all labels, smoothing, ignored classes and weights.
+So its gradients at two points differ by w (p(z) - p(z')), with one w >= 0 for each
+position or element. If this holds for a loss at random points, it is a cross-entropy.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TOLERANCE = 1e-3
 
 
 def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | None:
-    """What a loss takes an output for.
+    """Return how a loss treats an output.
 
     Args:
-        loss: From an output to the loss, all else being fixed.
+        loss: Function from an output to the loss; all else is fixed.
         output: An output of the right shape and dtype.
 
     Returns:
@@ -54,7 +54,7 @@ def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | 
 
 
 def _slopes(loss, points, function):
-    """Gradients of the loss of `function` of each point."""
+    """Return the gradients of the loss of `function` at each point."""
     found = []
     for point in points:
         with tf.GradientTape() as tape:
@@ -81,7 +81,7 @@ def _is_cross_entropy(slopes, points, p, axis):
 
 
 def are_probabilities(output, kind: str) -> bool:
-    """Whether numbers can be what a softmax or a sigmoid puts out."""
+    """Whether numbers can be the outputs of a softmax or a sigmoid."""
     output = np.asarray(output, "float64")
     inside = output.min() >= 0 and output.max() <= 1
     rows = kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2)
@@ -89,7 +89,7 @@ def are_probabilities(output, kind: str) -> bool:
 
 
 def tempered(output, kind: str | None, temperature: float):
-    """Divide logits by a temperature, also those behind probabilities."""
+    """Divide logits by a temperature, also those of given probabilities."""
     if kind not in (LOGITS, SOFTMAX, SIGMOID):
         return output
     if kind == LOGITS:

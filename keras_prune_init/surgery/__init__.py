@@ -1,1 +1,1 @@
-"""A copy of a model with other layers in it."""
+"""Make a copy of a model with other layers in it."""

@@ -1,4 +1,4 @@
-"""Whether a copy of a model computes what the model does, seen by running both."""
+"""Check that a copy of a model computes what the model does, by running both."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ def check_copy(
     kernels: Iterable[Kernel] = (),
     masks: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Run a model and its copy in inference, and compare what comes out.
+    """Run a model and its copy in inference, and compare the outputs.
 
-    Nothing is compared if the model does not run on these inputs, if it draws random
-    numbers in inference, or if several processes hold it, of which one may be here.
+    Nothing is compared in three cases: the model does not run on these inputs, it draws
+    random numbers in inference, or several processes hold it.
 
     Args:
-        model: What was copied; it is only read.
+        model: The original; it is only read.
         copy: The copy.
         inputs: A small batch. Default: one sample of ones.
-        kernels, masks: Which weights of `model` the copy has not.
+        kernels: Kernels of `model` of which the copy lacks weights.
+        masks: `{kernel path: mask}`: the weights that the copy still has.
 
     Raises:
-        ValueError: If outputs differ, with the first layer whose outputs do; or if the
-            copy uses variables of the model.
+        ValueError: If outputs differ (the message names the first layer where they do),
+            or if the copy uses variables of the model.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
@@ -69,7 +70,7 @@ def check_copy(
 
 
 class _Watching(keras.StatelessScope):
-    """A scope that sees which of some variables are read."""
+    """A scope that notes which of some variables are read."""
 
     def __init__(self, variables):
         super().__init__()
@@ -128,7 +129,7 @@ def _first_difference(model, copy, inputs, mapping):
 
 
 def _outputs(model, inputs, scope):
-    """What each layer put out, by address, in the order of the calls."""
+    """Return the outputs of each layer, by address, in the order of the calls."""
     heard = []
 
     def listener(address, layer):

@@ -1,13 +1,14 @@
-"""Layers and models of users that hold masked layers, and how they are saved.
+"""How layers and models of users that hold masked layers are saved.
 
-The constructor of such a class makes ordinary layers. So that a saved model loads as it
-was, its config says which of them were masked, and they are exchanged again.
+The constructor of such a class makes ordinary layers. So the config of a saved model
+says which of them were masked, and these are replaced again when it is loaded.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+from typing import TypeAlias
 
 import keras
 from absl import logging
@@ -19,11 +20,11 @@ from keras_prune_init.layers.walk import children, flatten, is_composite, is_gra
 from keras_prune_init.surgery import exchange
 from keras_prune_init.surgery.copier import Copier
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
 
 def remember_masks(model: Layer) -> None:
-    """Have what holds masked layers, in a model or itself, save which these are."""
+    """Let a model, and composites in it, save which of their layers are masked."""
     masked = exchange.masked_layers(model)
     for layer in masked:
         refuse_quantization(layer.layer, layer.name)
@@ -31,7 +32,8 @@ def remember_masks(model: Layer) -> None:
         refuse_quantization(model, model.name)
     for composite in _outermost(model):
         if not isinstance(composite, MaskedComposite):
-            composite.__class__ = _subclass(MaskedComposite, type(composite))
+            made = _subclass(MaskedComposite, type(composite))  # type: ignore[arg-type]
+            composite.__class__ = made
         for layer in flatten(composite):
             if is_composite(layer):
                 items = children(layer)
@@ -39,18 +41,19 @@ def remember_masks(model: Layer) -> None:
 
 
 def forget_masks(model: Layer) -> None:
-    """The opposite, where no masked layer is left."""
+    """Undo `remember_masks` where no masked layer is left."""
     for layer in flatten(model):
         if isinstance(layer, MaskedComposite) and not exchange.masked_layers(layer):
             layer.__class__ = layer.original
 
 
 def remember_graphs(model: Layer, new: Layer) -> None:
-    """Have a copy with another graph saved as that, not as what constructors make."""
+    """Let a copy with another graph be saved with that graph."""
     if _size(model) != _size(new):
         for layer in flatten(new):
             if is_graph(layer) and not _saves_its_layers(layer):
-                layer.__class__ = _subclass(RebuiltGraph, type(layer))
+                made = _subclass(RebuiltGraph, type(layer))  # type: ignore[arg-type]
+                layer.__class__ = made
 
 
 def _size(model):
@@ -58,7 +61,7 @@ def _size(model):
 
 
 def _outermost(layer):
-    """The composites that hold masked layers and are in no other composite."""
+    """Return the composites that hold masked layers and are in no other composite."""
     if not exchange.masked_layers(layer) or isinstance(layer, MaskedLayer):
         return
     if _saves_its_layers(layer):
@@ -94,15 +97,17 @@ def _subclass(mixin: type, original: type) -> type:
 
 
 class _Mixin:
-    """What a class that takes the place of a user's class is made with."""
+    """Base of what is added to a user's class, which is then `original`."""
+
+    original: type
 
     def __init_subclass__(cls, **arguments):
-        """Not that of the user's class, which may ask for arguments, or register."""
+        """Skip the hook of the user's class, which may want arguments."""
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RebuiltGraph(_Mixin):
-    """Mixin for models whose constructor makes another graph than they have.
+    """Mixin for models whose graph is not the one that their constructor makes.
 
     They are loaded as plain Functional models.
     """

@@ -1,11 +1,11 @@
-"""Copies of Keras objects as they are, attribute by attribute.
+"""Copy Keras objects as they are, attribute by attribute.
 
-A config tells what a constructor needs, not what an object is: it forgets closures,
+A config says what a constructor needs, not what an object is. It forgets closures,
 state that is no variable, and layers that the first call makes. So layers, models,
 metrics, losses and optimizers are copied here as Python objects.
 
-This file knows how Keras keeps its objects, which is private; tests/test_copier.py
-says what of it is used, and fails if a new Keras changes it.
+This module depends on how Keras keeps its objects, which is private.
+tests/test_copier.py lists what it uses, and fails if a new Keras changes it.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ EMPTY = {
 
 
 class Copier(PythonCopier):
-    """Copies one model, and everything in it once.
+    """Copy one model, and everything in it once.
 
     Args:
         model: What will be copied: a layer, a model, or an optimizer.
-        change: `change(layer, copier)` makes what takes the place of a layer, or
-            returns `None`.
+        change: `change(layer, copier)` returns the layer to use in place of a layer, or
+            `None`.
         call: `call(model, layer, *args, **kwargs)` connects copied layers in the graph
-            of a copied Functional model; `model` is what it is copied from. Default:
-            the shapes are the same, and nothing is called.
-        dtype: What layers compute in, and float variables have. Default: the same.
+            of a copied Functional model; `model` is the original. Default: shapes do
+            not change, and nothing is called.
+        dtype: Dtype in which layers compute, and of float variables. Default: the same.
     """
 
     def __init__(
         self,
         model: Any,
-        change: Callable[[Layer, Copier], Any] | None = None,
+        change: Callable[[keras.layers.Layer, Copier], Any] | None = None,
         call: Callable | None = None,
         dtype: str | None = None,
     ):
@@ -83,25 +83,27 @@ class Copier(PythonCopier):
         )
 
     def __call__(self, value):
-        """The copy of anything; always the same one."""
+        """Return the copy of anything; it is always the same one."""
         if isinstance(value, Layer) and self._change and id(value) not in self._memo:
             new = self._change(value, self)
             if new is not None:
                 return self._remember(value, new)
         return super().__call__(value)
 
-    def without_values(self, layer: Layer, variables: Iterable) -> Layer:
-        """A copy of a layer in which some variables have a shape, but hold nothing."""
+    def without_values(
+        self, layer: keras.layers.Layer, variables: Iterable
+    ) -> keras.layers.Layer:
+        """Return a copy of a layer; some variables have a shape but no storage."""
         self._absent |= {id(v) for v in variables}
         return self.unchanged(layer)
 
     def leave_out(self, variables: Iterable) -> None:
-        """Copy none of these; what refers to one will refer to `None`."""
+        """Do not copy these variables; references to them become `None`."""
         for variable in variables:
             self._remember(variable, None)
 
-    def unbuilt(self, layer: Layer) -> Layer:
-        """A copy of a layer as before its `build`, which will make its variables."""
+    def unbuilt(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """Return a copy of a layer as before its `build`, without variables."""
         self.leave_out(layer._trainable_variables + layer._non_trainable_variables)
         new = self.unchanged(layer)
         for store in (new._trainable_variables, new._non_trainable_variables):
@@ -172,7 +174,7 @@ class Copier(PythonCopier):
         return self._remember(variable, new)
 
     def _optimizer(self, optimizer):
-        """An optimizer that has not seen any variables yet."""
+        """Return an optimizer that has not seen any variables yet."""
         kept = {id(optimizer._iterations), id(optimizer._learning_rate)}
         slots = {id(v) for v in optimizer._variables if id(v) not in kept}
         self.leave_out(v for v in optimizer._variables if id(v) in slots)
@@ -191,7 +193,7 @@ class Copier(PythonCopier):
     # --- graphs -----------------------------------------------------------------------
 
     def _graph(self, model):
-        """What a Functional model has of its graph, with the copied layers."""
+        """Return the attributes of a Functional model's graph, with copied layers."""
         for node in nodes.in_order(model):
             if any(id(tensor) not in self._memo for tensor in node.outputs):
                 self._connect(model, node)
@@ -246,6 +248,6 @@ class Copier(PythonCopier):
 
 
 def _signature_of(function) -> dict:
-    """The attribute that says which arguments a function takes, if it has one."""
+    """Return the attribute with the signature of a function, if it has one."""
     found = vars(function)
     return {k: found[k] for k in ("__signature__",) if k in found}

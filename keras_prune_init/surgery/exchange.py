@@ -1,11 +1,12 @@
-"""What takes the place of a layer in a copy: a masked one, or an ordinary one again.
+"""Replace a layer in a copy: by a masked one, or by an ordinary one again.
 
-Each function here gives a `change` for `objects.Copier`.
+The functions here make a `change` for a `Copier`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import keras
 
@@ -16,14 +17,14 @@ from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery.copier import Copier
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
-    """The `MaskedLayer`s of a model, each once, in definition order."""
+    """Return the `MaskedLayer`s of a model, each once, in definition order."""
     return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
 
 
@@ -43,7 +44,7 @@ def masking(options: Mapping[int, dict]) -> Change:
 
 
 def folded(layer: Layer, copier: Copier) -> Layer | None:
-    """The ordinary layer that computes the same as a masked one."""
+    """Return the ordinary layer that computes the same as a masked one."""
     if not isinstance(layer, MaskedLayer):
         return None
     values = {name: layer.masked_kernel(name) for name in layer.kernels}
@@ -51,7 +52,7 @@ def folded(layer: Layer, copier: Copier) -> Layer | None:
 
 
 def to_layout(layout: str) -> Change:
-    """The same masked layers in a layout."""
+    """Change masked layers to a layout."""
 
     def change(layer, copier):
         if not isinstance(layer, MaskedLayer):
@@ -73,7 +74,7 @@ def to_layout(layout: str) -> Change:
 
 
 def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
-    """A copy of the layer in a wrapper, with these values of kernels, or without."""
+    """Return a copy of the layer in a wrapper, with these kernel values or none."""
     kernels = [get_kernel(layer.layer, name) for name in layer.kernels]
     copier.leave_out(layer.fixed)
     inner = copier.without_values(layer.layer, kernels)
@@ -87,7 +88,7 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
 
 
 def masked(layer: Layer, options: Mapping) -> MaskedLayer:
-    """A layer in a wrapper that removes nothing yet."""
+    """Return a layer in a wrapper that removes nothing yet."""
     options = dict(options)
     wrapper = LAYOUTS[options.pop("layout")](layer, **options)
     if layer.built:
@@ -96,9 +97,10 @@ def masked(layer: Layer, options: Mapping) -> MaskedLayer:
 
 
 def options_of(layer: MaskedLayer) -> dict:
-    """What `masked` made a wrapper with."""
+    """Return the options with which `masked` made a wrapper."""
     [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
-    options = {"layout": layout, "kernels": list(layer.kernels), "note": layer.note}
+    options: dict[str, Any] = {"layout": layout, "note": layer.note}
+    options["kernels"] = list(layer.kernels)
     options["paths"] = list(layer.paths)
     if layout == "compact":
         options["counts"] = dict(layer.counts)
@@ -106,7 +108,7 @@ def options_of(layer: MaskedLayer) -> dict:
 
 
 def wrapped_like(wrapper: MaskedLayer, layer: Layer) -> MaskedLayer:
-    """A layer in a wrapper as another has it, which removes nothing yet."""
+    """Return a layer in a wrapper like another one; it removes nothing yet."""
     options = options_of(wrapper)
     options.pop("counts", None)
     return masked(layer, options)

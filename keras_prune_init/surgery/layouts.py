@@ -1,4 +1,4 @@
-"""How pruned weights are stored, and a model trained so far in the other way."""
+"""`to_layout`: how pruned weights are stored, and how to change it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_prune_init.surgery.copier import Copier
 
 
 def check_layout(layout: str) -> None:
-    """Raises ValueError unless there is such a layout."""
+    """Raise a ValueError unless there is such a layout."""
     check_choice("layout", layout, exchange.LAYOUTS)
 
 
 def check_optimizer(model: keras.Model, layout: str) -> None:
-    """Raises ValueError if the optimizer of a model cannot train it in a layout."""
+    """Raise a ValueError if the optimizer of a model cannot train it in a layout."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if layout == "masked" and isinstance(optimizer, keras.optimizers.Adafactor):
@@ -43,20 +43,25 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
 
     Args:
         model: A model from `prune_at_init`, trained or not. It is not changed.
-        layout: `"masked"`: kernels with zeros, beside masks of their shape.
-            `"compact"`: kept weights and their positions; what a weight takes, also in
-            the optimizer and in files, it takes for kept ones only.
+        layout: `"masked"`: kernels with zeros, and masks of their shape. `"compact"`:
+            only the kept weights and their positions, also in the optimizer and in
+            files.
 
     Returns:
-        A new model with the same outputs, which goes on training where `model` was.
+        A new model with the same outputs. Training continues where `model` was.
 
     Raises:
         ValueError: If `layout` is neither, or the model was not pruned.
+        TypeError: If `model` is no Keras model.
 
     Example:
 
-    >>> compact = to_layout(pruned, "compact")
-    >>> compact.fit(x, y)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.75)
+    >>> compact = kpi.to_layout(pruned, "compact")
+    >>> compact.trainable_weights[1].shape == pruned.trainable_weights[1].shape
+    False
     """
     check_model(model)
     check_layout(layout)
@@ -76,14 +81,14 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
 
 
 def as_masked(model: keras.Model) -> keras.Model:
-    """The model itself, or if a layout hides its kernels, a copy that has them."""
+    """Return the model, or a copy with kernels if the layout has none."""
     if not any(isinstance(v, CompactLayer) for v in exchange.masked_layers(model)):
         return model
     return rebuild.change_layers(model, exchange.to_layout("masked"))
 
 
 def _copy_optimizer(old, new, source, target):
-    """Give a new optimizer the state of another layout's."""
+    """Give a new optimizer the state of the optimizer of another layout."""
     if not new.built:
         new.build(target.trainable_variables)
     before, after = _weights(source), _weights(target)
@@ -105,11 +110,11 @@ def _copy_optimizer(old, new, source, target):
 
 
 def _weights(model):
-    """What optimizers see of a model, in an order that does not depend on the layout.
+    """Return what optimizers see of a model, in the same order for every layout.
 
     Returns:
-        Pairs of a trainable variable and, if it is the vector of a kernel's kept
-        weights, its `KeptWeights`.
+        Pairs of a trainable variable and its `KeptWeights`, or `None` if it is not the
+        vector of a kernel's kept weights.
     """
     found = {}
     for _, layer in walk(model):
@@ -127,7 +132,10 @@ def _weights(model):
 
 
 def _slots(optimizer, references):
-    """The variables of an optimizer by what they were made for, `id(None)`: others."""
+    """Return the variables of an optimizer by the id of the variable they belong to.
+
+    The key for variables that belong to none is `id(None)`.
+    """
     # A twin without any storage is built, to see it.
     owners = {}
 

@@ -1,6 +1,6 @@
-"""Copies of Python's objects: containers, functions, and what refers to a model.
+"""Copy Python objects: containers, functions, and what refers to a model.
 
-`objects` copies Keras's objects on top of this.
+The module `copier` copies Keras objects on top of this.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import threading
 import types
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,11 +33,10 @@ NOTHING = object()
 
 
 class PythonCopier:
-    """Copies anything, once.
+    """Copy anything, once.
 
-    Functions, lookup tables and other objects that nobody said how to copy are shared,
-    unless they refer to a part of the model: then they are copied, to refer to the
-    copy.
+    Functions, lookup tables and other objects without a rule are shared. If they refer
+    to a part of the model, they are copied, so that the copy refers to the copied part.
 
     Args:
         own: The parts of the model.
@@ -50,7 +50,7 @@ class PythonCopier:
         self._methods: dict[type, Callable] = {}
 
     def __call__(self, value):
-        """The copy of anything; always the same one."""
+        """Return the copy of anything; it is always the same one."""
         if type(value) in PLAIN:
             return value
         if id(value) in self._memo:
@@ -58,7 +58,7 @@ class PythonCopier:
         return self.unchanged(value)
 
     def unchanged(self, value):
-        """The copy of something that is not remembered yet."""
+        """Return the copy of something that has not been copied yet."""
         kind = value.__class__  # which wrappers of TensorFlow forge, unlike `type`
         if kind not in self._methods:
             fitting = (
@@ -73,7 +73,7 @@ class PythonCopier:
         return new
 
     def _object(self, value):
-        """Copy the attributes of anything that has some."""
+        """Copy the attributes of an object that has some."""
         if not hasattr(value, "__dict__"):
             return value
         new = self._remember(value, object.__new__(type(value)))
@@ -177,7 +177,7 @@ class PythonCopier:
         return False
 
     # The first that fits.
-    rules = (
+    rules: tuple[tuple[Any, Callable], ...] = (
         (ATOMS, _share),
         (np.ndarray, _array),
         (GENERATORS, _generator),
@@ -209,7 +209,7 @@ def _referred(value) -> list:
 
 
 def _content(cell):
-    """What is in the cell of a closure, or `NOTHING` if it is still empty."""
+    """Return the content of a closure's cell, or `NOTHING` if it is still empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -217,5 +217,5 @@ def _content(cell):
 
 
 def tracked(value):
-    """A list or dict as `tf.train.Checkpoint` wants it, to look inside."""
+    """Wrap a list or dict so that `tf.train.Checkpoint` looks inside."""
     return tf.__internal__.tracking.wrap(value)

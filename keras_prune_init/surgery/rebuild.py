@@ -1,6 +1,6 @@
 """Rebuild a model with other layers: put `MaskedLayer`s in, take them out again.
 
-The given model is never changed: every function returns a copy, weights included.
+The given model is never changed. Every function returns a copy, including weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Layer = keras.layers.Layer
 
 @contextlib.contextmanager
 def preserved_random_state():
-    """Keras draws a default seed for each layer it makes; give those draws back."""
+    """Undo the draws of random numbers inside; Keras draws one for each layer."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
@@ -39,13 +39,13 @@ def preserved_random_state():
 def copy_model(
     model: keras.Model, dtype: str | None = None, call: Callable | None = None
 ) -> keras.Model:
-    """A copy of a model with its weights.
+    """Return a copy of a model with its weights.
 
     Args:
-        model: Any model; only the Functional ones in it use `call`.
-        dtype: That of the copy. Default: the same.
-        call: How layers are connected, `call(model, layer, *args, **kwargs)`, where
-            `model` is the one that is copied. Default: `layer(*args, **kwargs)`.
+        model: Any model. Only the Functional models in it use `call`.
+        dtype: Dtype of the copy. Default: the same.
+        call: Function `call(model, layer, *args, **kwargs)` that connects layers, where
+            `model` is the original. Default: `layer(*args, **kwargs)`.
     """
     return _copy_model(model, dtype=dtype, call=call)
 
@@ -58,9 +58,8 @@ def wrap(
 ) -> keras.Model:
     """Copy a model with wrappers around the given kernels.
 
-    They remove nothing yet; those of the layout "compact" cannot run before
+    The wrappers remove nothing yet. In the layout `"compact"` they cannot run before
     `set_masks`.
-
     """
     wrappers: dict[int, dict] = {}
     for kernel in kernels:
@@ -78,8 +77,8 @@ def set_masks(
 
     Args:
         pruned: The model from `wrap`.
-        kernels: Those that it was made with.
-        masks: `{kernel path: kernel-shaped array of 0 and 1}`.
+        kernels: The kernels that were given to `wrap`.
+        masks: `{kernel path: array of 0 and 1 of the kernel's shape}`.
     """
     layers = dict(walk(pruned))
     with replicas.scope(pruned):
@@ -90,7 +89,7 @@ def set_masks(
 
 
 def set_note(pruned: keras.Model, note: str) -> None:
-    """Set what `report` says of how the masks of a model came about."""
+    """Set the text with which `report` explains the masks of a model."""
     for layer in masked_layers(pruned):
         layer.note = note
 
@@ -103,16 +102,22 @@ def strip(model: keras.Model) -> keras.Model:
         model: A model from `prune_at_init`, trained or not.
 
     Returns:
-        A new model without `MaskedLayer`s, kernels being `kernel * mask * scale`.
-        Its outputs are those of `model` to float rounding.
+        A new model without `MaskedLayer`s, whose kernels are `kernel * mask * scale`.
+        Its outputs are those of `model` up to rounding.
 
     Raises:
         ValueError: If the model has no `MaskedLayer`.
+        TypeError: If `model` is no Keras model.
 
     Example:
 
-    >>> plain = strip(pruned)
-    >>> plain.save("model.keras")
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.75)
+    >>> [type(layer).__name__ for layer in pruned.layers[1:]]
+    ['MaskedLayer', 'MaskedLayer']
+    >>> [type(layer).__name__ for layer in kpi.strip(pruned).layers[1:]]
+    ['Dense', 'Dense']
     """
     check_model(model)
     if not masked_layers(model):
@@ -129,7 +134,7 @@ def strip(model: keras.Model) -> keras.Model:
 def change_layers(
     model: keras.Model, change: exchange.Change, call: Callable | None = None
 ) -> keras.Model:
-    """A copy of a model with other layers, which `change` makes, or leaves as is.
+    """Return a copy of a model with other layers, where `change` makes one.
 
     `call` is needed if these have other shapes, as in `copy_model`.
     """
@@ -139,20 +144,33 @@ def change_layers(
 def enable_workers(model: keras.Model) -> keras.Model:
     """Let `fit` of a loaded model run on several workers.
 
-    Models from `prune_at_init` need no call. See `distribute/workers.py` for why.
+    Models from `prune_at_init` need no call. Keras 3.15 cannot `fit` under a
+    `MultiWorkerMirroredStrategy` by itself (keras-team/keras issue 20585); this works
+    around it.
 
     Args:
-        model: A model made or loaded in the scope of a
-            `tf.distribute.MultiWorkerMirroredStrategy`. Nothing happens to others.
+        model: A model that was made or loaded in the scope of a
+            `tf.distribute.MultiWorkerMirroredStrategy`. Other models are not changed.
 
     Returns:
         The same model.
 
+    Raises:
+        TypeError: If `model` is no Keras model.
+
     Example:
 
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.75)
+    >>> pruned.save("pruned.keras")
+    >>> strategy = tf.distribute.get_strategy()  # or MultiWorkerMirroredStrategy()
     >>> with strategy.scope():
-    ...     model = enable_workers(keras.models.load_model("pruned.keras"))
-    >>> model.fit(dataset)
+    ...     loaded = kpi.enable_workers(keras.models.load_model("pruned.keras"))
+    >>> kpi.report(loaded).sparsity
+    0.75
     """
 
     check_model(model, built=False)

@@ -1,1 +1,1 @@
-"""A grid of training runs, one process each, and the table of what they reached."""
+"""Run a grid of trainings, one process each, and make a table of the results."""

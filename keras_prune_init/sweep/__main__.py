@@ -1,13 +1,13 @@
-"""Trains with every combination of some values of a configuration.
+"""Train with every combination of some values of a configuration.
 
     python -m keras_prune_init.sweep --workdir=sweeps/methods \\
         --grid="prune.method=snip,synflow;prune.sparsity=0.9,0.98;seed=0,1,2"
 
 Each run is a process of its own, `python -m keras_prune_init.train --resume`, in a
-folder of its own. The same command goes on with a sweep that was stopped; runs that are
-finished are not repeated. SIGTERM ends the run that is at work too, once it has saved.
-Other flags, such as --config.train.epochs=2, go to all runs.
-At the end: a table, table.md and accuracy.png in --workdir.
+folder of its own. The same command continues a sweep that was stopped. Finished runs
+are not repeated. SIGTERM also ends the current run, after it has saved. Other flags,
+such as --config.train.epochs=2, are passed to all runs. At the end --workdir has a
+table, table.md and accuracy.png.
 """
 
 import pathlib

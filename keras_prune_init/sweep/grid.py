@@ -1,4 +1,4 @@
-"""From `"prune.method=snip,synflow;seed=0,1"` to the settings of each run."""
+"""Turn `"prune.method=snip,synflow;seed=0,1"` into the settings of each run."""
 
 import difflib
 import itertools
@@ -17,20 +17,20 @@ Cell = dict[str, str]
 
 
 def parse(text: str, config: str | None = None) -> list[Cell]:
-    """All combinations, the last key changing fastest.
+    """Return all combinations of a grid; the last key changes fastest.
 
     Args:
         text: `key=value,value;key=value,...`. Commas within brackets do not separate.
-        config: File of the configuration that the keys are of; `None`: the default.
+        config: File of the configuration with these keys; `None`: the default.
 
     Raises:
-        ValueError: If this is no grid, or a key or value is none of the configuration.
+        ValueError: If this is no grid, or the configuration has no such key or value.
     """
     axes = {}
     for part in filter(None, (p.strip() for p in text.split(";"))):
-        key, _, values = part.partition("=")
-        # Not inside of (0.3, 0.6).
-        values = [v.strip() for v in re.split(r",(?![^(\[]*[)\]])", values)]
+        key, _, listed = part.partition("=")
+        # Not inside brackets, as in (0.3, 0.6).
+        values = [v.strip() for v in re.split(r",(?![^(\[]*[)\]])", listed)]
         if not key or "" in values or len(set(values)) < len(values) or key in axes:
             raise ValueError(
                 "A grid is key=value,value;key=value with different keys and values. "
@@ -51,21 +51,21 @@ def parse(text: str, config: str | None = None) -> list[Cell]:
 
 
 def name(cell: Cell) -> str:
-    """A folder's name, the same for the same settings."""
+    """Return a folder's name; the same settings have the same name."""
     parts = (f"{key.rpartition('.')[2]}={value}" for key, value in cell.items())
     return re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "-"))
 
 
 def as_flags(cell: Cell) -> list[str]:
-    """What sets these values in the training binary."""
+    """Return the flags that set these values in the training binary."""
     return [f"--config.{key}={value}" for key, value in cell.items()]
 
 
 def check_flags(arguments: list[str]) -> None:
-    """See that the flags of a run make one.
+    """Check that flags make a valid run.
 
     Raises:
-        ValueError: If they do not, as the training binary would say.
+        ValueError: If they do not; the message is that of the training binary.
     """
     config_checks.check_config(_load(arguments))
 
@@ -86,7 +86,7 @@ def _check(axes, config):
 
 
 def _load(arguments):
-    """The configuration that these flags make."""
+    """Return the configuration that these flags make."""
     values = flags.FlagValues()
     given = ["sweep", *arguments]
     holder = config_flags.DEFINE_config_file(

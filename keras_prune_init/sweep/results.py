@@ -1,4 +1,4 @@
-"""What the runs of a sweep reached, as a table and a picture."""
+"""The results of a sweep, as a table and a picture."""
 
 import json
 import pathlib
@@ -18,8 +18,8 @@ class Row(NamedTuple):
 
     Attributes:
         settings: The values of the grid, without the seed.
-        accuracies: Test accuracy after the last epoch, of each finished seed.
-        sparsities: Effective sparsity, of each.
+        accuracies: Test accuracy after the last epoch, for each finished seed.
+        sparsities: Effective sparsity, for each finished seed.
     """
 
     settings: dict[str, str]
@@ -32,12 +32,12 @@ class Row(NamedTuple):
 
     @property
     def deviation(self) -> float | None:
-        """Of the sample; `None` with one seed."""
+        """Standard deviation of the sample; `None` with one seed."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def read(folder: pathlib.Path, cells: list[grid.Cell]) -> list[Row]:
-    """The finished runs, in the order of the grid."""
+    """Return the finished runs, in the order of the grid."""
     rows: dict[str, Row] = {}
     for cell in cells:
         result = runs.finished(folder / grid.name(cell))
@@ -50,7 +50,7 @@ def read(folder: pathlib.Path, cells: list[grid.Cell]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Mean and standard deviation of the final test accuracy, in percent."""
+    """Return mean and standard deviation of the final test accuracy, in percent."""
     keys = list(rows[0].settings)
     lines = [(*keys, "test accuracy", "sd", "seeds", "effective sparsity")]
     for row in rows:
@@ -75,7 +75,7 @@ def save(folder: pathlib.Path, rows: list[Row]) -> None:
 
 
 def draw(path: pathlib.Path, rows: list[Row]) -> None:
-    """Accuracy over sparsity, a line for each other setting; else a bar for each."""
+    """Draw accuracy over sparsity, with a line for each other setting, or as bars."""
     from matplotlib.figure import Figure  # pyplot may ask for a screen
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

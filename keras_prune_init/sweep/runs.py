@@ -1,4 +1,4 @@
-"""One run of a sweep: a process, its log, and that no two of them are in one folder."""
+"""One run of a sweep: its process, its log and its folder."""
 
 import fcntl
 import json
@@ -13,13 +13,13 @@ from keras_prune_init.train import run_folder
 
 
 def finished(folder: pathlib.Path) -> dict | None:
-    """The result of a run, or `None` if it has not finished."""
+    """Return the result of a run, or `None` if it has not finished."""
     result = run_folder.read_result(folder)
     return result if result and result["finished"] else None
 
 
 def prepare(folder: pathlib.Path, arguments: list[str]) -> None:
-    """Note the flags of a run beside its folder.
+    """Write the flags of a run beside its folder.
 
     Raises:
         ValueError: If it was started with other flags.
@@ -37,10 +37,10 @@ def prepare(folder: pathlib.Path, arguments: list[str]) -> None:
 
 
 def run(folder: pathlib.Path, arguments: list[str]) -> bool:
-    """Start or go on with a run; whether it is finished after that.
+    """Start or continue a run; return whether it is finished then.
 
     Args:
-        folder: Its folder; beside it, FOLDER.log has what it printed.
+        folder: The folder of the run. Its output is written to FOLDER.log beside it.
         arguments: Flags of the training binary.
     """
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:

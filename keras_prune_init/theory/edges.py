@@ -12,12 +12,12 @@ from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
 
-# Where activations are compared with each other, and with their multiples.
+# Points at which activations are compared with each other and their multiples.
 PROBE = np.concatenate([side * np.geomspace(1e-3, 1e3, 19) for side in (-1, 1)])
 
 
 class Deviations(NamedTuple):
-    """Of weights, times the root of the fan-in, and of biases."""
+    """Standard deviations of weights, times the root of the fan-in, and of biases."""
 
     sigma_w: float
     sigma_b: float
@@ -26,7 +26,7 @@ class Deviations(NamedTuple):
 def deviations(
     model: keras.Model, kernels: list[Kernel], sigma_b: float | None = None
 ) -> list[Deviations]:
-    """Where the edge of chaos is for each kernel.
+    """Return the standard deviations on the edge of chaos for each kernel.
 
     Args:
         model: A Sequential or Functional model.
@@ -48,8 +48,8 @@ def deviations(
     unknown = [k.path for k, v in zip(kernels, result, strict=True) if v is None]
     if unknown:
         raise ValueError(
-            "The edge of chaos depends on the activation that a layer's inputs went "
-            f"through, which must be known. Received: {model.name}, where these read "
+            "The activation that a layer's inputs went through must be known, to find "
+            f"the edge of chaos. Received: {model.name}, where these layers read "
             f"several, or an unknown operation: {', '.join(unknown)}. Name it: pass "
             '`reinitialize` an object such as EdgeOfChaos("relu"), `rescale` "relu".'
         )
@@ -68,7 +68,10 @@ def _one(read, kernel):
 
 
 def _edge(activation: Activation, sigma_b, known):
-    """Looked for once: two ReLU layers are not the same function, but equal ones."""
+    """Return the edge of chaos of an activation, and remember it.
+
+    Two ReLU layers are different functions, but equal ones, and share one result.
+    """
     try:
         values = _values(activation, PROBE)
     except Exception:  # a layer as an activation, say: it wants more than numbers

@@ -27,30 +27,37 @@ __all__ = ["EdgeOfChaos", "Orthogonal", "ScaledNormal", "reinitialize"]
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ScaledNormal(keras.initializers.VarianceScaling):
-    """Normal weights and biases of the deviations that mean field theory speaks of.
+    """Draw normal weights and biases with the deviations of mean field theory.
 
-    For kernels and biases alike: a tensor with one axis is a bias, any other a kernel.
-
-    An initializer sees only the shape, and takes it for that of a dense or convolution
-    kernel: of a depthwise kernel (3, 3, channels, 1) it counts a fan-in of 9 * channels
-    instead of 9. `reinitialize` knows the layers and counts right.
+    It is an initializer for kernels and biases alike: a tensor with one axis is a bias,
+    any other is a kernel. An initializer sees only the shape, and treats it as the
+    shape of a dense or convolution kernel. For a depthwise kernel (3, 3, channels, 1)
+    it counts a fan-in of 9 * channels instead of 9. `reinitialize` knows the layers and
+    counts right.
 
     Args:
         sigma_w: Standard deviation of a weight times the root of the fan-in, > 0.
         sigma_b: Standard deviation of a bias, >= 0.
         seed: Whole number, `keras.random.SeedGenerator`, or `None`.
-        input_axes, output_axes: Axes of a kernel; EinsumDense sets them.
+        input_axes: Input axes of a kernel; `EinsumDense` sets them.
+        output_axes: Output axes of a kernel; `EinsumDense` sets them.
 
     Raises:
         ValueError: If a deviation is out of its range.
 
     Example:
 
-    >>> start = ScaledNormal(1.5, 0.05)  # chaotic for tanh
-    >>> Dense(100, "tanh", kernel_initializer=start, bias_initializer=start)
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> start = kpi.initializers.ScaledNormal(1.5, 0.05, seed=0)  # chaotic for tanh
+    >>> layer = keras.layers.Dense(100, kernel_initializer=start)
+    >>> layer.build((None, 400))
+    >>> print(f"{layer.kernel.numpy().std():.3f}")  # 1.5 / sqrt(400)
+    0.075
 
     Reference:
-        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, arXiv 1606.05340.
+        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, "Exponential expressivity in deep
+        neural networks through transient chaos", 2016, arXiv 1606.05340.
     """
 
     def __init__(
@@ -88,17 +95,18 @@ class ScaledNormal(keras.initializers.VarianceScaling):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EdgeOfChaos(ScaledNormal):
-    """Normal weights and biases at which gradients neither vanish nor explode.
+    """Draw normal weights and biases at which gradients neither vanish nor explode.
 
-    Use it for the layers that read what `activation` puts out, kernels and biases
-    alike; pruned networks train deeper from there. See `ScaledNormal` for how shapes
-    are read.
+    Use it for kernels and biases of the layers that read the outputs of `activation`.
+    Pruned networks that start there can be deeper and still train. Shapes are read as
+    by `ScaledNormal`.
 
     Args:
-        activation: What the layers' inputs went through: a Keras activation, its name,
-            or a registered function.
+        activation: The activation that the layers' inputs went through: a Keras
+            activation, its name, or a registered function.
         sigma_b: Standard deviation of biases, >= 0.
-        seed, **axes: As in `ScaledNormal`.
+        seed: Whole number, `keras.random.SeedGenerator`, or `None`.
+        **axes: `input_axes` and `output_axes` of a kernel; `EinsumDense` sets them.
 
     Attributes:
         sigma_w: Standard deviation of weights times the root of the fan-in.
@@ -108,11 +116,17 @@ class EdgeOfChaos(ScaledNormal):
 
     Example:
 
-    >>> start = EdgeOfChaos("tanh", 0.2)
-    >>> Dense(100, "tanh", kernel_initializer=start, bias_initializer=start)
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> start = kpi.initializers.EdgeOfChaos("tanh", 0.2)
+    >>> print(f"{start.sigma_w:.3f}")
+    1.304
+    >>> both = {"kernel_initializer": start, "bias_initializer": start}
+    >>> layer = keras.layers.Dense(100, "tanh", **both)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
     """
 
     def __init__(
@@ -137,37 +151,44 @@ def reinitialize(
 ) -> None:
     """Give the dense and convolution layers of a model new weights, in place.
 
-    Use it before `prune_at_init`, on a model made with Keras's defaults; or after, to
-    train given masks from other weights: removed weights stay 0, and scales, which
-    belong to the old weights, go back to 1. A kernel is drawn with its layer's own
-    fan-in (of depthwise, grouped and transposed convolutions too; strides do not
-    count). Other layers keep their weights: normalization, embeddings, recurrent ones.
+    Use it before `prune_at_init`, on a model that was made with Keras's defaults. Or
+    use it after, to train given masks from other weights: removed weights stay 0, and
+    scales go back to 1, because they belong to the old weights. A kernel is drawn with
+    its layer's own fan-in. This is right for depthwise, grouped and transposed
+    convolutions too; strides do not count. Other layers keep their weights:
+    normalization, embeddings, recurrent layers.
 
     Args:
         model: A built Keras model, pruned or not.
-        initializer: `"eoc"`: the edge of chaos of the activation that a layer's inputs
-            went through, upstream through normalization, pooling, reshaping, dropout,
-            additions; of layers that read the model's inputs, of the one that follows.
-            `"orthogonal"`: `Orthogonal()`. Or a Keras initializer or its name, for
-            kernels; a `ScaledNormal` is for biases too. Biases otherwise are set by
-            their layer's own initializer.
+        initializer: One of these: `"eoc"`: the edge of chaos of the activation that a
+            layer's inputs went through. It is found upstream, through normalization,
+            pooling, reshaping, dropout and additions. Layers that read the model's
+            inputs use the activation that follows them. `"orthogonal"`: `Orthogonal()`.
+            A Keras initializer or its name, for kernels. A `ScaledNormal` is used for
+            biases too. Otherwise biases are set by their layer's own initializer.
         sigma_b: Standard deviation of biases, for `"eoc"`. Default: 0 for activations
             with phi(2x) = 2 phi(x) (ReLU, leaky ReLU, none), else 0.2.
         seed: Seed of all draws, together with the paths of the variables.
 
     Raises:
         TypeError: If `model` is no Keras model.
-        ValueError: If it is not built or has no such layer, if `initializer` is not
-            known, if the activation that a layer reads is not known or has no edge of
-            chaos. The model is left as it was.
+        ValueError: If the model is not built or has no such layer; if `initializer` is
+            not known; if the activation that a layer reads is not known or has no edge
+            of chaos. The model is unchanged then.
 
     Example:
 
-    >>> model = keras.applications.MobileNetV2(weights=None)
-    >>> reinitialize(model, "eoc")
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> layers = [keras.layers.Dense(n, "relu") for n in (400, 400)]
+    >>> model = keras.Sequential([keras.Input((400,)), *layers])
+    >>> kpi.initializers.reinitialize(model, "eoc")
+    >>> print(f"{layers[1].kernel.numpy().std():.3f}")  # sqrt(2 / 400)
+    0.071
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797.
     """
     kernels = matrix_kernels(model)
     check_whole("seed", seed, 0)
@@ -207,14 +228,14 @@ def _known(initializer):
 
 
 def _values(kernel: Kernel, initializer, seed):
-    """Pairs of what to assign to and its new value: kernel, scale, bias."""
+    """Yield pairs of a variable and its new value: kernel, scale, bias."""
     key = f"{seed} {kernel.path}"
     groups, *shape = matrices_shape(kernel)
     dtype = kernel.variable.dtype
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
     values = from_matrices(kernel, np.stack(draws))
     yield kernel, values
-    if kernel.wrapper is not None:
+    if kernel.scale is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows

@@ -1,4 +1,4 @@
-"""Approximate isometry: train the kept weights, without data, to preserve norms.
+"""Approximate isometry: adjust the kept weights, without data, to preserve norms.
 
 With V = mask * W reshaped to (positions * inputs, outputs), each kernel minimizes
 
@@ -6,14 +6,15 @@ With V = mask * W reshaped to (positions * inputs, outputs), each kernel minimiz
 
 by gradient descent over its kept weights. Then the singular values of V are near 1, and
 neither signals nor gradients shrink from layer to layer. || V V^T - I || has the same
-minima, as its square differs by a constant, |rows - columns|; of the two the smaller
-matrix is used. The kernel of a convolution preserves norms of single patches then, and
-the convolution those of images where all but its central weights are 0 (`Orthogonal`).
+minima, because its square differs by a constant, |rows - columns|; the smaller matrix
+of the two is used. The kernel of a convolution then preserves norms of single patches.
+The convolution preserves norms of images if all but its central weights are 0
+(`Orthogonal`).
 
-The norm is not squared, as in the authors' code, so its gradient does not fade near 0,
-and steps of a fixed rate would jump about at a penalty of twice the rate. A step is
-therefore at most the one to 0 if the penalty fell linearly (Polyak's step length), and
-the authors' 10,000 steps become a few hundred.
+The norm is not squared, as in the authors' code. So its gradient does not fade near 0,
+and steps of a fixed rate would oscillate at a penalty of twice the rate. A step is
+therefore at most as long as it would take to reach 0 if the penalty fell linearly
+(Polyak's step length). So the authors' 10,000 steps become a few hundred.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ STACK, COUNT = tf.TensorSpec([None, None, None]), tf.TensorSpec([], tf.int32)
 
 
 class SingularValues(NamedTuple):
-    """Of one kernel, over all its groups."""
+    """Statistics of the singular values of one kernel, over all its groups."""
 
     mean: float
     min: float
@@ -52,11 +53,11 @@ class KernelIsometry(NamedTuple):
     """How far a kernel is from preserving norms.
 
     Attributes:
-        path: That of the kernel variable.
-        shape: (groups, rows, columns) of V.
-        zeros: How many singular values rows and columns of only zeros force to be 0.
-        penalty: Pair of the norms above, before and after.
-        values: Pair of `SingularValues`, before and after.
+        path: Path of the kernel variable.
+        shape: (groups, rows, columns) of V, the kernel as matrices.
+        zeros: How many singular values must be 0, because rows or columns are all zero.
+        penalty: The norm || V^T V - I ||_F, a pair of before and after.
+        values: A pair of `SingularValues`, before and after.
     """
 
     path: str
@@ -93,43 +94,49 @@ def approximate_isometry(
 ) -> IsometryReport:
     """Bring a pruned network near to preserving norms, in place, before it is trained.
 
-    Use it, without data, on networks pruned so far that they train badly; best from
-    orthogonal weights, which it brings back to what pruning took from them. It does for
-    all directions what `rescale` does on average: use one of the two. It suits tanh;
-    deep plain ReLU networks cannot preserve norms in all directions, whatever their
-    weights (Pennington, Schoenholz, Ganguli, arXiv 1711.04735).
+    It needs no data. Use it on networks that are pruned so far that they train badly.
+    It works best from orthogonal weights, because it restores what pruning took from
+    them. It does for all directions what `rescale` does on average, so use one of the
+    two. It suits tanh. Deep plain ReLU networks cannot preserve norms in all
+    directions, whatever their weights are (Pennington, Schoenholz, Ganguli, 2017, arXiv
+    1711.04735).
 
-    It changes the masked kernels of dense and convolution layers; embeddings, recurrent
+    It changes the masked kernels of dense and convolution layers. Embeddings, recurrent
     layers, biases and masks stay as they are. Each step of a kernel costs two products
-    of matrices, rows * columns * min(rows, columns): little for CIFAR networks, too
-    much for dense layers of many thousand units.
+    of matrices, rows * columns * min(rows, columns). This is little for CIFAR networks,
+    and too much for dense layers of many thousand units.
 
     Args:
-        pruned: A model from `prune_at_init`, not trained yet.
-        steps: Gradient steps for each kernel, at most.
-        learning_rate: The largest rate of a step.
+        pruned: A model from `prune_at_init` that is not trained yet.
+        steps: Largest number of gradient steps for each kernel.
+        learning_rate: Largest rate of a step.
         tolerance: A kernel is done when 100 steps lower its penalty by less than this.
         verbose: 1 shows a progress bar when it takes long, 0 never.
 
     Returns:
-        An `IsometryReport`. Where `zeros` is not 0 the penalty cannot come down to 0:
-        the mask empties rows or columns, or an orthogonal kernel goes from few channels
-        to more (of 3x3 weights from 16 to 32 all but 16 rows are 0 from the start).
+        An `IsometryReport`; `str()` gives a table. The penalty of a kernel cannot reach
+        0 if its `zeros` is not 0. One reason is that the mask empties rows or columns.
+        Another is an orthogonal kernel from few channels to more: of 3x3 weights from
+        16 to 32 channels, all but 16 rows are 0 from the start.
 
     Raises:
         ValueError: If the model has no masked dense or convolution kernel, was
             rescaled, or an argument does not fit. The model is unchanged then.
+        TypeError: If `pruned` is no Keras model.
 
     Example:
 
-    >>> reinitialize(model, "orthogonal")
-    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
-    >>> print(approximate_isometry(pruned))
-    >>> pruned.fit(x, y)
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((8,), classes=4, depth=2, width=8, init="orthogonal")
+    >>> pruned = kpi.prune_at_init(model, method="random", sparsity=0.5)
+    >>> done = kpi.approximate_isometry(pruned, steps=300)
+    >>> before, after = done.kernels[0].penalty
+    >>> after < before
+    True
 
     Reference:
         Lee, Ajanthan, Gould, Torr, "A Signal Propagation Perspective for Pruning Neural
-        Networks at Initialization", arXiv 1906.06307.
+        Networks at Initialization", 2020, arXiv 1906.06307.
     """
     _check(steps, learning_rate, tolerance)
     check_flag("verbose", verbose)
@@ -142,10 +149,10 @@ def approximate_isometry(
         )
         results.append(after.astype(k.variable.dtype))
         ends = before, _matrices(k, results[-1])
-        penalties = tuple(float(_penalty(_upright(v))[0]) for v in ends)
+        first, last = (float(_penalty(_upright(v))[0]) for v in ends)
         values = tuple(_summary(_singular_values(v)) for v in ends)
         rows.append(
-            KernelIsometry(k.path, before.shape, _zeros(before), penalties, values)
+            KernelIsometry(k.path, before.shape, _zeros(before), (first, last), values)
         )
     for kernel, result in zip(kernels, results, strict=True):
         kernel.assign(result)
@@ -153,18 +160,28 @@ def approximate_isometry(
 
 
 def singular_values(model: keras.Model) -> dict[str, np.ndarray]:
-    """Singular values of the kernels of dense and convolution layers, with their masks.
+    """Return the singular values of the kernels of dense and convolution layers.
 
     Args:
         model: A built Keras model, pruned or not.
 
     Returns:
-        `{path of the kernel variable: array}`, falling; of mask * scale * weights
-        reshaped to (positions * inputs, outputs), of all groups together. A depthwise
-        convolution has a group for each channel.
+        `{path of the kernel variable: array}`. The values fall. They are those of
+        mask * scale * weights reshaped to (positions * inputs, outputs), of all groups
+        together. A depthwise convolution has one group for each channel.
 
     Raises:
-        TypeError, ValueError: If the model is none, not built, or has no such layer.
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not built, or has no dense or convolution layer.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> dense = keras.layers.Dense(2, kernel_initializer="identity", name="logits")
+    >>> model = keras.Sequential([keras.Input((2,)), dense])
+    >>> [values.tolist() for values in kpi.singular_values(model).values()]
+    [[1.0, 1.0]]
     """
     kernels = matrix_kernels(model)
     return {k.path: _singular_values(_matrices(k, k.effective())) for k in kernels}
@@ -189,7 +206,9 @@ def _masked(model) -> list[Kernel]:
             f"returned. Received: model={model.name}, without a masked dense or "
             "convolution layer. Prune it first."
         )
-    scaled = [k.path for k in kernels if np.any(k.scale.numpy() != 1)]
+    scaled = [
+        k.path for k in kernels if k.scale is not None and np.any(k.scale.numpy() != 1)
+    ]
     if scaled:
         raise ValueError(
             "Rescaling and approximate isometry are alternatives. "
@@ -200,18 +219,18 @@ def _masked(model) -> list[Kernel]:
 
 
 def _matrices(kernel, values):
-    """Kernel-shaped values as (groups, positions * inputs, outputs)."""
+    """Reshape kernel-shaped values to (groups, positions * inputs, outputs)."""
     groups, *_, outputs = matrices_shape(kernel)
     return to_matrices(kernel, values).reshape(groups, -1, outputs).astype(np.float32)
 
 
 def _upright(stack):
-    """The matrices, or their transposes, with at least as many rows as columns."""
+    """Return the matrices, or their transposes if these have more rows."""
     return stack if stack.shape[1] >= stack.shape[2] else stack.swapaxes(1, 2)
 
 
 def _descend(stack, mask, steps, rate, tolerance):
-    """The weights of the lowest penalty met on the way."""
+    """Return the weights with the lowest penalty of all steps."""
     v, kept = (tf.constant(_upright(a)) for a in (stack, mask))
     best, lowest = v, float(_penalty(v)[0])
     for done in range(0, steps, STEPS_A_CALL):
@@ -237,7 +256,7 @@ def _steps(v, kept, rate, count):
 
 
 def _penalty(v):
-    """|| V^T V - I ||_F of a block diagonal matrix, and its gradient, 0 at 0."""
+    """Return || V^T V - I ||_F of a block diagonal matrix, and its gradient."""
     excess = tf.matmul(v, v, transpose_a=True) - tf.eye(tf.shape(v)[2], dtype=v.dtype)
     penalty = tf.norm(excess)
     return penalty, 2 * tf.matmul(v, excess) / tf.maximum(penalty, 1e-12)

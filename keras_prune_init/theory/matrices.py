@@ -1,4 +1,4 @@
-"""Kernels of dense and convolution layers, as the matrices that theory speaks of."""
+"""Kernels of dense and convolution layers, as the matrices of the theory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_prune_init.layers.types import Trait, has
 
 
 def matrix_kernels(model: keras.Model) -> list[Kernel]:
-    """The kernels of dense and convolution layers, masked or not, in order.
+    """Return the kernels of dense and convolution layers, masked or not, in order.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -37,29 +37,29 @@ def matrix_kernels(model: keras.Model) -> list[Kernel]:
 
 
 def matrices_shape(kernel: Kernel) -> tuple[int, ...]:
-    """The shape of `to_matrices`: (groups, *positions, inputs, outputs)."""
+    """Return the shape of `to_matrices`: (groups, *positions, inputs, outputs)."""
     view, axes = _axes(kernel)
     groups, positions, inputs, outputs = ([view[i] for i in a] for a in axes)
     return math.prod(groups), *positions, math.prod(inputs), math.prod(outputs)
 
 
 def to_matrices(kernel: Kernel, values: np.ndarray) -> np.ndarray:
-    """Kernel-shaped values as matrices, one a group and position."""
+    """Return kernel-shaped values as matrices, one for each group and position."""
     view, axes = _axes(kernel)
     matrices = np.reshape(values, view).transpose(sum(axes, []))
     return matrices.reshape(matrices_shape(kernel))
 
 
 def from_matrices(kernel: Kernel, matrices: np.ndarray) -> np.ndarray:
-    """The opposite of `to_matrices`: values of the kernel's shape."""
+    """Undo `to_matrices`: return values of the kernel's shape."""
     view, axes = _axes(kernel)
-    order = sum(axes, [])
+    order: list[int] = sum(axes, [])
     values = np.reshape(matrices, [view[i] for i in order])
     return values.transpose(np.argsort(order)).reshape(kernel.shape)
 
 
 def _axes(kernel):
-    """A shape of the kernel; its axes of groups, positions, inputs and outputs."""
+    """Return a shape of the kernel; its axes of groups, positions, inputs, outputs."""
     shape, last = kernel.shape, len(kernel.shape) - 1
     positions = list(range(last - 1))
     role = kernel.role

@@ -1,22 +1,23 @@
 """Mean field theory of wide random networks: variances, correlations, edge of chaos.
 
 A layer computes y = W phi(x) + b with independent weights of variance sigma_w^2 /
-fan-in and biases of variance sigma_b^2. In the limit of infinite width the variance q
-of its outputs, and the correlation c of its outputs for two inputs, depend only on
-those of the layer before (Z1 and Z2 are normal variables of correlation c):
+fan-in and biases of variance sigma_b^2. In the limit of infinite width, the variance q
+of its outputs depends only on that of the layer before, and so does the correlation c
+of its outputs for two inputs (Z1 and Z2 are normal variables of correlation c):
 
     q <- sigma_b^2 + sigma_w^2 E[phi(sqrt(q) Z)^2]
     c <- (sigma_b^2 + sigma_w^2 E[phi(sqrt(q) Z1) phi(sqrt(q) Z2)]) / q
     chi = sigma_w^2 E[phi'(sqrt(q) Z)^2]
 
-Squared gradients are multiplied by chi from layer to layer: with depth they vanish if
+Squared gradients are multiplied by chi from layer to layer. With depth they vanish if
 chi < 1 (ordered phase) and explode if chi > 1 (chaotic phase). The edge of chaos is
 chi = 1.
 
 References:
-    Poole et al., arXiv 1606.05340; Schoenholz et al., "Deep Information Propagation",
-    arXiv 1611.01232; Hayou, Doucet, Rousseau, "On the Impact of the Activation Function
-    on Deep Neural Networks Training", arXiv 1902.06853; Hayou et al., arXiv 2002.08797.
+    Poole et al., 2016, arXiv 1606.05340; Schoenholz et al., "Deep Information
+    Propagation", 2017, arXiv 1611.01232; Hayou, Doucet, Rousseau, "On the Impact of the
+    Activation Function on Deep Neural Networks Training", 2019, arXiv 1902.06853; Hayou
+    et al., 2021, arXiv 2002.08797.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from keras_prune_init.theory import quadrature
 
 Activation = str | Callable
 
-# What rounding and kinks of an activation may do to chi and to slopes.
+# Largest error of chi and slopes, from rounding and kinks of an activation.
 SLACK = 1e-4
 # Deviations whose squares are numbers in float32, too.
 LARGEST = 1e15
@@ -45,7 +46,7 @@ class Edge(NamedTuple):
         sigma_w: Standard deviation of a weight times the root of its fan-in.
         sigma_b: Standard deviation of a bias.
         q: Variance of outputs that a layer does not change.
-        chi: What a layer multiplies squared gradients by: 1 to rounding.
+        chi: Factor by which a layer multiplies squared gradients: 1 up to rounding.
         stable: Whether variances near `q` go to `q`, or at least do not leave it.
     """
 
@@ -57,15 +58,15 @@ class Edge(NamedTuple):
 
 
 def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
-    """The initialization at which gradients neither vanish nor explode with depth.
+    """Return the initialization at which gradients neither vanish nor explode.
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
         sigma_b: Standard deviation of biases, >= 0.
 
     Returns:
-        An `Edge`. For a positively homogeneous activation (ReLU, leaky ReLU)
-        with `sigma_b=0` every variance is a fixed point; `q` is 1 then.
+        An `Edge`. For a positively homogeneous activation (ReLU, leaky ReLU) with
+        `sigma_b=0` every variance is a fixed point; then `q` is 1.
 
     Raises:
         ValueError: If `sigma_b` is negative, or there is no such point.
@@ -76,11 +77,14 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
 
     Example:
 
-    >>> edge_of_chaos("tanh", 0.2)
-    Edge(sigma_w=1.3041, sigma_b=0.2, q=0.5121, ...)
+    >>> import keras_prune_init as kpi
+    >>> edge = kpi.mean_field.edge_of_chaos("tanh", 0.2)
+    >>> print(f"{edge.sigma_w:.4f} {edge.q:.4f} {edge.chi:.4f}")
+    1.3041 0.5121 1.0000
 
     Reference:
-        Hayou, Doucet, Rousseau, arXiv 1902.06853, algorithm 1 (by quadrature here).
+        Hayou, Doucet, Rousseau, 2019, arXiv 1902.06853, algorithm 1 (here by
+        quadrature).
     """
     _check_deviation("sigma_b", sigma_b)
     q, sigma_w, chi, slope = _edge(quadrature.known_activation(activation), sigma_b)
@@ -105,7 +109,7 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
 
 @functools.lru_cache(maxsize=100)  # every layer of a deep network asks for the same
 def _edge(activation, sigma_b):
-    """q, sigma_w, chi and the derivative of the variance map there."""
+    """Return q, sigma_w, chi and the derivative of the variance map there."""
     function = quadrature.with_slopes(activation)
 
     def excess(q):
@@ -125,7 +129,29 @@ def _edge(activation, sigma_b):
 def variance_map(
     activation: Activation, sigma_w: float, sigma_b: float, q: float
 ) -> float:
-    """Variance of the outputs of a layer whose inputs have variance `q`."""
+    """Return the variance of a layer's outputs, for inputs of variance `q`.
+
+    Args:
+        activation: A Keras activation, its name, or a function of tensors.
+        sigma_w: Standard deviation of a weight times the root of its fan-in.
+        sigma_b: Standard deviation of a bias.
+        q: Variance of the pre-activations of the layer before, >= 0.
+
+    Returns:
+        sigma_b^2 + sigma_w^2 E[phi(sqrt(q) Z)^2].
+
+    Raises:
+        ValueError: If `q` or a deviation is out of its range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> print(f"{kpi.mean_field.variance_map('relu', 2**0.5, 0.0, q=3.0):.4f}")
+    3.0000
+
+    Reference:
+        Poole et al., 2016, arXiv 1606.05340.
+    """
     _check_deviation("sigma_w", sigma_w)
     _check_deviation("sigma_b", sigma_b)
     if not is_number(q) or q < 0:
@@ -138,11 +164,28 @@ def variance_map(
 
 
 def fixed_variance(activation: Activation, sigma_w: float, sigma_b: float) -> float:
-    """The smallest variance that a layer does not change.
+    """Return the smallest variance that a layer does not change.
+
+    Args:
+        activation: A Keras activation, its name, or a function of tensors.
+        sigma_w: Standard deviation of a weight times the root of its fan-in.
+        sigma_b: Standard deviation of a bias.
 
     Returns:
-        The variance; 0 if it dies out; infinity if it grows without bound. For a
-        positively homogeneous activation with every variance fixed, 1.
+        The variance. It is 0 if signals die out, and infinity if they grow without
+        bound. If every variance is fixed, as for ReLU on the edge of chaos, it is 1.
+
+    Raises:
+        ValueError: If a deviation is out of its range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> print(f"{kpi.mean_field.fixed_variance('relu', 1.0, 0.5):.3f}")
+    0.500
+
+    Reference:
+        Poole et al., 2016, arXiv 1606.05340.
     """
     function = quadrature.with_slopes(activation)
     _check_deviation("sigma_w", sigma_w)
@@ -157,7 +200,7 @@ def fixed_variance(activation: Activation, sigma_w: float, sigma_b: float) -> fl
 def chi(
     activation: Activation, sigma_w: float, sigma_b: float, q: float | None = None
 ) -> float:
-    """What a layer multiplies squared gradients by, going backward.
+    """Return the factor by which a layer multiplies squared gradients, going backward.
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
@@ -166,10 +209,21 @@ def chi(
         q: Variance of the pre-activations. Default: `fixed_variance`.
 
     Returns:
-        Below 1 in the ordered phase, above 1 in the chaotic one.
+        chi = sigma_w^2 E[phi'(sqrt(q) Z)^2]: below 1 in the ordered phase, above 1 in
+        the chaotic one.
+
+    Raises:
+        ValueError: If a deviation or `q` is out of its range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> print(f"{kpi.mean_field.chi('relu', 2**0.5, 0.0, q=1.0):.4f}")
+    1.0000
 
     Reference:
-        Schoenholz et al., arXiv 1611.01232.
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
+        2017, arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b, q)
     return sigma_w**2 * quadrature.moments(quadrature.with_slopes(activation), q).slope
@@ -182,11 +236,29 @@ def correlation_map(
     c: float,
     q: float | None = None,
 ) -> float:
-    """Correlation of a layer's outputs for two inputs of correlation `c`.
+    """Return the correlation of a layer's outputs for two inputs of correlation `c`.
 
     Args:
-        activation, sigma_w, sigma_b, q: As in `chi`.
-        c: Correlation of the pre-activations before, -1 <= c <= 1.
+        activation: A Keras activation, its name, or a function of tensors.
+        sigma_w: Standard deviation of a weight times the root of its fan-in.
+        sigma_b: Standard deviation of a bias.
+        c: Correlation of the pre-activations of the layer before, -1 <= c <= 1.
+        q: Variance of the pre-activations. Default: `fixed_variance`.
+
+    Returns:
+        A correlation, -1 to 1.
+
+    Raises:
+        ValueError: If `c`, `q` or a deviation is out of its range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> print(f"{kpi.mean_field.correlation_map('relu', 2**0.5, 0, c=0, q=1):.4f}")
+    0.3183
+
+    Reference:
+        Poole et al., 2016, arXiv 1606.05340.
     """
     if not is_number(c) or not -1 <= c <= 1:
         raise ValueError(
@@ -204,9 +276,9 @@ class DepthScales(NamedTuple):
     """Numbers of layers in which a deviation shrinks by a factor of e.
 
     Attributes:
-        variance: That of the variance from its fixed point.
-        correlation: That of correlations from 1, and of squared gradients. Infinite
-            on the edge of chaos.
+        variance: For the deviation of the variance from its fixed point.
+        correlation: For the deviation of correlations from 1, and for squared
+            gradients. Infinite on the edge of chaos.
     """
 
     variance: float
@@ -214,10 +286,30 @@ class DepthScales(NamedTuple):
 
 
 def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> DepthScales:
-    """How deep a signal reaches: a network much deeper does not train.
+    """Return how many layers a signal passes; a much deeper network does not train.
+
+    Args:
+        activation: A Keras activation, its name, or a function of tensors.
+        sigma_w: Standard deviation of a weight times the root of its fan-in.
+        sigma_b: Standard deviation of a bias.
+
+    Returns:
+        `DepthScales`, in numbers of layers.
+
+    Raises:
+        ValueError: If a deviation is out of its range, or the variance has no finite
+            fixed point.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> scales = kpi.mean_field.depth_scales("relu", 1.0, 0.5)
+    >>> print(f"{scales.variance:.2f} {scales.correlation:.2f}")
+    1.44 1.44
 
     Reference:
-        Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232.
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
+        2017, arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b)
     moments = quadrature.moments(quadrature.with_slopes(activation), q)
@@ -231,21 +323,33 @@ def _scale(rate):
 
 
 def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
-    """Upper bound on the expected critical sparsity of SBP in the ordered phase.
+    """Return an upper bound on the critical sparsity of SBP in the ordered phase.
 
-    (1 + log(k L N^2) / k) / L with k = |log chi| / 8, without the term that vanishes
-    for large L N^2.
+    The bound on its expectation is (1 + log(k L N^2) / k) / L with k = |log chi| / 8,
+    without the term that vanishes for large L N^2.
 
     Args:
-        chi: What a layer multiplies squared gradients by, > 0.
+        chi: Factor by which a layer multiplies squared gradients, > 0.
         depth: Number of layers L.
         width: Number of units N of a layer.
 
     Returns:
-        The bound, at most 1, where it says nothing: near or at the edge of chaos.
+        The bound, at most 1. A bound of 1 says nothing; this is the case near or at the
+        edge of chaos.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> bound = kpi.mean_field.critical_sparsity_bound(0.01, depth=100, width=100)
+    >>> print(f"{bound:.3f}")
+    0.240
 
     Reference:
-        Hayou, Ton, Doucet, Teh, arXiv 2002.08797, theorem 1.
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797, theorem 1.
     """
     if not is_number(chi) or chi <= 0:
         raise ValueError(
@@ -261,7 +365,7 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
 
 
 def _variance(activation, sigma_w, sigma_b, q=None):
-    """`q`, or the fixed variance; where signals die out, what the limit is taken of."""
+    """Return `q`, or the fixed variance, or a small one where signals die out."""
     _check_deviation("sigma_w", sigma_w)
     _check_deviation("sigma_b", sigma_b)
     q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q

@@ -10,38 +10,45 @@ from keras_prune_init.layers.masked import PACKAGE
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Orthogonal(keras.initializers.Orthogonal):
-    """Orthogonal matrices, also for convolutions, which then preserve norms.
+    """Draw orthogonal matrices, also for convolutions, which then preserve norms.
 
-    A matrix gets orthonormal columns, or rows if it has more columns than rows. A
-    convolution kernel (3 to 5 axes) is delta-orthogonal: such a matrix from input to
-    output channels at its centre, and 0 at all other positions. Keras's own
-    initializer spreads the matrix over all positions, and then the convolution does not
-    preserve norms.
+    A matrix gets orthonormal columns, or orthonormal rows if it has more columns than
+    rows. A convolution kernel (3 to 5 axes) is delta-orthogonal: at its centre it is
+    such a matrix from input to output channels, and at all other positions it is 0.
+    Keras's own initializer spreads the matrix over all positions, so the convolution
+    does not preserve norms.
 
-    From few to more units (or as many) the norm of every input is preserved; from many
-    to fewer that is impossible, and an input keeps the norm of its part in a subspace
-    of so many dimensions, while gradients going back keep theirs. The paper refuses
-    such convolutions; networks have them.
+    If there are at least as many outputs as inputs, the norm of every input is
+    preserved. With fewer outputs this is impossible: an input keeps only the norm of
+    its part in a subspace, and gradients that go back keep theirs. The paper refuses
+    such convolutions, but networks have them.
 
-    Use it before `approximate_isometry`. All weights besides the centre are 0, and what
-    scores a weight by its size or gradient times weight removes these first.
+    Use it before `approximate_isometry`. All weights besides the centre are 0, so
+    methods that score a weight by its size, or by gradient times weight, remove these
+    first.
 
-    As an initializer sees only the shape, kernels of depthwise, grouped and transposed
-    convolutions and of EinsumDense are right only through `reinitialize`.
+    An initializer sees only the shape. So for kernels of depthwise, grouped and
+    transposed convolutions and of EinsumDense, use `reinitialize`.
 
     Args:
         gain: Factor, such as 2**0.5 for ReLU.
         seed: Whole number, `keras.random.SeedGenerator`, or `None`.
 
     Raises:
-        ValueError: When called for a shape of fewer than 2 or more than 5 axes.
+        ValueError: If `gain` is no number; and when called, if the shape has fewer than
+            2 or more than 5 axes.
 
     Example:
 
-    >>> Conv2D(64, 3, kernel_initializer=Orthogonal(seed=0))
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> matrix = kpi.initializers.Orthogonal(seed=0)((4, 3)).numpy()
+    >>> np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-5)
+    True
 
     Reference:
-        Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington, arXiv 1806.05393.
+        Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington, "Dynamical Isometry and a
+        Mean Field Theory of CNNs", 2018, arXiv 1806.05393.
     """
 
     def __init__(self, gain: float = 1.0, seed=None):

@@ -1,4 +1,4 @@
-"""In which phase an actual model starts: ordered, chaotic, or on the edge between."""
+"""In which phase a model starts: ordered, chaotic, or on the edge between them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Phase(NamedTuple):
     """What mean field theory says of a plain network's weights and biases.
 
     Attributes:
-        chi: What a layer multiplies squared gradients by, going backward; `None` if
-            the activation is not known.
+        chi: Factor by which a layer multiplies squared gradients, going backward;
+            `None` if the activation is not known.
         depth: Number of layers with a kernel.
     """
 
@@ -59,17 +59,17 @@ class Phase(NamedTuple):
 
 
 def phase_of(model: keras.Model) -> Phase:
-    """The phase of a plain network of dense and convolutional layers.
+    """Return the phase of a plain network of dense and convolutional layers.
 
-    From the mean variances of the weights and biases of its hidden layers, and its most
-    common activation.
+    It is computed from the mean variances of the weights and biases of the hidden
+    layers, and from the most common activation.
     """
     kernels = matrix_kernels(model)
     read = activations(flat_graph(model))
     function, _ = Counter(read.values()).most_common(1)[0]
     if function is None:
         return Phase(None, len(kernels))
-    # What the first and the last multiply by does not add up with depth.
+    # The factors of the first and the last layer do not add up with depth.
     hidden = kernels[1:-1] or kernels
     variances = [np.mean(energy(to_matrices(k, k.value))) for k in hidden]
     tiny = np.finfo(np.float32).tiny
@@ -82,16 +82,16 @@ def phase_of(model: keras.Model) -> Phase:
 
 
 def energy(stack: np.ndarray) -> np.ndarray:
-    """Sum of squares of each output unit's weights; summed axes keep size 1.
+    """Return the sum of squares of each output unit's weights; summed axes keep size 1.
 
     Args:
-        stack: A kernel as `to_matrices` gives it.
+        stack: A kernel as `to_matrices` returns it.
     """
     return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
 
 
 def bias_deviation(kernels: list[Kernel]) -> float:
-    """Root mean square of the biases beside some kernels; 0 if there are none."""
+    """Return the root mean square of some kernels' biases; 0 if there are none."""
     biases = [getattr(kernel.owner, "bias", None) for kernel in kernels]
     values = [np.ravel(bias.numpy()) for bias in biases if bias is not None]
     return float(np.sqrt(np.mean(np.concatenate(values) ** 2))) if values else 0.0

@@ -1,4 +1,4 @@
-"""Expectations of activations of normal variables, and fixed points of them."""
+"""Expectations of activations of normal variables, and their fixed points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 # Normal variables are summed over midpoints of cells, so that no point lies on the kink
 # of a ReLU. Beyond 12 standard deviations they have 1e-33 of their mass.
 RANGE = 12.0
-CELLS = 200_000  # an activation whose slope jumps is known to 3e-5 then
+CELLS = 200_000  # precise to 3e-5 for an activation whose slope jumps
 CELLS_2D = 1_000  # in each direction
 # Fixed points of the variance are looked for between these.
 LOWEST, HIGHEST = 1e-10, 1e6
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
 
 def with_slopes(activation: str | Callable) -> Function:
-    """A function from an array to an activation's values and slopes, in float64."""
+    """Return a function from an array to an activation's values and slopes."""
     function = known_activation(activation)
 
     def values_and_slopes(x):
@@ -45,7 +45,7 @@ def with_slopes(activation: str | Callable) -> Function:
 
 
 def known_activation(activation: str | Callable) -> Callable:
-    """The function that is meant by a Keras activation, its name, or a function.
+    """Return the function of a Keras activation, its name, or a function.
 
     Raises:
         ValueError: If it is no function of a tensor that keeps the shape.
@@ -72,7 +72,7 @@ _NO_ACTIVATION = (
 
 
 def moments(function: Function, q: float) -> Moments:
-    """E[phi(x)^2], E[phi'(x)^2] and d E[phi(x)^2] / dq for normal x of variance `q`."""
+    """Return E[phi(x)^2], E[phi'(x)^2], d E[phi(x)^2] / dq for x with variance q."""
     q = max(q, LOWEST)
     z, weights = _cells(CELLS)
     y, slopes = function(math.sqrt(q) * z)
@@ -81,7 +81,7 @@ def moments(function: Function, q: float) -> Moments:
 
 
 def product(function: Function, q: float, c: float) -> float:
-    """E[phi(x) phi(y)] for normal x and y of variance `q` and correlation `c`."""
+    """Return E[phi(x) phi(y)] for normal x, y with variance `q`, correlation `c`."""
     z, weights = _cells(CELLS_2D)
     x = math.sqrt(q) * z
     first = function(x)[0]
@@ -90,18 +90,18 @@ def product(function: Function, q: float, c: float) -> float:
 
 
 def _cells(count):
-    """Values and probabilities of a standard normal variable."""
+    """Return values and probabilities of a standard normal variable."""
     z = RANGE * (2 * np.arange(count) + 1 - count) / count
     weights = np.exp(-(z**2) / 2)
     return z, weights / weights.sum()
 
 
 def smallest_root(excess: Callable[[float], float]) -> float:
-    """The variance at which `excess` first falls below 0.
+    """Return the variance at which `excess` first falls below 0.
 
     Returns:
-        The root; 0 if it is below from the start, infinity if it stays above, 1 if it
-        is 0 everywhere.
+        The root. It is 0 if `excess` is below 0 from the start, infinity if it stays
+        above 0, and 1 if it is 0 everywhere.
     """
     above = None
     for q in np.geomspace(LOWEST, HIGHEST, 33):
@@ -114,7 +114,7 @@ def smallest_root(excess: Callable[[float], float]) -> float:
 
 
 def _between(excess, low, high):
-    """A root between two values of different sign, by the Illinois method."""
+    """Return a root between two values of different sign, by the Illinois method."""
     a, b, at_a, at_b = float(low), float(high), excess(low), excess(high)
     for _ in range(100):  # a dozen, unless rounding is all that is left
         if abs(b - a) <= 1e-13 * b or at_b == 0:

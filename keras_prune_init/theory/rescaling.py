@@ -1,13 +1,13 @@
-"""The rescaling trick: back to the edge of chaos after pruning.
+"""The rescaling trick: bring a network back to the edge of chaos after pruning.
 
-A mask takes away part of the variance of the weights, so a network that was initialized
-on the edge of chaos is in the ordered phase afterwards. The kept weights of each output
+A mask removes part of the variance of the weights. So a network that was initialized on
+the edge of chaos is in the ordered phase afterwards. The kept weights of each output
 unit i are multiplied by
 
     rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2)
 
-with sigma_w that of the edge of chaos. The formula as printed in the paper lacks
-sigma_w, which is right for tanh without biases only; the authors' code has it.
+with the sigma_w of the edge of chaos. The formula as printed in the paper lacks
+sigma_w, which is right only for tanh without biases; the authors' code has it.
 """
 
 from __future__ import annotations
@@ -49,37 +49,44 @@ def rescale(
     """Bring a pruned network back to the edge of chaos, in place, through `scale`.
 
     Use it on deep plain networks (fully connected or convolutional, without
-    normalization) that were initialized on the edge of chaos; masks and weights stay as
-    they are. `prune_at_init(..., rescale=True)` does it with the mask.
+    normalization) that were initialized on the edge of chaos. Masks and weights stay as
+    they are. `prune_at_init(..., rescale=True)` prunes and rescales in one call.
 
-    The theory has weights removed at random. Methods that read data keep those of the
-    strongest inputs; with tanh that does no harm, but the signals of deep ReLU networks
-    may then explode. `signal_report` shows it, and method `"robust"` looks.
+    The theory assumes that weights are removed at random. Methods that read data keep
+    the weights of the strongest inputs. With tanh this does no harm, but the signals of
+    deep ReLU networks may then explode. `signal_report` shows it, and method `"robust"`
+    checks it.
 
     Args:
         model: A model from `prune_at_init`.
-        activation: A Keras activation, its name, or a function, that all layers' inputs
-            go through. Default: for each layer what the model shows.
-        granularity: What shares a factor: `"unit"` (an output unit or filter),
+        activation: A Keras activation, its name, or a function, which the inputs of all
+            layers went through. Default: it is read from the model, for each layer.
+        granularity: Which weights share a factor: `"unit"` (an output unit or filter),
             `"layer"`, or `"position"` (a filter's weights at one place of the kernel,
             as in the paper). Units without weights keep the factor 1.
-        sigma_w: Standard deviation of a weight times the root of the fan-in to aim for.
-            Default: that of `edge_of_chaos`, with sigma_b from the model's biases.
-        force: Rescale where the theory says it is of no use too.
+        sigma_w: The target: standard deviation of a weight times the root of the
+            fan-in. Default: that of `mean_field.edge_of_chaos`, with sigma_b from the
+            model's biases.
+        force: Rescale even if the theory says that it is of no use.
 
     Raises:
-        ValueError: If the model is not pruned or an argument does not fit; unless
-            forced, if the network is residual, normalized, or has layers that the
+        ValueError: If the model is not pruned or an argument does not fit; without
+            `force`, also if the network is residual, normalized, or has layers that the
             theory does not cover. The model is unchanged then.
+        TypeError: If `model` is no Keras model.
 
     Example:
 
-    >>> pruned = prune_at_init(model, data, "snip", sparsity=0.9)
-    >>> rescale(pruned, "tanh")
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((64,), depth=3, width=64)  # ReLU, on the edge of chaos
+    >>> pruned = kpi.prune_at_init(model, method="random", sparsity=0.75)
+    >>> kpi.rescale(pruned, "relu", granularity="layer")
+    >>> print(f"{pruned.layers[1].scale.numpy().mean():.1f}")  # 1 / sqrt(0.25)
+    2.0
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
-        (proposition 1, algorithms 1 and 2).
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797 (proposition 1, algorithms 1 and 2).
     """
     check_choice("granularity", granularity, GRANULARITIES)
     check_flag("force", force)
@@ -100,7 +107,10 @@ def targets(
     sigma_w: float | None = None,
     force: bool = False,
 ) -> Targets:
-    """Each masked kernel, and the sigma_w to aim for; arguments as in `rescale`."""
+    """Return pairs of each masked kernel and its target sigma_w.
+
+    The arguments are those of `rescale`.
+    """
     check_model(model)
     if not masked_layers(model):
         raise ValueError(
@@ -120,7 +130,7 @@ def targets(
 
 
 def apply(aims: Targets, granularity: str = "unit") -> None:
-    """Set the scale of kernels to what `targets` found."""
+    """Set the scale of kernels so that they reach what `targets` returned."""
     factors = [_factors(kernel, sigma_w, granularity) for kernel, sigma_w in aims]
     wrong = [k.path for (k, _), f in zip(aims, factors, strict=True) if not _fits(f)]
     if wrong:
@@ -130,7 +140,8 @@ def apply(aims: Targets, granularity: str = "unit") -> None:
             "changed."
         )
     for (kernel, _), factor in zip(aims, factors, strict=True):
-        kernel.scale.assign(factor)
+        if kernel.scale is not None:
+            kernel.scale.assign(factor)
 
 
 def _fits(factor):
@@ -145,13 +156,14 @@ def undo(model: keras.Model) -> None:
 
 
 def check_plain(model: keras.Model) -> None:
-    """Refuse a model for which the rescaling trick is not made, with the reason.
+    """Raise an error, with the reason, if the rescaling trick does not suit a model.
 
     Args:
-        model: Pruned or not.
+        model: A model, pruned or not.
 
     Raises:
-        ValueError: As `rescale`.
+        ValueError: If the network is residual, normalized, or has layers that the
+            theory does not cover.
     """
     nodes = flat_graph(model)
     reason = obstacle(nodes)
@@ -164,7 +176,7 @@ def check_plain(model: keras.Model) -> None:
 
 
 def obstacle(nodes: list[Node]) -> str | None:
-    """Why the rescaling trick does not apply to a model; `None` if it does."""
+    """Return why the rescaling trick does not suit a model; `None` if it does."""
     if blocks := len(residual_additions(nodes)):
         return (
             f"whose {blocks} residual additions keep it on the edge of chaos without "
@@ -186,8 +198,9 @@ def obstacle(nodes: list[Node]) -> str | None:
 
 
 def normalizations(nodes: list[Node]) -> list[int]:
-    """Positions of normalizing layers behind a layer with a kernel."""
-    behind, found = set(), []
+    """Return the positions of normalizing layers behind a layer with a kernel."""
+    behind: set[int] = set()
+    found = []
     for i, node in enumerate(nodes):
         if node.has_kernel or behind & set(node.parents):
             behind.add(i)
@@ -197,7 +210,7 @@ def normalizations(nodes: list[Node]) -> list[int]:
 
 
 def _factors(kernel, sigma_w, granularity):
-    """The factor of each kept weight, in the shape of `scale`."""
+    """Return the factor of each kept weight, in the shape of `scale`."""
     weights = to_matrices(kernel, kernel.value.astype(np.float64))
     if granularity == "position":
         total = np.sum(np.square(weights), -2, keepdims=True)

@@ -12,7 +12,7 @@ PANELS = (
     ("gradient", "Gradient of the mean loss L", "rms dL/dy"),
     ("m", "Sensitivity m of the weights w", "mean (w dL/dw)²"),
 )
-# As many labels have room.
+# There is room for so many labels.
 LABELS = 75
 
 
@@ -41,7 +41,7 @@ def draw(report, path) -> None:
 
 
 def _panel(axes, values, field):
-    """One panel; what a logarithmic axis cannot show is marked at its foot."""
+    """Draw one panel; values off a logarithmic axis are marked at its foot."""
     finite = np.isfinite(values)
     positive = values[finite & (values > 0)]
     wide = positive.size and positive.max() / positive.min() > 30

@@ -1,4 +1,4 @@
-"""Why a network will not train: what reaches its layers, forward and backward."""
+"""Why a network does not train: the signals and gradients of its layers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ ALIKE, FAR = 10.0, 100.0
 EQUAL = 1e-4
 # Below this, numbers of float32 may be lost: TensorFlow takes those below 1e-38 for 0.
 SAFE = 1e-30
-# What gradients are multiplied by where they are smaller.
+# Gradients that are smaller are multiplied by this.
 GAIN = 2.0**80
 
 
 @dataclasses.dataclass(frozen=True)
 class SignalReport:
-    """What passes the layers of a model; `str()` gives a table.
+    """The signals and gradients of a model's layers; `str()` gives a table.
 
     Attributes:
         rows: One `LayerSignal` for each call of a layer, in the order of the calls.
         missing: Paths of layers with a kernel that this batch did not pass, or passed
             inside a `tf.function`.
         samples: Number of samples in the batch.
-        dtype: What signals were computed in: `"float64"` if `"float32"` lost some.
+        dtype: Dtype of the computation: `"float64"` if numbers were lost in
+            `"float32"`.
     """
 
     rows: list[LayerSignal]
@@ -53,11 +54,12 @@ class SignalReport:
 
     @property
     def gradient_ratio(self) -> float:
-        """`gradient` of the first row, divided by that of the last hidden one.
+        """`gradient` of the first row, divided by that of the last hidden row.
 
-        That is the last but one that is not all dead, in a chain of layers the last
-        hidden layer. Near 1 is ideal; small: gradients vanish on their way back, large:
-        they explode. NaN if both are 0.
+        The last hidden row is the last but one that is not all dead. In a chain of
+        layers this is the last hidden layer. Near 1 is ideal. If the ratio is small,
+        gradients vanish on their way back; if it is large, they explode. NaN if both
+        are 0.
         """
         first, last = self.rows[0].gradient, self._last_hidden.gradient
         if last == 0:
@@ -76,10 +78,10 @@ class SignalReport:
 
     @property
     def diagnosis(self) -> str:
-        """In one or two sentences, whether the network can train, and why not.
+        """One or two sentences: whether the network can train, and why not.
 
         Gradients of first and last hidden layer are called alike within a factor of 10,
-        vanishing or exploding beyond 100; samples are hardly told apart from a mean
+        and vanishing or exploding beyond 100. Samples are hardly told apart from a mean
         correlation of 0.9999. These are rules of thumb.
         """
         for row in self.rows:
@@ -145,7 +147,7 @@ class SignalReport:
         return "\n".join([*lines, self.diagnosis])
 
     def to_json(self) -> str:
-        """Everything above as JSON; `null` stands for numbers that are not finite."""
+        """Return all numbers as JSON text; `null` replaces NaN and infinity."""
         content = {
             "gradient_ratio": self.gradient_ratio,
             "diagnosis": self.diagnosis,
@@ -177,44 +179,51 @@ def _some(names):
 def signal_report(
     model: keras.Model, batch, loss: Any = None, *, batch_norm: str = "train"
 ) -> SignalReport:
-    """See why a network does not train: its signals and gradients, layer by layer.
+    """Show why a network does not train: its signals and gradients, layer by layer.
 
     Use it before training, on a dense or a pruned model. One batch runs forward and
-    backward; the model is left as it is, to the bit. For every layer with a kernel:
-    size and correlation of the pre-activations, size of the gradients, sensitivity of
-    the weights, dead units; see `LayerSignal`. Attention gives a row for each
-    projection, a shared layer one for each call. For recurrent and time-distributed
-    layers and embeddings, y is what they put out.
+    backward, and the model is not changed. For every layer with a kernel the report has
+    the size and correlation of the pre-activations, the size of the gradients, the
+    sensitivity of the weights, and the dead units; see `LayerSignal`. Attention has a
+    row for each projection, and a shared layer has one for each call. For recurrent and
+    time-distributed layers and embeddings, the outputs are recorded instead of the
+    pre-activations.
 
     Args:
         model: A built Keras model of any kind, pruned or not.
-        batch: `(x, y)` or `(x, y, sample_weight)`, arrays with the batch axis first,
-            of which the first 128 samples are used, or a batched dataset, as in
-            `prune_at_init`, of which the first batch is. Two samples or more.
-        loss: As in `prune_at_init`.
-        batch_norm: Batch normalization by statistics of the batch (`"train"`), or by
-            running ones (`"eval"`). All other layers run in inference mode.
+        batch: `(x, y)` or `(x, y, sample_weight)`, arrays with the batch axis first;
+            the first 128 samples are used. Or a batched dataset, as in `prune_at_init`;
+            the first batch is used. At least two samples are needed.
+        loss: The loss to differentiate, as in `compile`. Default: the model's own, or
+            one that is inferred from labels and outputs.
+        batch_norm: Statistics that batch normalization uses: `"train"` those of the
+            batch, `"eval"` the running ones. All other layers run in inference mode.
 
     Returns:
-        A `SignalReport`. Signals are computed in float32. Where gradients get too small
-        for it, the loss is multiplied first; if that is not enough, or signals get too
-        large, all is computed again in float64, where the model runs in it, and a 0
-        then is a 0, or below 1e-308.
+        A `SignalReport`. Signals are computed in float32. If gradients get too small
+        for it, the loss is multiplied first. If that is not enough, or signals get too
+        large, all is computed again in float64, if the model runs in it. A 0 then means
+        0, or less than 1e-308.
 
     Raises:
-        TypeError: If `model` is no Keras model, or `batch` none of the above.
-        ValueError: If the model has no layer with a kernel or is not built; if the
+        TypeError: If `model` is no Keras model, or `batch` is none of the above.
+        ValueError: If the model is not built or has no layer with a kernel; if the
             batch does not fit the model, or is a single sample.
 
     Example:
 
-    >>> report = signal_report(model, (x, y))
-    >>> print(report.diagnosis)
-    Gradients vanish: at the first layer they are 3.1e-09 of those at the last ...
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=8, width=16, init="ordered",
+    ...                        activation="tanh")
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> print(kpi.signal_report(model, (x, y)).diagnosis)
+    Gradients vanish: at the first layer they are ... of those at the last ...
 
     Reference:
-        Schoenholz et al., "Deep Information Propagation", arXiv 1611.01232; Hayou,
-        Ton, Doucet, Teh, arXiv 2002.08797, definition 1 (m).
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
+        2017, arXiv 1611.01232; Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797,
+        definition 1 (m).
     """
     check_choice("batch_norm", batch_norm, ("train", "eval"))
     check_model(model)
@@ -228,7 +237,7 @@ def signal_report(
     samples = len(keras.tree.flatten(batch[0])[0])
     if samples < 2:
         raise ValueError(
-            "A correlation is one of two samples. "
+            "A correlation needs two samples or more. "
             f"Received: a batch of {samples}. Pass a larger batch, such as 128."
         )
 

@@ -1,7 +1,7 @@
 """What passes each layer with a kernel: one forward and one backward pass, recorded.
 
-The model itself runs. For that pass each kernel layer's activation notes what it is
-given, the pre-activation, and differentiates from there.
+The model itself runs. For this pass each kernel layer's activation notes its input, the
+pre-activation, and the loss is differentiated with respect to it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from keras_prune_init.scoring.exact_layers import scoring_layers
 from keras_prune_init.scoring.network import zeros_for_none
 from keras_prune_init.scoring.objective import Objective
 
-# These apply kernels inside a loop over time: what they put out is recorded instead.
+# These apply kernels inside a loop over time, so their outputs are recorded.
 LOOPS = Trait.LOOP | Trait.REPEATS
 
 
 class LayerSignal(NamedTuple):
-    """What one call of a layer did to a batch; see `signal_report`.
+    """What one call of a layer did to a batch.
 
     Attributes:
-        layer: Path of the layer; of attention, with the projection's name.
-        call: 1, or more for the further calls of a shared layer.
+        layer: Path of the layer; for attention, with the name of the projection.
+        call: Number of the call, 1 unless the layer is shared.
         q: Mean square of the pre-activations y, over samples, positions and units.
-        correlation: Mean over pairs of samples of the cosine of the angle between
-            their y, uncentred as in mean field theory. NaN if all but one y are 0.
-        gradient: Root mean square of dL/dy, L being the mean loss of the batch: the
-            gradient of one sample's loss divided by the number of samples.
-        m: Mean of (w dL/dw)^2 over all weights of the layer's kernels, removed ones
-            included, as which they are 0. The same for all calls of a layer.
+        correlation: Mean over pairs of samples of the cosine of the angle between their
+            y, uncentred as in mean field theory. NaN if all but one y are 0.
+        gradient: Root mean square of dL/dy, where L is the mean loss of the batch. This
+            is the gradient of one sample's loss, divided by the number of samples.
+        m: Mean of (w dL/dw)^2 over all weights of the layer's kernels; removed weights
+            count as 0. It is the same for all calls of a layer.
         dead: Fraction of the units (channels, entries of the last axis) that carry
             nothing in this batch: y is constant, or dL/dy is 0 for all samples.
-        density: Fraction of weights kept; `None` if the layer is not pruned.
-        kernels: Paths of the layer's kernels, as `score` and `report` name them.
+        density: Fraction of weights that are kept; `None` if the layer is not pruned.
+        kernels: Paths of the layer's kernels, as in `score` and `report`.
     """
 
     layer: str
@@ -55,7 +55,7 @@ class LayerSignal(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The layer and, of a further call, its number."""
+        """The path of the layer, and the number of the call if it is not the first."""
         return self.layer if self.call == 1 else f"{self.layer}, call {self.call}"
 
 
@@ -69,7 +69,7 @@ class Site(NamedTuple):
 
 
 def sites(model: keras.Model) -> list[Site]:
-    """One site for each layer with a kernel, and for each projection of attention."""
+    """Return a site for each layer with a kernel and each projection of attention."""
     found: dict[int, Site] = {}
     taken: dict[str, int] = {}
     for kernel in find_kernels(model):
@@ -109,12 +109,12 @@ def record(
 
     Args:
         model: A built model; it is only read.
-        places: Its `sites`.
+        places: The sites of the model.
         batch: `(x, y or None, sample_weight or None)`.
-        loss: What is differentiated.
+        loss: The objective to differentiate.
         batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
             with the running ones.
-        gain: What gradients are multiplied by on their way, to fit into float32.
+        gain: Factor of the loss, so that small gradients fit into float32.
 
     Returns:
         One `LayerSignal` for each call of a layer, in the order of the calls.
@@ -191,7 +191,7 @@ def _statistics(site, signal, slope):
 
 
 def _correlation(signal):
-    """Mean cosine of all pairs of rows, from the sum of their directions."""
+    """Return the mean cosine of all pairs of rows, from the sum of their directions."""
     rows = signal.reshape(len(signal), -1)
     norms = np.linalg.norm(rows, axis=1)
     n = np.count_nonzero(norms)
@@ -202,7 +202,7 @@ def _correlation(signal):
 
 
 def _rms(values):
-    """Root mean square, of values of any size."""
+    """Return the root mean square of values of any size."""
     peak = max(values.max(), -values.min())
     if peak == 0 or not np.isfinite(peak):
         return float(peak)

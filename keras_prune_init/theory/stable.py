@@ -1,8 +1,9 @@
-"""Stable ResNet: residual branches scaled down, so that depth does no harm.
+"""Stable ResNet: scale residual branches down, so that depth does no harm.
 
 A residual network y <- y + F(y) makes the scores of SNIP grow exponentially with depth:
-m^l = Theta((1 + sigma_w^2 / 2)^L), and single layers lose all their weights. With the
-branches of L blocks multiplied by 1 / sqrt(L) it is well-conditioned for any L.
+m^l = Theta((1 + sigma_w^2 / 2)^L), and single layers lose all their weights. If the
+branches of L blocks are multiplied by 1 / sqrt(L), the network is well-conditioned for
+any L.
 """
 
 from __future__ import annotations
@@ -27,30 +28,39 @@ VARIANTS = {
 def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     """Multiply every residual branch by a factor that keeps deep networks trainable.
 
-    Use it before scoring, and train what it returns; method `"sbp_sr"` does both.
+    Use it before scoring, and train the model that it returns; method `"sbp_sr"` does
+    both.
 
     Args:
         model: A built Sequential or Functional model with residual additions, in it or
             in models nested in it, such as a `keras.applications.ResNet50`. Shortcuts
             may be projections. It is not changed.
-        variant: `"uniform"` multiplies by 1 / sqrt(L) with L residual blocks,
-            `"decreasing"` the branch of block k = 1..L by 1 / (sqrt(k) log(k + 1)).
+        variant: `"uniform"` multiplies all branches of L residual blocks by
+            1 / sqrt(L). `"decreasing"` multiplies the branch of block k = 1..L by
+            1 / (sqrt(k) log(k + 1)).
 
     Returns:
-        A new model of ordinary layers, with a `keras.layers.Rescaling` at the end of
-        each branch and the weights of `model`, compiled if `model` was.
+        A new model of ordinary layers with the weights of `model`. Each branch ends in
+        a `keras.layers.Rescaling`. It is compiled if `model` was.
 
     Raises:
         ValueError: If there is no residual addition, the branches are scaled already,
             or the model is neither Sequential nor Functional.
+        TypeError: If `model` is no Keras model.
 
     Example:
 
-    >>> stable = stabilize(keras.applications.ResNet50(weights=None))
+    >>> import keras
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.resnet((8, 8, 3), depth=8, width=2)
+    >>> stable = kpi.stabilize(model)  # of 3 blocks, so 1 / sqrt(3)
+    >>> [f"{v.scale:.3f}" for v in stable.layers if type(v) is keras.layers.Rescaling]
+    ['0.577', '0.577', '0.577']
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", arXiv 2002.08797
-        (proposition 2); Hayou et al., "Stable ResNet", arXiv 2010.12859 (decreasing).
+        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
+        arXiv 2002.08797 (proposition 2); Hayou, Clerico, He, Deligiannidis, Doucet,
+        Rousseau, "Stable ResNet", 2021, arXiv 2010.12859 (decreasing).
     """
     check_choice("variant", variant, VARIANTS)
     check_model(model)
@@ -107,6 +117,6 @@ def _scaled(changes):
 
 
 def _operands(args):
-    """The addends, of a layer that takes a list or an operation that takes two."""
+    """Return the addends of a layer (in a list) or of an operation (two arguments)."""
     listed = len(args) == 1 and isinstance(args[0], (list, tuple))
     return list(args[0] if listed else args)

@@ -1,4 +1,4 @@
-"""Prunes a model before training, then trains it.
+"""Prune a model before training, then train it.
 
     python -m keras_prune_init.train
     python -m keras_prune_init.train --config=FILE.py --config.prune.sparsity=0.98

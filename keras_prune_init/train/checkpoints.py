@@ -1,4 +1,4 @@
-"""What is saved during training, and when: after epochs, so many steps, and SIGTERM."""
+"""What is saved during training, and when: after epochs, some steps, and SIGTERM."""
 
 import contextlib
 import math
@@ -18,7 +18,7 @@ from keras_prune_init.train.optimizer import note_steps
 
 
 class Stopped(SystemExit):
-    """SIGTERM ended the training, after all was saved; the exit status says so."""
+    """SIGTERM ended the training after all was saved; the exit status says so."""
 
     def __init__(self, step):
         super().__init__(128 + signal.SIGTERM)
@@ -26,26 +26,26 @@ class Stopped(SystemExit):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """After each epoch: a line of history.csv, TensorBoard scalars, and the model.
+    """Save history.csv, TensorBoard scalars and the model after each epoch.
 
     The model file comes last and in one move. It holds masks, weights, optimizer and
-    step count, so it alone decides where a stopped run goes on. Beside it, a file
-    named after its step says what there is of an unfinished epoch.
+    step count, so it alone decides where a stopped run continues. A file beside it,
+    named after the step, has the state of an unfinished epoch.
 
     Args:
         folder: The folder of the run.
-        done: Steps that were taken before.
-        total: Steps of the whole training, which ends then, also within an epoch.
-        steps: Steps of an epoch.
-        batch_size: Images in a step.
+        done: Number of steps that were taken before.
+        total: Number of steps of the whole training, which may end within an epoch.
+        steps: Number of steps of an epoch.
+        batch_size: Number of images in a step.
         every: Save after so many steps too; `None`: only after epochs.
-        writes: Whether this process writes, as one of several does. A process that
-            gets SIGTERM always saves.
+        writes: Whether this process writes; of several processes, one does. A process
+            that gets SIGTERM always saves.
 
     Raises:
         OSError: While training, if the run cannot be saved.
-        FloatingPointError: While training, if a loss or a weight is NaN or infinite.
-            That is never saved.
+        FloatingPointError: While training, if a loss or a weight is NaN or infinite;
+            such a state is never saved.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def on_sigterm(self):
-        """While this lasts, SIGTERM saves and ends the training after the step."""
+        """Let SIGTERM save and end the training after the current step."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may ask for signals
             return
@@ -132,7 +132,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.events.close()
 
     def _so_far(self, logs):
-        """Means over the epoch, with what an earlier process saw of it."""
+        """Return means over the epoch, including what an earlier process saw of it."""
         batches = self.batches
         if self.earlier:
             before, now = self.earlier["batches"], self.batches
@@ -200,7 +200,7 @@ def _is_finite(variable):
 
 
 def _peak_gib():
-    """Most memory so far: that of the first GPU, or of this process."""
+    """Return the largest memory so far: of the first GPU, or of this process."""
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""Whether a configuration makes a run, asked before any work."""
+"""Check a configuration before any work."""
 
 import itertools
 
@@ -88,11 +88,11 @@ def _part(config, path):
 
 
 def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
-    """Raise a ValueError that names the key whose value makes no run.
+    """Raise a ValueError that names the first key with a wrong value.
 
     Args:
-        config: The whole configuration; default_config.py explains its keys.
-        replicas: How many devices share a batch.
+        config: The whole configuration; `default_config.py` explains its keys.
+        replicas: Number of devices that share a batch.
     """
     for key, (rule, fits) in RULES.items():
         part, _, name = key.rpartition(".")
@@ -108,8 +108,8 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(
-            "`train.batch_size` is that of all replicas together, of which each gets "
-            f"the same part. Received: train.batch_size={train.batch_size} for "
+            "`train.batch_size` is for all replicas together, and each must get the "
+            f"same part. Received: train.batch_size={train.batch_size} for "
             f"{replicas} replicas. Pass a multiple of {replicas}."
         )
     if train.warmup_epochs and train.schedule != "cosine":

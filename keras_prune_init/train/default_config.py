@@ -1,14 +1,15 @@
-"""The run of `python -m keras_prune_init.train` when no --config is given.
+"""The configuration of `python -m keras_prune_init.train` without --config.
 
-ResNet-20 on the embedded part of Fashion-MNIST, 95 % of the weights removed by SNIP.
-The files in configs/ start from this one, so every key is explained here.
+It trains a ResNet-20 on the embedded part of Fashion-MNIST, after SNIP has removed 95 %
+of the weights. The files in configs/ start from this one, so every key is explained
+here.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
-    """Every key of a run; `--config.a.b=value` sets key b of part a."""
+    """Return every key of a run; `--config.a.b=value` sets key b of part a."""
     config = ConfigDict()
     config.seed = 0  # initial weights, order and augmentation of the images
     config.smoke = False  # True: two steps on a few images, to see that all works

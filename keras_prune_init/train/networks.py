@@ -29,22 +29,24 @@ def make(
     weights: str | None = None,
     **arguments,
 ) -> keras.Model:
-    """A model with logits as outputs, not compiled.
+    """Make a model with logits as outputs; it is not compiled.
 
     Args:
-        name: A function of `keras_prune_init.models`; `"keras_applications:ResNet50"`
-            and the like; `"keras_cv:resnet_v2"` and the like, or
-            `"keras_cv:ResNet18V2Backbone"`, with global pooling and a dense layer
-            behind it; or `"module:function"`, called with `input_shape`, `classes` and
-            the other arguments.
-        input_shape: Of one image.
-        classes: How many.
-        weights: A file with weights to start from; layers that do not fit, such as a
-            classifier of other classes, keep their initial ones.
-        **arguments: For the function; `None` means its default.
+        name: One of these:
+            A function of `keras_prune_init.models`.
+            `"keras_applications:NAME"` with a NAME such as `ResNet50`.
+            `"keras_cv:NAME"` with a NAME such as `resnet_v2` or `ResNet18V2Backbone`;
+            global pooling and a dense layer are added.
+            `"module:function"`; it is called with `input_shape`, `classes` and the
+            other arguments.
+        input_shape: Shape of one image.
+        classes: Number of classes.
+        weights: A file with weights to start from. Layers that do not fit, such as a
+            classifier of other classes, keep their initial weights.
+        **arguments: Arguments of the function; `None` means its default.
 
     Raises:
-        ValueError: If there is no such model, or no layer fits the weights.
+        ValueError: If there is no such model, or the weights fit no layer.
         FileNotFoundError: If the file of weights does not exist.
         RuntimeError: If KerasCV must download something and cannot.
     """

@@ -1,4 +1,4 @@
-"""What training is made of: the optimizer, its schedule, and how long it lasts."""
+"""The optimizer of a training, its schedule, and the number of steps."""
 
 import keras
 
@@ -6,37 +6,37 @@ SCHEDULES = ("constant", "cosine", "step")
 
 
 def total_steps(config, steps: int) -> int:
-    """Batches of the whole training, with `steps` batches in an epoch."""
+    """Return the number of batches of the whole training, from that of an epoch."""
     return config.steps or config.epochs * steps
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Batches that a model was trained on, also in earlier processes."""
+    """Return how many batches a model was trained on, also in earlier processes."""
     counts = [_counter(model.optimizer), model.optimizer.iterations]
     return max(int(keras.ops.convert_to_numpy(count)) for count in counts)
 
 
 def note_steps(model: keras.Model, steps: int) -> None:
-    """Note how many batches were taken, so that the file of the model has it."""
+    """Store in the model how many batches it was trained on."""
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         _counter(model.optimizer).assign(steps)
 
 
 def _counter(optimizer):
-    """The optimizer's own count.
+    """Return the step counter of the optimizer itself.
 
-    That which scales the loss of float16 shows the count of another one, without the
-    steps that it skipped, and leaves its own at 0.
+    An optimizer that scales the loss of float16 shows the counter of the inner one,
+    which leaves out skipped steps. Its own counter stays at 0.
     """
     return keras.optimizers.Optimizer.iterations.fget(optimizer)
 
 
 def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
-    """SGD as the `train` part of the configuration describes it.
+    """Make SGD as the `train` part of the configuration describes it.
 
     Args:
-        config: The `train` part; default_config.py explains its keys.
-        steps: Batches in an epoch.
+        config: The `train` part; `default_config.py` explains its keys.
+        steps: Number of batches in an epoch.
     """
     return keras.optimizers.SGD(
         _learning_rate(config, steps),

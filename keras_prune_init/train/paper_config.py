@@ -6,7 +6,7 @@ from keras_prune_init.train import default_config
 
 
 def get_config() -> ConfigDict:
-    """SBP-SR at 90 %, and SGD with learning rate 0.1, x 0.1 at 50 % and 75 %.
+    """Return SBP-SR at 90 %, and SGD with rate 0.1, times 0.1 at 50 % and 75 %.
 
     Reference:
         Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
@@ -26,9 +26,9 @@ def get_config() -> ConfigDict:
 
 
 def get_plain_config() -> ConfigDict:
-    """SBP with rescaling on MNIST, and plain SGD at a constant rate of 1e-3.
+    """Return SBP with rescaling on MNIST, and plain SGD at a constant rate of 1e-3.
 
-    For deep nets without normalization; momentum and weight decay are 0.
+    It is for deep nets without normalization; momentum and weight decay are 0.
     """
     config = get_config()
     config.data.source = "keras:mnist"

@@ -1,4 +1,4 @@
-"""What `config.prune` asks for, as arguments of `prune_at_init`."""
+"""The part `config.prune` as arguments of `prune_at_init`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from keras_prune_init.options import what_of
 
 
 def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The arguments of `prune_at_init` but model and dataset.
+    """Return the arguments of `prune_at_init` without model and dataset.
 
     Args:
-        config: The whole configuration; default_config.py explains its keys.
+        config: The whole configuration; `default_config.py` explains its keys.
 
     Raises:
-        ValueError: If a value is none of its key, or two do not go together.
+        ValueError: If a key has no such value, or two values do not go together.
     """
     given = config.prune.to_dict()
     given.pop("scoring_batch_size")
@@ -48,7 +48,7 @@ def _what(name, budget, multiple_of):
 
 
 def _rule(text):
-    """The name of an allocation, or the dict that `pattern=sparsity,...` stands for."""
+    """Return the name of an allocation, or the dict of `pattern=sparsity,...`."""
     if "=" not in text:
         return text
     rule = {}

@@ -1,4 +1,4 @@
-"""The whole run, from images to a pruned and trained model in a folder."""
+"""A whole run: from images to a pruned and trained model in a folder."""
 
 import contextlib
 import json
@@ -37,19 +37,20 @@ def run(
     resume: bool = False,
     deterministic: bool = False,
 ) -> dict:
-    """Prunes a new model, trains it, and leaves everything in a folder.
+    """Prune a new model, train it, and write everything to a folder.
 
     Args:
         config: What `default_config.get_config()` returns, with other values.
-        workdir: The folder of the run; it must not exist yet, or be empty. Several
+        workdir: The folder of the run. It must not exist yet, or be empty. Several
             workers share it.
         strategy: What `strategy.create` returns; `None`: one device.
-        resume: Go on with a run that was stopped in `workdir`, if there is one.
+        resume: Whether to continue a run that was stopped in `workdir`, if there is
+            one.
         deterministic: Use slower operations that give the same numbers every time.
 
     Returns:
-        The content of the folder's result.json; of other workers than the first, what
-        they measured on the test images.
+        The content of the folder's result.json. Workers other than the first return
+        what they measured on the test images.
 
     Raises:
         FileExistsError: If `workdir` is in use and `resume` is false, or if another
@@ -58,8 +59,8 @@ def run(
             run to resume.
         PermissionError: If `workdir` cannot be written to.
         OSError: If the run cannot be saved, as on a full disk.
-        FloatingPointError: If a loss or a weight becomes NaN or infinite; what was
-            saved last stays.
+        FloatingPointError: If a loss or a weight becomes NaN or infinite. The last
+            saved state is kept.
         RuntimeError: If another worker was lost.
         SystemExit: After SIGTERM, when all is saved.
     """
@@ -112,7 +113,7 @@ def _run(config, folder, strategy, resume, deterministic):
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
-    """The model of the folder, or a new one, which is saved there."""
+    """Return the model of the folder, or make a new one and save it there."""
     resumed = (folder / run_folder.MODEL).exists()
     told = json.dumps([settings, resumed]).encode()
     advice = "Start all with the same flags, and a --workdir that they share."
@@ -151,7 +152,7 @@ def _load(config):
 
 
 def _build(config, data, strategy):
-    """A new, compiled model."""
+    """Return a new, compiled model."""
     model = networks.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
@@ -166,7 +167,7 @@ def _build(config, data, strategy):
 
 
 def _save_start(folder, settings, report, pruned, seconds):
-    """The folder, with the model last: only then there is something to resume."""
+    """Write the folder, with the model last, because resuming needs the model."""
     logging.info("\n%s", report)
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
@@ -195,7 +196,7 @@ def _save_start(folder, settings, report, pruned, seconds):
 
 
 def _train(folder, config, data, pruned, chief):
-    """Train to the end; returns how many epochs that makes, whole or in part."""
+    """Train to the end; return how many epochs that makes, whole or in part."""
     batch_size = config.train.batch_size
     strategy = pruned.distribute_strategy
     replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
@@ -238,7 +239,7 @@ def _train(folder, config, data, pruned, chief):
 
 
 def _save_end(folder, plain, test, epochs):
-    """The stripped model, and last of all the result that says the run is finished."""
+    """Write the stripped model, and last the result, which says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         plain.save(path)
     rows = run_folder.read_history(folder, epochs)
@@ -266,7 +267,7 @@ def _summary(result):
 
 
 def _smoke(config, replicas):
-    """The same run in two small steps."""
+    """Change the configuration to a run of two small steps."""
     config = config.copy_and_resolve_references()
     config.train.epochs = 1
     config.train.steps = None

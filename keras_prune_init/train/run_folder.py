@@ -1,4 +1,4 @@
-"""The folder of a run: never overwritten, never half-written, ready to resume."""
+"""The folder of a run: it is never overwritten or half-written, and can be resumed."""
 
 import csv
 import datetime
@@ -30,30 +30,30 @@ PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs 
 
 
 def saving(folder: pathlib.Path, when: str, advice: str):
-    """A context that explains what goes wrong while a run is written."""
+    """Return a context that explains errors while a run is written."""
     return _files.explained(f"The run in {folder} could not be saved {when}", advice)
 
 
 def new(config_file: str) -> str:
-    """A name for the folder of a run, from FILE.py or FILE.py:ARGUMENT and the time."""
+    """Return a name for the folder of a run, from FILE.py[:ARGUMENT] and the time."""
     file = pathlib.Path(config_file).name
     name = file.replace("_config.py", "").replace(".py", "").replace(":", "-")
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def write(path: pathlib.Path, text: str) -> None:
-    """Writes a text file."""
+    """Write a text file."""
     with atomic(path) as temporary:
         temporary.write_text(text + "\n")
 
 
 def write_json(path: pathlib.Path, content) -> None:
-    """Writes `content` as JSON for people to read."""
+    """Write `content` as JSON that people can read."""
     write(path, json.dumps(content, indent=2))
 
 
 def damaged(path: pathlib.Path, found: object) -> ValueError:
-    """An error for a file that is not as a run wrote it."""
+    """Return an error for a file that is not as a run wrote it."""
     return ValueError(
         "The files of a run must be as it wrote them. Received: "
         f"{path}, which is damaged ({found}). Put back a copy of it, or begin anew in "
@@ -62,7 +62,7 @@ def damaged(path: pathlib.Path, found: object) -> ValueError:
 
 
 def read_json(path: pathlib.Path):
-    """The content of a JSON file, or `None` if it does not exist.
+    """Return the content of a JSON file, or `None` if it does not exist.
 
     Raises:
         ValueError: If it is damaged.
@@ -76,7 +76,7 @@ def read_json(path: pathlib.Path):
 
 
 def read_result(folder: pathlib.Path) -> dict | None:
-    """What result.json holds, or `None` if there is none yet.
+    """Return the content of result.json, or `None` if there is none yet.
 
     Raises:
         ValueError: If it is damaged.
@@ -100,7 +100,7 @@ def read_result(folder: pathlib.Path) -> dict | None:
 
 
 def check_finished(folder: pathlib.Path, result: dict) -> None:
-    """Raise a ValueError if a file of a finished run is damaged, or not there."""
+    """Raise a ValueError if a file of a finished run is damaged or missing."""
     read_history(folder, result["epochs"])
     for name in (MODEL, STRIPPED):
         _check_archive(folder / name)
@@ -108,7 +108,7 @@ def check_finished(folder: pathlib.Path, result: dict) -> None:
 
 
 def check_unfinished(folder: pathlib.Path, result: dict | None) -> None:
-    """Raise a ValueError if a file is not there that must be, or no report is."""
+    """Raise a ValueError if a file of an unfinished run is damaged or missing."""
     if (folder / MODEL).exists():
         if result is None:
             raise damaged(folder / RESULT, "it is not there")
@@ -135,7 +135,7 @@ def _check_archive(path):
 
 
 def read_model(folder: pathlib.Path) -> keras.Model:
-    """The model that training goes on with.
+    """Return the model with which training continues.
 
     Raises:
         ValueError: If its file is damaged, or Keras cannot load it.
@@ -156,7 +156,7 @@ def read_model(folder: pathlib.Path) -> keras.Model:
 
 
 def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
-    """Writes one line per epoch."""
+    """Write one line for each epoch."""
     with atomic(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(
             file, fieldnames=dict.fromkeys(k for r in rows for k in r)
@@ -166,10 +166,10 @@ def write_history(folder: pathlib.Path, rows: list[dict]) -> None:
 
 
 def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
-    """The lines of the first `epochs` epochs.
+    """Return the lines of the first `epochs` epochs.
 
     Raises:
-        ValueError: If the file has other lines, or is not there.
+        ValueError: If the file has other lines, or is missing.
     """
     if epochs == 0:
         return []
@@ -189,15 +189,15 @@ def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
 
 
 def write_progress(folder: pathlib.Path, progress: dict) -> None:
-    """Writes what there is of an unfinished epoch, before the model of that step."""
+    """Write the state of an unfinished epoch, before the model is saved."""
     write_json(folder / PROGRESS.format(progress["step"]), progress)
 
 
 def read_progress(folder: pathlib.Path, step: int) -> dict:
-    """What was written at this step.
+    """Return what was written at this step.
 
     Raises:
-        ValueError: If that is damaged, or not there.
+        ValueError: If it is damaged or missing.
     """
     path = folder / PROGRESS.format(step)
     progress = read_json(path)
@@ -214,21 +214,21 @@ def read_progress(folder: pathlib.Path, step: int) -> dict:
 
 
 def forget_progress(folder: pathlib.Path, step: int | None) -> None:
-    """Deletes what was written at other steps than this one; `None`: at all."""
+    """Delete what was written at other steps; with `None`, at all steps."""
     for path in folder.glob(PROGRESS.format("*")):
         if path.name != PROGRESS.format(step):
             path.unlink(missing_ok=True)
 
 
 def check_settings(folder: pathlib.Path, config: dict, resume: bool) -> None:
-    """Checks that a run of `config` may use `folder`; what was half written goes.
+    """Check that a run of `config` may use `folder`, and delete half-written files.
 
     Args:
         folder: The folder of the run.
         config: The configuration as nested dicts of JSON values.
-        resume: Whether to go on with a run of the same configuration in the folder. A
-            folder that does not exist yet is no error, so that a job that may be
-            stopped at any moment can always be started by the same command.
+        resume: Whether to continue a run of the same configuration in the folder. A
+            folder that does not exist yet is no error, so the same command can always
+            start a job that may be stopped at any moment.
 
     Raises:
         FileExistsError: If something is in the folder and `resume` is false, or if it
@@ -269,7 +269,7 @@ def check_settings(folder: pathlib.Path, config: dict, resume: bool) -> None:
 
 
 def _check_writable(folder):
-    """Also that nothing is left of files that a killed process was writing."""
+    """Check that the folder can be written to, and delete files of killed processes."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=there):
@@ -281,7 +281,7 @@ def _check_writable(folder):
 
 
 def _flat(config, prefix=""):
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):

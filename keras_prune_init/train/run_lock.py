@@ -1,4 +1,4 @@
-"""One process at a time in the folder of a run."""
+"""Let only one process at a time work in the folder of a run."""
 
 import contextlib
 import fcntl
@@ -10,15 +10,16 @@ from collections.abc import Iterator
 
 from absl import logging
 
-LOCK = "lock"  # who is at work, as long as it is
+LOCK = "lock"  # who is at work at the moment
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keep a folder to this process; the system gives it back if that is killed.
+    """Keep a folder for this process; the system frees it if the process is killed.
 
-    Hosts that share the folder keep to this if its file system hands on locks, as NFS
-    does. Where it has none, a file that says who is at work must do.
+    Hosts that share the folder respect this if its file system passes locks on, as NFS
+    does. On a file system without locks, a file that names the process takes their
+    place.
 
     Raises:
         FileExistsError: If another process has it.
@@ -39,7 +40,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
                 f"work. Wait until it has ended, or choose another --workdir. {advice}"
             )
         file.truncate(0)
-        with contextlib.suppress(OSError):  # it only helps people; the disk may be full
+        with contextlib.suppress(OSError):  # it is for people; the disk may be full
             mine = f"process {os.getpid()} on {socket.gethostname()}"
             os.write(file.fileno(), mine.encode())
         try:
@@ -51,7 +52,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _take(file, path):
-    """Lock a file; whether it is this process's now, and what to do if not."""
+    """Lock a file; return whether this process has it now, and what to do if not."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(file.fileno()), path.stat()), ""
@@ -75,7 +76,7 @@ def _holder(file):
 def not_writable(
     folder: pathlib.Path, there: pathlib.Path, error: OSError
 ) -> PermissionError:
-    """An error for a folder that cannot be written to, as `there` says."""
+    """Return an error for a folder that cannot be written to; `there` is the cause."""
     return PermissionError(
         f"A run writes into its folder. Received: workdir={folder}, but {there} cannot "
         f"be written to ({error}). Choose another --workdir."

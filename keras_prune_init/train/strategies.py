@@ -1,4 +1,4 @@
-"""On what the training binary runs: one device, several, several hosts, or a TPU."""
+"""The devices of the training binary: one, several, several hosts, or a TPU."""
 
 import contextlib
 import json
@@ -22,17 +22,17 @@ def create(
     tpu: str | None = None,
     num_virtual_devices: int | None = None,
 ) -> tf.distribute.Strategy:
-    """The strategy to train under; call it before anything else uses TensorFlow.
+    """Make the strategy to train under; call it before anything else uses TensorFlow.
 
     Args:
-        name: `"one_device"`; `"mirrored"`: all GPUs of this host, or all virtual
-            devices; `"multi_worker"`: the hosts in the variable TF_CONFIG, or the tasks
-            of this Slurm step; `"tpu"`; `"auto"`: the last of these that is there.
-        tpu: Name or address of a Cloud TPU; default: that of this machine.
-        num_virtual_devices: Pretend that the processor is so many devices; for tests.
+        name: `"one_device"`. `"mirrored"`: all GPUs of this host, or all virtual
+            devices. `"multi_worker"`: the hosts in the variable TF_CONFIG, or the tasks
+            of this Slurm step. `"tpu"`. `"auto"`: the last of these that is available.
+        tpu: Name or address of a Cloud TPU. Default: that of this machine.
+        num_virtual_devices: Split the processor into so many devices, for tests.
 
     Raises:
-        ValueError: If the name is none of these, or there is no such thing here.
+        ValueError: If the name is none of these, or the devices are not available.
     """
     if name not in NAMES:
         raise ValueError(
@@ -50,7 +50,7 @@ def create(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files."""
+    """Whether this process writes the files."""
     if not workers.several(strategy):
         return True
     resolver = strategy.cluster_resolver
@@ -60,14 +60,17 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def jit_compile(strategy: tf.distribute.Strategy) -> bool | str:
-    """What to compile a model with: Keras's choice is wrong for several replicas."""
+    """Return the argument `jit_compile` of `compile`.
+
+    Keras's own choice is wrong for several replicas.
+    """
     tpu = isinstance(strategy, tf.distribute.TPUStrategy)
     return "auto" if tpu or strategy.num_replicas_in_sync == 1 else False
 
 
 @contextlib.contextmanager
 def precision(name: str, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """What layers made in here compute in.
+    """Set the dtype policy of layers that are made inside.
 
     Args:
         name: `"float32"`, `"mixed_float16"` (the optimizer then scales the loss),
@@ -104,14 +107,14 @@ def _devices():
 
 
 def _tasks():
-    """How many processes TF_CONFIG or Slurm speak of."""
+    """Return the number of processes that TF_CONFIG or Slurm name."""
     if "TF_CONFIG" in os.environ:
         return len(_addresses(os.environ["TF_CONFIG"]))
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
 
 
 def _addresses(text):
-    """Those of all workers in a TF_CONFIG, once it is seen to be one."""
+    """Check a TF_CONFIG and return the addresses of all workers in it."""
     try:
         config = json.loads(text)
         cluster, task = config.get("cluster", {}), config.get("task")

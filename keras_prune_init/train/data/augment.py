@@ -1,8 +1,8 @@
-"""Augmentation of whole batches by Keras's own layers: RandAugment, MixUp, CutMix.
+"""Augment whole batches with Keras's own layers: RandAugment, MixUp, CutMix.
 
-The layers draw from a generator with state; here they get seeds that are a function of
-the batch's number, so a run that was stopped goes on with the batches it would have
-seen.
+These layers draw from a generator with state. Here their seeds depend only on the
+number of the batch. So a run that was stopped continues with the batches it would have
+had.
 """
 
 import keras
@@ -19,7 +19,7 @@ def soft_labels(config) -> bool:
 
 
 def one_hot(batches: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    """Batches `(images, distributions)` from `(images, labels)`."""
+    """Turn batches `(images, labels)` into batches `(images, distributions)`."""
     return batches.map(lambda x, y: (x, tf.one_hot(y, classes)))
 
 
@@ -35,17 +35,18 @@ def apply(
     """Augment training batches.
 
     Args:
-        batches: Of `(normalised images, labels)`; for a mix, labels are distributions.
+        batches: Batches of `(normalised images, labels)`. For a mix, labels are
+            distributions.
         normalisation: Mean and 1/std that the images were normalised with.
         rand_augment: Strength of RandAugment, 0 (none) to 1; two operations a batch.
-        mix: `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of them, for each batch.
-        seed: Of the run.
+        mix: `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of them for each batch.
+        seed: Seed of the run.
         first_batch: Number of the first batch.
 
     Reference:
-        Cubuk, Zoph, Shlens, Le, "RandAugment", arXiv 1909.13719; Zhang, Cisse,
-        Dauphin, Lopez-Paz, "mixup", arXiv 1710.09412; Yun, Han, Oh, Chun, Choe, Yoo,
-        "CutMix", arXiv 1905.04899.
+        Cubuk, Zoph, Shlens, Le, "RandAugment", 2019, arXiv 1909.13719; Zhang, Cisse,
+        Dauphin, Lopez-Paz, "mixup", 2018, arXiv 1710.09412; Yun, Han, Oh, Chun, Choe,
+        Yoo, "CutMix", 2019, arXiv 1905.04899.
     """
     mean, scale = normalisation
     layers = keras.layers
@@ -75,7 +76,7 @@ def apply(
 
 
 class _Seeds(keras.random.SeedGenerator):
-    """Seeds that follow from one given as a tensor, without a variable."""
+    """Seeds that follow from a given tensor, without a variable."""
 
     def __init__(self, seed):
         self._seed, self._count = seed, 0

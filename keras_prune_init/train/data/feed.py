@@ -1,4 +1,4 @@
-"""What a configuration feeds to scoring, training and testing, and the loss of that."""
+"""The data of a configuration for scoring, training and testing, and its loss."""
 
 import keras
 import ml_collections
@@ -8,7 +8,7 @@ from keras_prune_init.train.data import augment
 
 
 def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
-    """The loss of the labels below."""
+    """Return the loss for the labels of this module."""
     if augment.soft_labels(config):
         smoothing = config.train.label_smoothing
         return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
@@ -16,7 +16,7 @@ def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
 
 
 def scoring(config: ml_collections.ConfigDict, data, batch_size: int):
-    """Training batches of an epoch for methods; not mixed, so labels are certain."""
+    """Return training batches of an epoch for methods; images are not mixed."""
     return _plain(config, data, batch_size)
 
 
@@ -27,9 +27,10 @@ def training(
     epochs: int = 1,
     hosts: int = 1,
 ):
-    """Training batches of some epochs, from one of a number counted over all epochs.
+    """Return training batches of some epochs.
 
-    Of several hosts each makes its part of every batch.
+    `first_batch` is the number of the first batch, counted over all epochs. With
+    several hosts, each makes its part of every batch.
     """
     size = config.train.batch_size
     batches = _plain(config, data, size, first_batch, epochs, hosts)
@@ -52,7 +53,7 @@ def training(
 
 
 def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
-    """All test images, in batches that no replica gets an empty part of."""
+    """Return all test images, in batches of which every replica gets a part."""
     images = data.sizes[1]
     sizes = range(config.train.batch_size, 0, -replicas)
     full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])

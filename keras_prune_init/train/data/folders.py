@@ -1,6 +1,6 @@
 """Folders of image files: which files there are, and what their labels are.
 
-Two layouts are known, those in which ImageNet and Tiny-ImageNet are handed out:
+Two layouts are known, those of ImageNet and Tiny-ImageNet:
 
     train/CLASS/.../*.jpg      training images, at any depth below their class
     val/CLASS/.../*.jpg        test images, or ...
@@ -24,14 +24,14 @@ LAYOUT = "Arrange them as train/CLASS/*.jpg and val/CLASS/*.jpg."
 
 
 class Files(NamedTuple):
-    """Paths of images and their classes, counted from 0."""
+    """Paths of images, and their classes as numbers from 0."""
 
     paths: np.ndarray
     labels: np.ndarray
 
 
 class _Image(NamedTuple):
-    """A file, where it is behind symbolic links, whether it is ordinary, its class."""
+    """A file, its path behind symbolic links, whether it is ordinary, and its class."""
 
     path: str
     real: str
@@ -40,21 +40,21 @@ class _Image(NamedTuple):
 
 
 def find(folder: str, skip_corrupt: bool = False) -> tuple[Files, Files, int]:
-    """The training files, the test files and the number of classes of a folder.
+    """Return the training files, the test files and the number of classes of a folder.
 
-    The first image of each class comes first, then the second of each and so on: the
-    first so many files have all classes in them. Symbolic links are followed, but not
-    back to a folder that they are in.
+    The first image of each class comes first, then the second of each, and so on. So
+    the first files contain all classes. Symbolic links are followed, but not back to a
+    folder that they are in.
 
     Args:
-        folder: Where train/ and val/ are.
-        skip_corrupt: Leave out files that are no images, and log how many; this decodes
-            each of them. Otherwise the first of them is an error when it is needed.
+        folder: The folder with train/ and val/.
+        skip_corrupt: Leave out files that are no images, and log how many. This decodes
+            each file. Otherwise the first such file is an error when it is needed.
 
     Raises:
         FileNotFoundError: If `folder/train` or `folder/val` is no folder.
-        ValueError: If there is no image, one class only, a test image of no class, a
-            file that is for training and for testing, or a pipe or device.
+        ValueError: If there is no image, only one class, a test image of no class, a
+            file that is both for training and for testing, or a pipe or device.
     """
     train, val = os.path.join(folder, "train"), os.path.join(folder, "val")
     for part in (train, val):
@@ -93,10 +93,12 @@ def find(folder: str, skip_corrupt: bool = False) -> tuple[Files, Files, int]:
 
 
 def read(folder: str, skip_corrupt: bool = False) -> tuple[np.ndarray, ...]:
-    """All images as arrays `(x_train, y_train, x_test, y_test)`.
+    """Return all images as arrays `(x_train, y_train, x_test, y_test)`.
 
     Raises:
-        ValueError: If the images are not all of one size; and as `find`.
+        FileNotFoundError: If `folder/train` or `folder/val` is no folder.
+        ValueError: If the images have different sizes, or the files are no images with
+            classes.
     """
     train, test, _ = find(folder, skip_corrupt)
     return _pixels(train.paths), train.labels, _pixels(test.paths), test.labels
@@ -105,7 +107,7 @@ def read(folder: str, skip_corrupt: bool = False) -> tuple[np.ndarray, ...]:
 def stream(
     folder: str, size: int, skip_corrupt: bool = False
 ) -> streaming.StreamedImages:
-    """The images as a streaming source, resized to `size` pixels."""
+    """Return the images as a streaming source, resized to `size` pixels."""
     train, test, classes = find(folder, skip_corrupt)
     return streaming.StreamedImages(
         f"folder:{folder}",
@@ -118,7 +120,7 @@ def stream(
 
 
 def _classes(folder):
-    """Name and real path of the folders in one, but of those that it is in itself."""
+    """Return names and real paths of the folders in one, without those around it."""
     real = os.path.realpath(folder)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         inner = _real(entry, real)
@@ -127,7 +129,7 @@ def _classes(folder):
 
 
 def _by_class(folder):
-    """All images below a folder, of which those of no class folder are of class "."."""
+    """Return all images below a folder; images in no class folder have class "."."""
     real = os.path.realpath(folder)
     images = [
         _Image(entry.path, _real(entry, real), _is_file(entry), ".")
@@ -141,9 +143,10 @@ def _by_class(folder):
 
 
 def _walk(place, above, seen):
-    """Paths and real paths of images, whether they are ordinary; each folder once.
+    """Yield path and real path of each image, and whether it is ordinary.
 
-    `above` are the real paths of this folder and those on the way to it.
+    Each folder is visited once. `above` are the real paths of this folder and of those
+    around it.
     """
     for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
         real = _real(entry, above[-1])
@@ -156,7 +159,7 @@ def _walk(place, above, seen):
 
 
 def _real(entry, folder):
-    """The real path of what is in a folder of this real path."""
+    """Return the real path of an entry of a folder with this real path."""
     linked = entry.is_symlink()
     return os.path.realpath(entry.path) if linked else os.path.join(folder, entry.name)
 
@@ -182,7 +185,7 @@ def _is_within(path, folder):
 
 
 def _annotated(images, annotations):
-    """The same images, with the class names from a file."""
+    """Return the same images, with the class names from a file."""
     with regular(annotations).open() as lines:
         names = dict(line.split()[:2] for line in lines if line.strip())
     return [i._replace(name=names.get(os.path.basename(i.path))) for i in images]
@@ -210,7 +213,7 @@ def _check_ordinary(*parts):
 
 
 def _without_corrupt(images):
-    """Those that can be decoded."""
+    """Return the images that can be decoded."""
     files = [image for image in images if image.ordinary]
     if not files:
         return files

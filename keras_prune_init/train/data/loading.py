@@ -1,4 +1,4 @@
-"""Where the images come from: one function for all sources."""
+"""`load_images`: images from any source, by its name."""
 
 import numpy as np
 
@@ -12,32 +12,35 @@ EMBEDDED = "fashion_mnist_mini"
 def load_images(
     source: str = EMBEDDED, image_size: int | None = None, skip_corrupt: bool = False
 ) -> ImageData | StreamedImages:
-    """Loads a data source by name.
+    """Load a data source by name.
 
     Args:
-        source: `"fashion_mnist_mini"` (comes with the package), `"npz:PATH"` (keys
-            x_train, y_train, x_test, y_test), `"idx:FOLDER"` (the four files of MNIST),
-            `"folder:PATH"` (image files as in ImageNet or Tiny-ImageNet, see
-            folders.py), `"tfds:NAME"` or `"tfds:NAME,TRAIN,TEST"` with splits such as
-            `train[:90%]` (tensorflow_datasets), or `"keras:NAME"`
-            (keras.datasets).
-        image_size: `None` keeps all images in memory; they must be of one size. A
-            number reads images while they are needed and resizes them to so many
-            pixels; for `folder` and `tfds` only. tensorflow_datasets itself keeps the
-            files of sets below 250 MiB in memory.
-        skip_corrupt: Leave out files of a `folder` that are no whole images, and log
-            how many. All are decoded once for that.
+        source: One of these:
+            `"fashion_mnist_mini"`, which comes with the package.
+            `"npz:PATH"` with the keys x_train, y_train, x_test, y_test.
+            `"idx:FOLDER"` with the four files of MNIST.
+            `"folder:PATH"` with image files as in ImageNet or Tiny-ImageNet.
+            `"tfds:NAME"` or `"tfds:NAME,TRAIN,TEST"` with splits such as `train[:90%]`
+            (tensorflow_datasets).
+            `"keras:NAME"` (keras.datasets).
+        image_size: `None` keeps all images in memory; they must have one size. A number
+            reads images while they are needed, and resizes them to so many pixels; only
+            for `folder` and `tfds`. tensorflow_datasets itself keeps the files of sets
+            below 250 MiB in memory.
+        skip_corrupt: Leave out files of a `folder` that are no complete images, and log
+            how many. All files are decoded once for that.
 
     Returns:
         An `ImageData`, or a `StreamedImages` if there is an `image_size`.
 
     Raises:
-        ValueError: For an unknown source, or what is not labelled images.
-        FileNotFoundError: For a missing file; the message names it.
-        RuntimeError: When a download failed; the message says what to do instead.
+        ValueError: If the source is unknown or has no labelled images.
+        FileNotFoundError: If a file is missing; the message names it.
+        RuntimeError: If a download failed; the message says what to do instead.
 
     Example:
 
+    >>> from keras_prune_init.train.data.loading import load_images
     >>> data = load_images("fashion_mnist_mini")
     >>> data.input_shape, data.classes, data.sizes
     ((28, 28, 1), 10, (10000, 2000))
@@ -81,7 +84,7 @@ def _stream(source, kind, where, image_size, options):
 
 
 def _check(source, x_train, y_train, x_test, y_test):
-    """The arrays of a source as `ImageData`, or an error that says what is wrong."""
+    """Return the arrays of a source as `ImageData`, or explain what is wrong."""
     arrays = {}
     for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         x = x[..., None] if x.ndim == 3 else x

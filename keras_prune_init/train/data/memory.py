@@ -1,7 +1,6 @@
-"""Images that are all in memory, for the training binary (streamed: streaming.py).
+"""Images that are all in memory, for the training binary.
 
-Images in memory stay uint8. Each batch is gathered, augmented and normalised inside
-`tf.data`.
+They stay uint8. Each batch is gathered, augmented and normalised inside `tf.data`.
 """
 
 import dataclasses
@@ -21,9 +20,11 @@ class ImageData:
     """Training and test images of one source, with their `tf.data` pipelines.
 
     Args:
-        name: The source it came from.
-        x_train, x_test: uint8 arrays of shape `(images, height, width, channels)`.
-        y_train, y_test: int32 arrays of shape `(images,)`, classes from 0.
+        name: Name of the source.
+        x_train: uint8 array of shape `(images, height, width, channels)`.
+        y_train: int32 array of shape `(images,)`, classes from 0.
+        x_test: uint8 array of shape `(images, height, width, channels)`.
+        y_test: int32 array of shape `(images,)`, classes from 0.
         classes: Number of classes.
     """
 
@@ -44,11 +45,11 @@ class ImageData:
         return len(self.x_train), len(self.x_test)
 
     def steps(self, batch_size: int) -> int:
-        """Batches of one epoch, all of one size."""
+        """Return the number of batches in an epoch; they all have one size."""
         return pipelines.steps(len(self.x_train), batch_size)
 
     def first(self, train: int, test: int) -> "ImageData":
-        """The same source with only its first images, for a quick trial."""
+        """Return the same source with only its first images, for a quick trial."""
         return dataclasses.replace(
             self,
             x_train=self.x_train[:train],
@@ -67,18 +68,19 @@ class ImageData:
         epochs: int = 1,
         hosts: int = 1,
     ) -> tf.data.Dataset:
-        """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
+        """Return shuffled training batches `(images, labels)` of some epochs.
 
         Args:
-            batch_size: Images in a batch.
-            seed: Same seed, same batches.
+            batch_size: Number of images in a batch.
+            seed: The same seed gives the same batches.
             augment: `""`, `"crop"` (pad with 4 black pixels, cut out at random),
                 `"flip"` (left-right, every other image) or `"crop+flip"`.
             first_batch: Number of the batch to begin with, counted over all epochs.
-            epochs: How many epochs the dataset holds; each has its own order, and the
-                first one may be a part. What is no whole batch is left out.
-            hosts: Of several, each makes its part of every batch, to be dealt out by
-                `tf.distribute`: batches are of `batch_size // hosts` images.
+            epochs: Number of epochs. Each has its own order, and the first one may be
+                incomplete. The end of an epoch that fills no batch is left out.
+            hosts: Number of hosts. Each makes its part of every batch; the dataset must
+                be dealt out by `tf.distribute`, and its batches have `batch_size //
+                hosts` images.
         """
         hint = "; 'resized_crop' needs a data.image_size"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
@@ -109,7 +111,7 @@ class ImageData:
         return pipelines.prefetched(rows.map(batch, num_parallel_calls=4), hosts)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
-        """Test batches `(images, labels)`, in order, never augmented."""
+        """Return test batches `(images, labels)`, in order, never augmented."""
         mean, scale = self.normalisation
         dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
         return pipelines.prefetched(
@@ -120,7 +122,7 @@ class ImageData:
 
     @functools.cached_property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per-channel mean and 1/std of the training images."""
+        """Mean and 1/std of each channel of the training images."""
         # From the 256-bin histogram: exact, and no float copy of the whole set.
         values = np.arange(256)
         channels = np.moveaxis(self.x_train, -1, 0)
@@ -134,7 +136,7 @@ class ImageData:
 
 
 def _augment(images, augment, seed):
-    """Random crop and flip of a whole uint8 batch at once."""
+    """Crop and flip a whole uint8 batch at random."""
     count, height, width = tf.unstack(tf.shape(images)[:3])
     if "crop" in augment:
         shift = tf.random.stateless_uniform(

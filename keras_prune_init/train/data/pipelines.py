@@ -1,7 +1,7 @@
 """What every image pipeline shares: epochs in a row, seeds, prefetching, checks.
 
-Everything random is a function of (seed, epoch, place in it) and of nothing else, so a
-run that was stopped goes on with exactly the batches it would have seen.
+All random numbers depend only on (seed, epoch, place in the epoch). So a run that was
+stopped continues with exactly the batches it would have had.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def check_augment(augment: str, known: tuple[str, ...], hint: str) -> None:
-    """Raises ValueError unless a source knows the augmentation."""
+    """Raise a ValueError unless a source has the augmentation."""
     if augment not in known:
         raise ValueError(
             f"`augment` must be one of {known}. Received: augment={augment!r}. "
@@ -19,15 +19,17 @@ def check_augment(augment: str, known: tuple[str, ...], hint: str) -> None:
 
 
 def steps(images: int, batch_size: int) -> int:
-    """Batches of an epoch: all of one size, which TPUs and replicas need.
+    """Return the number of batches in an epoch.
+
+    They all have one size, because TPUs and replicas need that.
 
     Raises:
         ValueError: If there is none.
     """
     if images < batch_size:
         raise ValueError(
-            "A batch holds at most all training images; what is left of them at the "
-            f"end of an epoch is left out. Received: batches of {batch_size} from "
+            "A batch cannot hold more than all training images, because incomplete "
+            f"batches are left out. Received: batches of {batch_size} from "
             f"{images} images. Pass a smaller --config.train.batch_size (or "
             "--config.prune.scoring_batch_size)."
         )
@@ -44,17 +46,18 @@ def examples(
     epochs: int,
     hosts: int,
 ) -> tf.data.Dataset:
-    """What batches are made of: the examples of `epochs` epochs in a row.
+    """Return the examples of `epochs` epochs in a row, from which batches are made.
 
     Args:
         one_epoch: Makes the shuffled examples of an epoch from its seed.
-        images: Examples in an epoch.
-        batch_size: Images in a batch of all hosts; an epoch is made of whole ones.
+        images: Number of examples in an epoch.
+        batch_size: Number of images in a batch of all hosts. An epoch consists of whole
+            batches.
         seed: Seed of the run.
         first_batch: Number of the batch to begin with, counted over all epochs.
-        epochs: How many epochs the dataset holds; the first one may be a part.
-        hosts: If there are several, `tf.distribute` gives each every so many-th
-            example.
+        epochs: Number of epochs in the dataset. The first one may be incomplete.
+        hosts: Number of hosts. If there are several, `tf.distribute` deals the examples
+            out to them in turn.
 
     Returns:
         A dataset of `(seed of the epoch, (number in the epoch, example))`.
@@ -82,7 +85,7 @@ def examples(
 
 
 def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
-    """Makes the next batches while one is in use."""
+    """Make the next batches while one is in use."""
     # Four batches are enough, as each takes milliseconds. tf.data's own tuning is off:
     # with it, one run in three hung for 8 to 38 seconds after the last epoch on a busy
     # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
@@ -97,15 +100,15 @@ def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
 
 
 def normalise(images, mean, scale):
-    """uint8 or float images in 0..255 as float32 with the given mean and 1/std."""
+    """Return images in 0..255 as float32, minus `mean` and times `scale`."""
     return (tf.cast(images, tf.float32) - mean) * scale
 
 
 def fold_in(seed, number):
-    """A new seed for the part of the given number."""
+    """Return a new seed for the part with this number."""
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 
 def shuffled(count, seed):
-    """The numbers below `count` in random order."""
+    """Return the numbers below `count` in random order."""
     return tf.random.experimental.stateless_shuffle(tf.range(count), seed)

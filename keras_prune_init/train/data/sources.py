@@ -1,8 +1,8 @@
-"""Where images come from: one reader per kind of source, each returning plain arrays.
+"""Read images from each kind of source, as plain arrays.
 
 A reader returns `(x_train, y_train, x_test, y_test)` as the source stores them;
-`data.load` checks them and brings them into one shape. Folders of image files have a
-module of their own, folders.py.
+`loading` checks them and brings them into one shape. Folders of image files are read by
+`folders`.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ IDX_FILES = (
 
 
 def read_embedded():
-    """The Fashion-MNIST subset that comes with the package."""
+    """Read the Fashion-MNIST subset that comes with the package."""
     package = importlib.resources.files("keras_prune_init.train")
     with importlib.resources.as_file(package / "embedded") as folder:
         return read_npz(folder / "fashion_mnist_mini.npz")
 
 
 def read_npz(path):
-    """An `.npz` file with the keys `x_train`, `y_train`, `x_test`, `y_test`."""
+    """Read an `.npz` file with the keys `x_train`, `y_train`, `x_test`, `y_test`."""
     path = _files.regular(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -62,7 +62,7 @@ def read_npz(path):
 
 
 def read_idx(folder):
-    """A folder with the four files of MNIST, each plain or gzipped."""
+    """Read a folder with the four files of MNIST, each plain or gzipped."""
     folder = pathlib.Path(folder)
     paths = []
     for name in IDX_FILES:
@@ -108,7 +108,7 @@ def _read_idx_file(path):
 
 
 def read_tfds(name):
-    """A `tensorflow_datasets` data set: NAME, or NAME,TRAIN,TEST with its splits."""
+    """Read a `tensorflow_datasets` data set: NAME, or NAME,TRAIN,TEST with splits."""
     name, *split = name.split(",")
     split = split or ["train", "test"]
     more = ", of one size (data.image_size resizes others)"
@@ -121,9 +121,10 @@ def read_tfds(name):
 
 
 def stream_tfds(name, size):
-    """The same as a streaming source; tested on "validation" if there is such a split.
+    """Return a `tensorflow_datasets` data set as a streaming source.
 
-    A data set such as imagenet2012 has no labels in its split "test".
+    The split "validation" is used for testing, if there is one. A data set such as
+    imagenet2012 has no labels in its split "test".
     """
     source, (name, *splits) = name, name.split(",")
     with _tfds(name, splits or ["train", "validation or test"]) as tfds:
@@ -153,7 +154,7 @@ def stream_tfds(name, size):
 
 @contextlib.contextmanager
 def _tfds(name, splits, more=""):
-    """Yields the package, which only this source needs, and explains its errors."""
+    """Yield the package, which only this source needs, and explain its errors."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -182,7 +183,7 @@ def _tfds(name, splits, more=""):
 
 
 def read_keras(name):
-    """One of the image sets of `keras.datasets`."""
+    """Read one of the image sets of `keras.datasets`."""
     if name not in KERAS_DATASETS:
         raise ValueError(
             f"A keras data source is one of {', '.join(KERAS_DATASETS)}. "

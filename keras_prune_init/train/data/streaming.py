@@ -1,7 +1,7 @@
-"""Images too many or too unequal to keep as one array: read while they are needed.
+"""Images that are read while they are needed, because they are many or unequal.
 
-Same interface as `data.ImageData`, and the same promise: batches are a function of
-(seed, epoch, batch) and of nothing else.
+The interface is that of `memory.ImageData`. Batches depend only on (seed, epoch,
+batch).
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ class StreamedImages:
     """Training and test images of one source, decoded and resized inside `tf.data`.
 
     Args:
-        name: The source it came from.
+        name: Name of the source.
         examples: Training and test examples, each a dataset of `(key, label)` of known
             length, always in the same order.
         classes: Number of classes.
-        size: Height and width in pixels that every image is resized to.
-        image: From a key to the image, such as `decode` or `decode_file`.
-        window: Training examples are shuffled among so many neighbours, all of which
-            are in memory; keys may be as large as images.
+        size: Height and width in pixels to which every image is resized.
+        image: Function from a key to the image, such as `decode` or `decode_file`.
+        window: Training examples are shuffled among so many neighbours, which are all
+            in memory; keys may be as large as images.
     """
 
     name: str
@@ -46,7 +46,7 @@ class StreamedImages:
 
     @property
     def normalisation(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Per-channel mean and 1/std."""
+        """Mean and 1/std of each channel."""
         return tf.constant(MEAN), 1 / tf.constant(STD)
 
     @property
@@ -60,11 +60,11 @@ class StreamedImages:
         return train, test
 
     def steps(self, batch_size: int) -> int:
-        """Batches of one epoch, all of one size."""
+        """Return the number of batches in an epoch; they all have one size."""
         return pipelines.steps(self.sizes[0], batch_size)
 
     def first(self, train: int, test: int) -> "StreamedImages":
-        """The same source with only its first images, for a quick trial."""
+        """Return the same source with only its first images, for a quick trial."""
         parts = self.examples[0].take(train), self.examples[1].take(test)
         return dataclasses.replace(self, examples=parts)
 
@@ -78,20 +78,21 @@ class StreamedImages:
         epochs: int = 1,
         hosts: int = 1,
     ) -> tf.data.Dataset:
-        """Shuffled training batches `(images, labels)` of `epochs` epochs in a row.
+        """Return shuffled training batches `(images, labels)` of some epochs.
 
         Args:
-            batch_size: Images in a batch.
-            seed: Same seed, same batches.
-            augment: `"resized_crop"` (a part of 8 to 100 % of the area and of aspect
-                ratio 3/4 to 4/3, resized), `"flip"` (left-right, every other image),
-                `"resized_crop+flip"` or `""`. Without a crop: as for testing.
+            batch_size: Number of images in a batch.
+            seed: The same seed gives the same batches.
+            augment: `"resized_crop"` (8 to 100 % of the area, with aspect ratio 3/4 to
+                4/3, resized), `"flip"` (left-right, every other image),
+                `"resized_crop+flip"` or `""`. Without a crop, images are cut as for
+                testing.
             first_batch: Number of the batch to begin with, counted over all epochs.
-            epochs: How many epochs the dataset holds; each has its own order, and the
-                first one may be a part. What is no whole batch is left out.
-            hosts: Of several, each reads and decodes its part of every batch, to be
-                dealt out by `tf.distribute`: batches are of `batch_size // hosts`
-                images.
+            epochs: Number of epochs. Each has its own order, and the first one may be
+                incomplete. The end of an epoch that fills no batch is left out.
+            hosts: Number of hosts. Each reads and decodes its part of every batch; the
+                dataset must be dealt out by `tf.distribute`, and its batches have
+                `batch_size // hosts` images.
         """
         hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
         pipelines.check_augment(augment, AUGMENTATIONS, hint)
@@ -115,12 +116,12 @@ class StreamedImages:
         return pipelines.prefetched(images, hosts)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
-        """Test batches `(images, labels)`, in order: the middle of each image."""
+        """Return test batches `(images, labels)` in order, of the images' middles."""
         images = self.examples[1].map(self._prepare, num_parallel_calls=THREADS)
         return pipelines.prefetched(images.batch(batch_size))
 
     def _prepare(self, key, label, augment="", seed=None):
-        """One normalised image and its label."""
+        """Return one normalised image and its label."""
         image = self.image(key)
         crop = (
             _random_part(image, seed) if "resized_crop" in augment else _middle(image)
@@ -138,12 +139,12 @@ class StreamedImages:
 
 
 def decode(encoded):
-    """The content of a JPEG, PNG, BMP or GIF file as uint8, with three channels."""
+    """Decode a JPEG, PNG, BMP or GIF file to uint8 with three channels."""
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
 def decode_file(path):
-    """`decode` of a file; an error names it, as that of TensorFlow does not."""
+    """Read and decode a file; errors name it, unlike those of TensorFlow."""
 
     def refuse(path):
         told = (
@@ -184,7 +185,7 @@ def _random_part(image, seed):
 
 
 def _middle(image):
-    """What "resize the shorter side to 256, crop the middle 224" leaves, unresized."""
+    """Resize the shorter side to 256 and crop the middle 224, but without resizing."""
     shape = tf.shape(image)[:2]
     shorter = tf.cast(tf.reduce_min(shape), tf.float32)
     side = tf.cast(tf.round(CENTRE * shorter), tf.int32)

@@ -170,7 +170,7 @@ class _Flow:
     def _multiplied(self, variable, value):
         if id(variable) not in self.scaled.variables:
             return value
-        return value * tf.cast(self.before, value.dtype)
+        return value * tf.constant(self.before, value.dtype)
 
     def _gradient(self, weights):
         model, kernels = self.network.model, self.network.kernels

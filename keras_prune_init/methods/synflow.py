@@ -200,7 +200,7 @@ class _Flow:
 
     def _input(self):
         values = [
-            v * tf.cast(self.before, v.dtype) if i in self.scaled.inputs else v
+            v * tf.constant(self.before, v.dtype) if i in self.scaled.inputs else v
             for i, v in enumerate(keras.tree.flatten(self.inputs))
         ]
         return keras.tree.pack_sequence_as(self.inputs, values)

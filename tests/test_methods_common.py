@@ -87,16 +87,15 @@ def test_half_precision_models_are_scored_in_float32(name, options, needs_data):
         half, data = net()
     finally:
         keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session(free_memory=False)  # random goes by the layers' names
     full, _ = net()
     full.set_weights(half.get_weights())
     a = kpi.score(half, data, kpi.get_method(name, **options))
     b = kpi.score(full, data, kpi.get_method(name, **options))
+    assert a.keys() == b.keys()
     for s, t in zip(a.values(), b.values(), strict=True):
-        assert s.dtype == t.dtype
-        if name == "random":  # which draws by path, and paths of the two differ
-            assert len(np.unique(s)) == s.size  # of bfloat16 there are 256 in [0.5, 1)
-        else:
-            np.testing.assert_allclose(s, t, rtol=1e-3, atol=1e-3 * np.abs(t).max())
+        assert s.dtype == t.dtype and s.any()
+        np.testing.assert_allclose(s, t, rtol=1e-3, atol=1e-3 * np.abs(t).max())
 
 
 @EACH
@@ -111,7 +110,7 @@ def test_channels_go_by_their_scores(name, options, needs_data):
     )
     report = kpi.report(small, model)
     assert report.kept <= 0.6 * report.total
-    assert np.isfinite(small(data[0])).all()
+    assert np.ptp(np.asarray(small(data[0])), axis=0).min() > 0
     assert min(t.kept for t in report.tensors) > 0
 
 

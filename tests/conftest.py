@@ -1,3 +1,4 @@
+import pathlib
 import warnings
 from unittest import mock
 
@@ -6,6 +7,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 from tensorflow.python import pywrap_tfe
+
+import keras_prune_init as kpi
+from keras_prune_init.theory import quadrature
 
 # Devices for strategies; everything else runs on the first one.
 tf.config.set_logical_device_configuration(
@@ -17,6 +21,10 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 # What runs a few times only is not worth optimizing.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+# Expectations of smooth activations need a tenth of the points, or less; those that do
+# not are tested with all of them in test_mean_field.py.
+quadrature.CELLS = 20_000
 
 # Of `given` tests; --hypothesis-profile=long for more.
 for name, count in (("short", 300), ("long", 8000)):
@@ -53,6 +61,19 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs whose report.png is no picture, which takes a fifth of a short run.
+
+    test_train.py has those that draw it, test_report.py what is drawn.
+    """
+    monkeypatch.setattr(
+        kpi.PruningReport,
+        "plot",
+        lambda report, path: pathlib.Path(path).write_bytes(b"none"),
+    )
+
+
 @pytest.fixture(autouse=True)
 def fresh_state():
     """Every test starts from the same seed and leaves no graph behind.
@@ -74,4 +95,4 @@ def fresh_state():
 @pytest.fixture(autouse=True, scope="module")
 def fresh_kernels():
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)

@@ -2,10 +2,40 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_prune_init as kpi
 
 L = keras.layers
+
+# Every method: name, options that make it quick, whether it reads data
+METHODS = [
+    ("random", {}, False),
+    ("magnitude", {}, False),
+    ("snip", {}, True),
+    ("sbp", {}, True),
+    ("grasp", {}, True),
+    ("hbp", {}, True),
+    ("synflow", {"iterations": 5}, False),
+    ("sbp_sr", {}, True),
+    ("grasp_sr", {}, True),
+    ("robust", {}, True),
+]
+# Names that two methods have, and those that most others go by.
+ALIASES = {"sbp": "snip", "hbp": "grasp"}
+EACH = pytest.mark.parametrize(
+    "name, options, needs_data", [row for row in METHODS if row[0] not in ALIASES]
+)
+
+
+def net():
+    """With a residual block, which some methods need."""
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(4, 3, use_bias=False)(inputs)
+    x = L.ReLU()(L.BatchNormalization()(x))
+    x = L.Add()([x, L.Conv2D(4, 3, padding="same", activation="relu")(x)])
+    model = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
+    return model, batch(model, 12)
 
 
 def mlp(units=(8, 6), inputs=5, classes=3, **kwargs):
@@ -24,6 +54,22 @@ def batch(model, size=8, seed=0):
 
 def masked_list(model):
     return [v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)]
+
+
+def masks(model):
+    """The masks of all kernels, in the order of the layers, whatever the layout."""
+    return [v.kept_mask(name) for v in masked_list(model) for name in v.kernels]
+
+
+def deep_tanh(sigma_w=None, depth=30, width=100):
+    """A tanh network on the edge of chaos, or at another sigma_w."""
+    keras.utils.set_random_seed(0)
+    start = kpi.initializers.EdgeOfChaos("tanh", 0.2)
+    if sigma_w:
+        start = kpi.initializers.ScaledNormal(sigma_w, 0.2)
+    options = {"kernel_initializer": start, "bias_initializer": start}
+    layers = [L.Dense(width, "tanh", **options) for _ in range(depth - 1)]
+    return keras.Sequential([keras.Input((50,)), *layers, L.Dense(10, **options)])
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -109,3 +155,61 @@ def two_inputs_two_outputs():
     return keras.Model(
         {"a": a, "b": b}, [L.Dense(3, name="c")(z), L.Dense(1, name="d")(z)]
     )
+
+
+# sigma_w, sigma_b of tanh networks in the three phases
+ORDERED, EDGE, CHAOTIC = (0.6, 0.2), (1.3041, 0.2), (3.0, 0.2)
+
+
+def deep(phase, depth=30, width=100, activation="tanh"):
+    sigma_w, sigma_b = phase
+
+    def dense(seed, units, activation=None):
+        normal = keras.initializers.VarianceScaling(
+            sigma_w**2, "fan_in", "untruncated_normal", seed
+        )
+        bias = keras.initializers.RandomNormal(stddev=sigma_b, seed=seed + 1000)
+        return L.Dense(
+            units, activation, kernel_initializer=normal, bias_initializer=bias
+        )
+
+    layers = [dense(i, width, activation) for i in range(depth)]
+    return keras.Sequential([keras.Input((width,)), *layers, dense(depth, 10)])
+
+
+def column(report, field):
+    return np.array([getattr(row, field) for row in report.rows])
+
+
+# One of each type: how to make it, and the shape of a sample.
+LAYERS = {
+    "Dense": (lambda: L.Dense(4, "relu"), (5,)),
+    "Conv1D": (lambda: L.Conv1D(4, 3), (9, 2)),
+    "Conv2D": (lambda: L.Conv2D(4, 3, groups=2), (6, 6, 2)),
+    "Conv3D": (lambda: L.Conv3D(2, 2), (4, 4, 4, 2)),
+    "Conv1DTranspose": (lambda: L.Conv1DTranspose(3, 3), (5, 2)),
+    "Conv2DTranspose": (lambda: L.Conv2DTranspose(3, 3), (5, 5, 2)),
+    "Conv3DTranspose": (lambda: L.Conv3DTranspose(2, 2), (3, 3, 3, 2)),
+    "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, depth_multiplier=2), (6, 2)),
+    "DepthwiseConv2D": (lambda: L.DepthwiseConv2D(3, depth_multiplier=2), (6, 6, 2)),
+    "SeparableConv1D": (lambda: L.SeparableConv1D(4, 3), (6, 2)),
+    "SeparableConv2D": (lambda: L.SeparableConv2D(4, 3), (6, 6, 2)),
+    "EinsumDense": (
+        lambda: L.EinsumDense("abc,cde->abde", (None, 3, 2), bias_axes="de"),
+        (4, 5),
+    ),
+    "SimpleRNN": (lambda: L.SimpleRNN(3), (4, 5)),
+    "LSTM": (lambda: L.LSTM(3, return_sequences=True), (4, 5)),
+    "GRU": (lambda: L.GRU(3), (4, 5)),
+    "Bidirectional": (lambda: L.Bidirectional(L.LSTM(3)), (4, 5)),
+    "TimeDistributed": (lambda: L.TimeDistributed(L.Dense(3)), (4, 5)),
+    "ConvLSTM1D": (lambda: L.ConvLSTM1D(3, 2), (2, 5, 2)),
+    "ConvLSTM2D": (lambda: L.ConvLSTM2D(3, 2, return_sequences=True), (2, 4, 4, 2)),
+    "ConvLSTM3D": (lambda: L.ConvLSTM3D(2, 2), (2, 3, 3, 3, 2)),
+    "RNN": (lambda: L.RNN(L.LSTMCell(3)), (4, 5)),
+    "StackedRNNCells": (
+        lambda: L.RNN(L.StackedRNNCells([L.GRUCell(3), L.SimpleRNNCell(2)])),
+        (4, 5),
+    ),
+    "SpectralNormalization": (lambda: L.SpectralNormalization(L.Dense(3)), (5,)),
+}

@@ -50,7 +50,7 @@ def run_until(step, config, folder):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
-        run.run(config, folder)
+        run.run(config, folder, resume=True)
 
 
 def history(folder):

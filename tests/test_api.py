@@ -1,5 +1,6 @@
 """`prune_at_init` and `score`: what they take, and what they leave alone."""
 
+import functools
 import gc
 import random
 
@@ -11,7 +12,7 @@ from helpers import L, batch, masked_list, mlp, subclassed, transformer
 
 import keras_prune_init as kpi
 
-METHODS = ("random", "magnitude", "snip", "grasp", "synflow")
+METHODS = ("random", "magnitude", "snip", "grasp", kpi.methods.SynFlow(iterations=3))
 
 
 def norm_net():
@@ -26,7 +27,8 @@ def norm_net():
             L.Dense(3),
         ]
     )
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, run_eagerly=True)
     model.fit(*batch(model), verbose=0)  # an optimizer with state
     return model
 
@@ -81,22 +83,25 @@ def test_the_garbage_collector_is_as_it_was(frozen):
         gc.unfreeze()
 
 
+@functools.cache
+def draws_after(method):
+    """What is drawn after a model was pruned by this, or was not."""
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(3)
+    model = norm_net()
+    if method:
+        kpi.prune_at_init(model, batch(model), method, verbose=0)
+    return (
+        keras.random.normal((3,)).numpy(),
+        tf.random.normal((3,)).numpy(),
+        L.Dense(2).kernel_initializer((2, 2)).numpy(),
+        np.random.rand(2),
+    )
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_random_streams_of_keras_and_tensorflow_go_on_as_if_nothing_was(method):
-    def draws(prune):
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(3)
-        model = norm_net()
-        if prune:
-            kpi.prune_at_init(model, batch(model), method, verbose=0)
-        return (
-            keras.random.normal((3,)).numpy(),
-            tf.random.normal((3,)).numpy(),
-            L.Dense(2).kernel_initializer((2, 2)).numpy(),
-            np.random.rand(2),
-        )
-
-    for a, b in zip(draws(True), draws(False), strict=True):
+    for a, b in zip(draws_after(method), draws_after(None), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -158,11 +163,36 @@ def test_datasets_of_every_kind_give_the_same():
     for dataset in (
         tf.data.Dataset.from_tensor_slices((x, y)).batch(128),
         Batches(),
-        (x, y, np.ones(128, "float32")),
         (x, keras.utils.to_categorical(y, 3)),
     ):
         for path, s in kpi.score(model, dataset, "snip").items():
             np.testing.assert_allclose(s, expected[path], rtol=1e-4, atol=1e-8)
+
+
+def test_samples_count_by_their_weights():
+    model = mlp()
+    x, y = batch(model, 40)
+    weights = np.random.default_rng(1).uniform(0, 3, 40).astype("float32")
+    weights[::4] = 0
+    kernels = [v.kernel for v in model.layers]
+    with tf.GradientTape() as tape:
+        z = tf.nn.log_softmax(model(x))
+        loss = -tf.reduce_mean(weights * tf.gather(z, y, batch_dims=1))
+    flows = tape.gradient(loss, kernels)
+    expected = [np.abs(k * g) for k, g in zip(kernels, flows, strict=True)]
+    plain = kpi.score(model, (x, y), "snip").values()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(40)
+    for data in ((x, y, weights), dataset):
+        found = kpi.score(model, data, "snip").values()
+        for s, t, without in zip(found, expected, plain, strict=True):
+            np.testing.assert_allclose(s, t, rtol=1e-4, atol=1e-7)
+            assert np.abs(s - without).max() > 0.05 * without.max()
+    # Those of weight 0 could be anything.
+    other = np.where((weights == 0)[:, None], x + 1, x)
+    for method in ("snip", "grasp"):
+        a, b = (kpi.score(model, (v, y, weights), method) for v in (x, other))
+        for path in a:
+            np.testing.assert_allclose(b[path], a[path], rtol=1e-5, atol=1e-8)
 
 
 def test_several_inputs_and_outputs_and_loss_weights():

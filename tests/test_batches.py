@@ -239,3 +239,22 @@ def test_arrays_are_cut_to_the_batch_that_a_model_is_made_for(method):
     expected = kpi.score(model, parts, method, loss=loss, batches=3)
     for one, other in zip(found.values(), expected.values(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_data_that_lacks_a_class(missing):
+    """Is refused where each must be there, and is as good as any elsewhere."""
+    x = np.random.default_rng(0).normal(size=(30, *X.shape[1:])).astype("float32")
+    y = np.array([c for c in range(3) if c != missing] * 15)
+    message = f"samples_per_class=2; class {missing} has only 0. Lower it"
+    with pytest.raises(ValueError, match=message):
+        kpi.prune_at_init(classifier(3), (x, y), loss=SPARSE, samples_per_class=2)
+    model = classifier(3)
+    model.compile("sgd", SPARSE)
+    found = kpi.score(model, (x, y), verbose=0)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x))
+    kernels = [v for v in model.trainable_variables if len(v.shape) > 1]
+    slopes = tape.gradient(loss, [k.value for k in kernels])
+    for s, k, g in zip(found.values(), kernels, slopes, strict=True):
+        np.testing.assert_allclose(s, np.abs(k * g), rtol=1e-4, atol=1e-6)

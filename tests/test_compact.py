@@ -5,8 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import L, batch, masked_list, mlp
-from test_layers import LAYERS
+from helpers import LAYERS, L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init.layers.compact import CompactLayer
@@ -202,13 +201,12 @@ def test_no_kernel_ever_exists_as_a_variable(tmp_path):
 # --- the model ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam"])
-def test_training_is_that_of_the_masked_layout(name, images):
+def test_training_is_that_of_the_masked_layout(images, eagerly):
     model = network()
-    model.compile(OPTIMIZERS[name](), LOSS, jit_compile=False)
+    model.compile(OPTIMIZERS["adam"](), LOSS, jit_compile=False)
     masked, compact = both(model, images, "snip", sparsity=0.9)
     assert kpi.report(masked).digest == kpi.report(compact).digest
-    one, other = (losses_of(m, images, 50) for m in (masked, compact))
+    one, other = (losses_of(m, images, 5) for m in (masked, compact))
     assert one[-1] < one[0]
     np.testing.assert_allclose(one, other, atol=1e-4)
 
@@ -218,7 +216,6 @@ def test_training_is_that_of_the_masked_layout(name, images):
     [
         ("momentum", "masked"),
         ("adam", "compact"),
-        ("ema", "masked"),
         ("ema", "compact"),
         ("scaled", "compact"),
     ],
@@ -228,15 +225,15 @@ def test_converted_models_go_on_training(name, to, images, eagerly):
     model.compile(OPTIMIZERS[name](), LOSS, jit_compile=False)
     masked, compact = both(model, images, sparsity=0.8)
     pruned = masked if to == "compact" else compact
-    losses_of(pruned, images, 5)
+    losses_of(pruned, images, 2)
     before = [v.numpy() for v in pruned.variables]
     other = kpi.to_layout(pruned, to)
     for old, v in zip(before, pruned.variables, strict=True):
         np.testing.assert_array_equal(old, v.numpy())
     x = next(iter(images))[0]
     np.testing.assert_array_equal(other(x), pruned(x))
-    assert int(other.optimizer.iterations) == 5
-    one, other = (losses_of(m, images, 10) for m in (pruned, other))
+    assert int(other.optimizer.iterations) == 2
+    one, other = (losses_of(m, images, 3) for m in (pruned, other))
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
@@ -265,7 +262,7 @@ def test_regularizers_and_constraints_see_whole_kernels():
 
 def test_analysis_and_theory_give_what_they_give_masked():
     keras.utils.set_random_seed(0)
-    model = kpi.models.mlp((20,), 10, depth=6, width=30, activation="tanh", init="eoc")
+    model = kpi.models.mlp((20,), 10, depth=4, width=30, activation="tanh", init="eoc")
     x, y = batch(model, 32)
     pruned = both(model, (x, y), sparsity=0.8, rescale=True)
     scales = [
@@ -288,16 +285,19 @@ def test_analysis_and_theory_give_what_they_give_masked():
 def test_mixed_precision_and_xla():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = mlp((16, 16))
+        model = mlp((16,))
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile(OPTIMIZERS["momentum"](), LOSS, jit_compile=True)
     x, y = batch(model, 16)
-    for m in both(model, (x, y), sparsity=0.6):
-        m.fit(x, y, epochs=2, verbose=0)
-        assert masked_list(m)[0].compute_dtype == "bfloat16"
-        assert m.trainable_variables[0].dtype == "float32"
-        assert np.isfinite(m.evaluate(x, y, verbose=0))
+    # The masked layout under XLA is in test_training.py.
+    m = kpi.prune_at_init(model, (x, y), sparsity=0.6, layout="compact", verbose=0)
+    before = [v.numpy() for v in m.trainable_variables]
+    assert np.isfinite(m.fit(x, y, verbose=0).history["loss"]).all()
+    assert masked_list(m)[0].compute_dtype == "bfloat16"
+    assert m.trainable_variables[0].dtype == "float32"
+    for old, v in zip(before, m.trainable_variables, strict=True):
+        assert np.isfinite(v).all() and (old != v.numpy()).any()
 
 
 def test_an_unknown_layout_is_refused_before_any_work():

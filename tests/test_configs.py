@@ -23,14 +23,14 @@ DEPTHS = {
 }
 # Nets that take long to compile are replaced by others of the family.
 SMALLER = {
-    "cifar10_resnet": {"depth": 8},
-    "cifar10_resnet_tanh": {"depth": 8},
-    "cifar100_resnet": {"depth": 8},
-    "tiny_imagenet_resnet": {"depth": 8},
+    "cifar10_resnet": {"depth": 8, "width": 4},
+    "cifar10_resnet_tanh": {"depth": 8, "width": 4},
+    "cifar100_resnet": {"depth": 8, "width": 4},
+    "tiny_imagenet_resnet": {"depth": 8, "width": 4},
     "cifar10_vgg": {"depth": 11, "width": 8},
-    "mnist_ffnn": {"depth": 20},
-    "mnist_vcnn": {"depth": 10},
-    "fashion_resnet20_snip": {"depth": 8},
+    "mnist_ffnn": {"depth": 5},
+    "mnist_vcnn": {"depth": 5, "width": 10},
+    "fashion_resnet20_snip": {"depth": 8, "width": 4},
     "imagenet_resnet50": {"name": "resnet"},
 }
 
@@ -56,7 +56,7 @@ def stand_ins(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_runs(path, tmp_path, stand_ins, eagerly):
+def test_config_runs(path, tmp_path, stand_ins, eagerly, undrawn):
     config = load_config(path).get_config().lock()
     config.smoke = True
     config.data.source = stand_ins.get(config.data.source, config.data.source)
@@ -64,7 +64,7 @@ def test_config_runs(path, tmp_path, stand_ins, eagerly):
         config.train.batch_size = config.prune.scoring_batch_size = 4
     config.model.update(SMALLER.get(path.stem, {}))
     if config.data.image_size:
-        config.data.image_size = 64
+        config.data.image_size = 32
     result = run.run(config, tmp_path / "run")
     assert result["finished"] and result["epochs"] == 1
     removed = int(config.prune.sparsity * result["total"])

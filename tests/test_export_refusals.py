@@ -4,14 +4,13 @@ import os
 import resource
 import signal
 import subprocess
-import sys
-import time
 
 import helpers
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import Forked
 
 import keras_prune_init as kpi
 from keras_prune_init.export import flatbuffer, tflite
@@ -121,25 +120,25 @@ def test_a_small_disk_leaves_the_old_file(small_disk):
     assert os.listdir(small_disk) == ["m.tflite"]
 
 
+def die_when_converting():
+    def kill(*arguments):
+        print("SavedModel is there:", os.listdir(arguments[0]), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    tflite.convert.convert = kill
+
+
 def test_killed_process_leaves_nothing(tmp_path):
     model = tmp_path / "model.keras"
-    kpi.models.resnet(depth=8).save(model)
+    mlp().save(model)
     folder = tmp_path / "out"
     folder.mkdir()
-    command = [sys.executable, "-m", "keras_prune_init.export", f"--model={model}"]
-    with subprocess.Popen(
-        [*command, f"--out={folder}/m.tflite"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
-        text=True,
-    ) as process:
-        # The converter says so when it begins.
-        line = next(line for line in process.stdout if "Reading SavedModel" in line)
-        process.send_signal(signal.SIGKILL)
-        process.stdout.read()
-    assert line and process.returncode == -signal.SIGKILL
-    time.sleep(0.1)
+    flags = f"--model={model}", f"--out={folder}/m.tflite"
+    process = Forked(
+        tmp_path / "log", "keras_prune_init.export", *flags, before=die_when_converting
+    )
+    assert process.wait() == -signal.SIGKILL, process.printed()
+    assert "saved_model.pb" in process.printed()
     assert os.listdir(folder) == []
 
 

@@ -1,5 +1,6 @@
 """Sparse tensors in .tflite files, against the runtime that reads them."""
 
+import functools
 import tempfile
 
 import keras
@@ -49,6 +50,11 @@ def converted(model, precision="float32"):
         return convert.convert(folder, precision, samples)
 
 
+@functools.cache
+def dense_file(density, precision="float32"):
+    return converted(network(density), precision)
+
+
 def images():
     return np.random.default_rng(1).normal(size=(10, 1, 8, 8, 3)).astype("float32")
 
@@ -60,7 +66,7 @@ def outputs(content):
 
 @pytest.mark.parametrize("precision", convert.PRECISIONS)
 def test_sparse_file_computes_exactly_what_the_dense_one_does(precision):
-    dense = converted(network(0.1), precision)
+    dense = dense_file(0.1, precision)
     content, kernels = sparse.encode(dense)
     np.testing.assert_array_equal(outputs(content), outputs(dense))
     stored = {k.layer for k in kernels if k.encoded}
@@ -71,7 +77,7 @@ def test_sparse_file_computes_exactly_what_the_dense_one_does(precision):
 
 
 def test_everything_with_a_zero_is_stored_sparsely_if_asked_for():
-    dense = converted(network(0.97))
+    dense = dense_file(0.97)
     auto, _ = sparse.encode(dense)
     assert auto is dense
     content, kernels = sparse.encode(dense, True)
@@ -81,7 +87,7 @@ def test_everything_with_a_zero_is_stored_sparsely_if_asked_for():
 
 
 def test_nothing_is_stored_sparsely_if_asked_for():
-    dense = converted(network(0.1))
+    dense = dense_file(0.1)
     content, kernels = sparse.encode(dense, False)
     assert content is dense and not any(k.encoded for k in kernels)
 
@@ -134,7 +140,7 @@ def test_kernel_that_another_operator_reads_too_stays_dense():
 
 
 def test_data_in_a_written_file_is_aligned():
-    content, _ = sparse.encode(converted(network(0.1)))
+    content, _ = sparse.encode(dense_file(0.1))
     raw = flatbuffer.schema.Model.GetRootAs(content, 0)
     start = np.frombuffer(content, "uint8").ctypes.data
     data = [raw.Buffers(i) for i in range(raw.BuffersLength())]
@@ -166,12 +172,12 @@ def test_tensor_names_tell_the_layer(name, layer):
 @pytest.mark.parametrize(
     ("precision", "density"),
     [
-        *(("float32", density) for density in (1.0, 0.8, 0.6, 0.4, 0.02)),
-        *(("float16", 0.6), ("float16", 0.4), ("int8", 0.4), ("int8", 0.2)),
+        *(("float32", density) for density in (0.97, 0.6, 0.1)),
+        *(("float16", 0.4), ("int8", 0.4)),
     ],
 )
 def test_auto_is_never_larger_than_dense(density, precision):
-    dense = converted(network(density), precision)
+    dense = dense_file(density, precision)
     content, _ = sparse.encode(dense)
     assert len(content) <= len(dense)
     assert len(content) < len(dense) or content is dense

@@ -135,7 +135,7 @@ def two_workers(tmp_path, name):
     """Real processes: the binary, told of each other by TF_CONFIG."""
     flags = ["--resume", f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
     flags += ["--config.model.name=runs:little"]
-    flags += ["--config.train.epochs=4", "--config.train.batch_size=16"]
+    flags += ["--config.train.epochs=3", "--config.train.batch_size=16"]
     flags += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
     flags += ["--config.data.augment=crop+flip", "--config.data.mix=mixup"]
     flags += [f"--workdir={tmp_path / name}"]
@@ -148,14 +148,14 @@ def two_workers(tmp_path, name):
 
 
 def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
-    config = small(tmp_path, epochs=4)
+    config = small(tmp_path, epochs=1)
     config.data.update(augment="crop+flip", mix="mixup")
     whole = [*two_workers(tmp_path, "whole")]
     logs = logs_of(whole)
     assert [p.poll() for p in whole] == [0, 0], "\n".join(logs)[-4000:]
     assert "weights kept" in logs[0] and "weights kept" not in logs[1]
     result = json.loads((tmp_path / "whole/result.json").read_text())
-    assert result["finished"] and result["epochs"] == 4
+    assert result["finished"] and result["epochs"] == 3
     alone = run.run(config, tmp_path / "alone")
     assert result["mask_digest"] == alone["mask_digest"]
 

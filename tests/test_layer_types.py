@@ -3,17 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers import L, masked_list
+from helpers import L, masked_list, masks
 
 import keras_prune_init as kpi
 from keras_prune_init.layers import roles, types
 from keras_prune_init.layers.kernels import find_kernels
 
-# The last of a layout is trained.
-METHODS = {
-    "masked": (kpi.get_method("synflow", iterations=2), "snip"),
-    "compact": ("snip",),
-}
+METHODS = (kpi.methods.SynFlow(iterations=2), "snip")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -149,30 +145,35 @@ def removed(model):
             yield np.asarray(layer.masked_kernel(name))[~layer.kept_mask(name)]
 
 
-def masks(model):
-    return [v.kept_mask(name) for v in masked_list(model) for name in v.kernels]
+# Each in one layout, in turn, and in both those that are put together of others; that
+# each layer computes the same in both is in test_compact.py.
+TOGETHER = ("stacked cells", "own cell", "spectral conv", "tied embedding")
+CASES = [
+    (name, layout)
+    for i, name in enumerate(MODELS)
+    for j, layout in enumerate(("masked", "compact"))
+    if i % 2 == j or name in TOGETHER
+]
 
 
-@pytest.mark.parametrize("layout", METHODS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_from_pruning_to_the_file(name, layout, tmp_path):
     model, macs = MODELS[name]()
     x, y = data(model)
     total = sum(np.prod(k.variable.shape) for k in find_kernels(model))
     options = {"loss": LOSS, "layout": layout}
     options["allocation"] = kpi.Allocation("global", min_per_layer=3)
-    for method in METHODS[layout]:
-        pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.6, **options)
-        kept = sum(m.sum() for m in masks(pruned))
-        assert kept == total - int(0.6 * total + 1e-6)
-    if layout == "masked":  # the same in both
-        report = kpi.report(pruned)
-        assert report.total == total
-        assert 0 < report.effective <= report.kept
-        assert report.cost.macs == macs
-        assert report.cost.others == kpi.cost(model).others
-        signals = kpi.signal_report(pruned, (x, y), loss=LOSS)
-        assert not signals.missing and len(signals.rows) > 1
+    method = METHODS[list(MODELS).index(name) // 2 % 2]
+    pruned = kpi.prune_at_init(model, (x, y), method, sparsity=0.6, **options)
+    kept = sum(m.sum() for m in masks(pruned))
+    assert kept == total - int(0.6 * total + 1e-6)
+    report = kpi.report(pruned)
+    assert report.total == total
+    assert 0 < report.effective <= report.kept
+    assert report.cost.macs == macs
+    assert report.cost.others == kpi.cost(model).others
+    signals = kpi.signal_report(pruned, (x, y), loss=LOSS)
+    assert not signals.missing and len(signals.rows) > 1
     optimizer = keras.optimizers.AdamW(weight_decay=0.1)
     pruned.compile(optimizer, LOSS, run_eagerly="spectral" not in name)
     pruned.fit(x, y, verbose=0)

@@ -4,43 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import L
+from helpers import LAYERS, L
 
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import MaskedLayer
 
 RNG = np.random.default_rng(0)
-LAYERS = {
-    "Dense": (lambda: L.Dense(4, "relu"), (5,)),
-    "Conv1D": (lambda: L.Conv1D(4, 3), (9, 2)),
-    "Conv2D": (lambda: L.Conv2D(4, 3, groups=2), (6, 6, 2)),
-    "Conv3D": (lambda: L.Conv3D(2, 2), (4, 4, 4, 2)),
-    "Conv1DTranspose": (lambda: L.Conv1DTranspose(3, 3), (5, 2)),
-    "Conv2DTranspose": (lambda: L.Conv2DTranspose(3, 3), (5, 5, 2)),
-    "Conv3DTranspose": (lambda: L.Conv3DTranspose(2, 2), (3, 3, 3, 2)),
-    "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, depth_multiplier=2), (6, 2)),
-    "DepthwiseConv2D": (lambda: L.DepthwiseConv2D(3, depth_multiplier=2), (6, 6, 2)),
-    "SeparableConv1D": (lambda: L.SeparableConv1D(4, 3), (6, 2)),
-    "SeparableConv2D": (lambda: L.SeparableConv2D(4, 3), (6, 6, 2)),
-    "EinsumDense": (
-        lambda: L.EinsumDense("abc,cde->abde", (None, 3, 2), bias_axes="de"),
-        (4, 5),
-    ),
-    "SimpleRNN": (lambda: L.SimpleRNN(3), (4, 5)),
-    "LSTM": (lambda: L.LSTM(3, return_sequences=True), (4, 5)),
-    "GRU": (lambda: L.GRU(3), (4, 5)),
-    "Bidirectional": (lambda: L.Bidirectional(L.LSTM(3)), (4, 5)),
-    "TimeDistributed": (lambda: L.TimeDistributed(L.Dense(3)), (4, 5)),
-    "ConvLSTM1D": (lambda: L.ConvLSTM1D(3, 2), (2, 5, 2)),
-    "ConvLSTM2D": (lambda: L.ConvLSTM2D(3, 2, return_sequences=True), (2, 4, 4, 2)),
-    "ConvLSTM3D": (lambda: L.ConvLSTM3D(2, 2), (2, 3, 3, 3, 2)),
-    "RNN": (lambda: L.RNN(L.LSTMCell(3)), (4, 5)),
-    "StackedRNNCells": (
-        lambda: L.RNN(L.StackedRNNCells([L.GRUCell(3), L.SimpleRNNCell(2)])),
-        (4, 5),
-    ),
-    "SpectralNormalization": (lambda: L.SpectralNormalization(L.Dense(3)), (5,)),
-}
 
 
 def random_mask(layer, density=0.5):

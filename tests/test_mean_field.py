@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_prune_init import mean_field
+from keras_prune_init.theory import quadrature
 
 ACTIVATIONS = {
     "erf": tf.math.erf,
@@ -31,12 +32,24 @@ EDGES = [
 ]
 
 
+# Of these the slope jumps, for which the number of cells matters.
+KINKED = ("hardtanh", "selu")
+
+
+@pytest.fixture
+def all_cells(monkeypatch):
+    """As many as users have; others of these tests have fewer, of smooth functions."""
+    monkeypatch.setattr(quadrature, "CELLS", 200_000)
+
+
 def activation(name):
     return ACTIVATIONS.get(name, name)
 
 
 @pytest.mark.parametrize("name, sigma_b, sigma_w, q", EDGES)
-def test_known_edges(name, sigma_b, sigma_w, q):
+def test_known_edges(name, sigma_b, sigma_w, q, request):
+    if name in KINKED:
+        request.getfixturevalue("all_cells")
     edge = mean_field.edge_of_chaos(activation(name), sigma_b)
     assert edge.sigma_w == pytest.approx(sigma_w, abs=3e-4)
     assert edge.q == pytest.approx(q, abs=1e-3)
@@ -49,7 +62,7 @@ def test_known_edges(name, sigma_b, sigma_w, q):
 
 
 @pytest.mark.parametrize("slope, sigma_w", [(0.0, math.sqrt(2)), (0.2, 1.3867505)])
-def test_homogeneous_activations_have_one_edge(slope, sigma_w):
+def test_homogeneous_activations_have_one_edge(slope, sigma_w, all_cells):
     function = lambda x: keras.activations.leaky_relu(x, slope)  # noqa: E731
     edge = mean_field.edge_of_chaos(function)
     assert edge.sigma_w == pytest.approx(sigma_w, abs=1e-6)
@@ -129,10 +142,10 @@ def test_the_bound_of_theorem_1(chi, bound):
 def test_a_wide_random_network_has_these_variances():
     rng = np.random.default_rng(0)
     edge = mean_field.edge_of_chaos("tanh", 0.2)
-    y = math.sqrt(edge.q) * rng.normal(size=(2000, 20))
-    for _ in range(5):
-        w = rng.normal(size=(2000, 2000)) * edge.sigma_w / math.sqrt(2000)
-        y = w @ np.tanh(y) + 0.2 * rng.normal(size=(2000, 1))
+    y = math.sqrt(edge.q) * rng.normal(size=(1000, 50))
+    for _ in range(3):
+        w = rng.normal(size=(1000, 1000)) * edge.sigma_w / math.sqrt(1000)
+        y = w @ np.tanh(y) + 0.2 * rng.normal(size=(1000, 1))
     assert np.mean(y**2) == pytest.approx(edge.q, rel=0.1)
 
 
@@ -141,6 +154,13 @@ def test_signals_that_die_out_or_grow():
     assert mean_field.correlation_map("tanh", 0.5, 0.0, 0.3) == pytest.approx(0.3)
     with pytest.raises(ValueError, match="finite.*Received: q=inf.*sigma_w=2.0"):
         mean_field.chi("relu", 2.0, 0.1)
+
+
+def test_the_number_of_cells_is_enough_for_a_slope_that_jumps(all_cells):
+    assert mean_field.chi("relu", 1.0, 0.0, 1.0) == pytest.approx(0.5, abs=1e-9)
+    hard = ACTIVATIONS["hardtanh"]
+    inside = math.erf(1 / math.sqrt(2))  # of the mass, where the slope is 1
+    assert mean_field.chi(hard, 1.0, 0.0, 1.0) == pytest.approx(inside, abs=3e-5)
 
 
 def test_refusals():

@@ -18,9 +18,9 @@ def weights_layers(model):
     ]
 
 
-@pytest.mark.parametrize("depth", [8, 20, 32, 50, 104])
+@pytest.mark.parametrize("depth", [8, 20, 104])
 def test_resnet_has_depth_layers_and_3n_blocks(depth):
-    model = models.resnet((32, 32, 3), depth=depth, width=4)
+    model = models.resnet((32, 32, 3), depth=depth, width=1)
     assert len(weights_layers(model)) == depth
     additions = [x for x in model.layers if isinstance(x, keras.layers.Add)]
     assert len(additions) == (depth - 2) // 2
@@ -37,8 +37,10 @@ def test_resnet_20_has_the_parameters_counted_by_hand():
     )
 
 
-@pytest.mark.parametrize("depth", [11, 13, 16, 19, 34])
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(
+    ("depth", "batch_norm"),
+    [(11, True), (13, False), (16, True), (19, False), (34, False)],
+)
 def test_vgg_has_depth_minus_3_convolutions(depth, batch_norm):
     model = models.vgg(depth=depth, width=2, batch_norm=batch_norm)
     convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
@@ -89,7 +91,6 @@ def test_wide_resnet_drops_values_between_convolutions():
     assert rates == {0.0: [], 0.3: [0.3] * 3}
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
 @pytest.mark.parametrize(
     ("build", "arguments"),
     [
@@ -103,8 +104,10 @@ def test_wide_resnet_drops_values_between_convolutions():
         (models.mobilenet, {"alpha": 0.25, "version": 2}),
     ],
 )
-def test_outputs_are_logits_for_both_image_sizes(build, arguments, shape):
-    model = build(shape, 7, **arguments)
+def test_outputs_are_logits_for_both_image_sizes(build, arguments):
+    gray, color = (build(shape, 7, **arguments) for shape in ((28, 28, 1), (32, 32, 3)))
+    assert gray.output_shape == (None, 7)
+    model, shape = color, (32, 32, 3)
     assert model.input_shape == (None, *shape)
     images = np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
     logits = model(images).numpy()
@@ -126,7 +129,7 @@ def test_mobilenets_have_the_parameters_of_the_published_ones(version, published
     assert model.get_layer("pool").input.shape[1:3] == (3, 3)
 
 
-@pytest.mark.parametrize(("pixels", "last"), [(16, 4), (32, 4), (48, 3), (224, 7)])
+@pytest.mark.parametrize(("pixels", "last"), [(16, 4), (48, 3), (224, 7)])
 def test_mobilenets_keep_at_least_3x3_pixels(pixels, last):
     model = models.mobilenet((pixels, pixels, 3), alpha=0.25)
     assert model.get_layer("pool").input.shape[1:3] == (last, last)

@@ -52,7 +52,7 @@ def run(folder, options, cells=({"seed": 0}, {"seed": 1})):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_script_makes_cells_that_can_be_stored_and_drawn(name, tmp_path):
+def test_script_makes_cells_that_can_be_stored_and_drawn(name, tmp_path, eagerly):
     script = importlib.import_module(name)
     chosen = script.parser().parse_args([*SCRIPTS[name].split(), "--seeds=1"])
     cells = script.cells(chosen)

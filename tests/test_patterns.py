@@ -41,11 +41,13 @@ def matrices(masked, name):
     return mask.reshape(-1, *mask.shape[-2:]).transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "snip", "synflow"])
-@pytest.mark.parametrize("layout", ["masked", "compact"])
+@pytest.mark.parametrize(
+    ("method", "layout"),
+    [("magnitude", "masked"), ("snip", "compact"), ("synflow", "masked")],
+)
 def test_two_of_four_neighbouring_inputs_stay(method, layout):
     model = net()
-    method = kpi.methods.SynFlow(iterations=4) if method == "synflow" else method
+    method = kpi.methods.SynFlow(iterations=2) if method == "synflow" else method
     model = pruned(model, "2:4", method, layout=layout)
     names = [layer.name for layer in masked_list(model)]
     # Of six inputs or one there are no whole groups.

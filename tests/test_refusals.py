@@ -335,3 +335,21 @@ def test_a_schedule_may_return_a_tensor():
     method = kpi.methods.Magnitude(iterations=3, schedule=schedule)
     pruned = kpi.prune_at_init(mlp(), None, method, sparsity=0.5)
     assert kpi.report(pruned).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "quantized"])
+def test_layers_whose_kernel_is_not_plain_are_left_out_with_a_reason(kind):
+    model = mlp()
+    changed = model.layers[1]
+    changed.enable_lora(2) if kind == "LoRA" else changed.quantize("int8")
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.5, verbose=0)
+    report = kpi.report(pruned)
+    assert len(report.tensors) == 2
+    [(path, reason)] = report.skipped
+    assert path == changed.path
+    assert reason == "its kernel is quantized or has LoRA weights"
+    assert reason in str(report)
+    x = np.ones((2, 5), "float32")
+    whole = kpi.prune_at_init(model, None, "magnitude", sparsity=0.0, verbose=0)
+    np.testing.assert_array_equal(whole(x), model(x))
+    assert type(pruned.layers[1]) is L.Dense

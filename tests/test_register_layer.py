@@ -80,6 +80,7 @@ def batch():
 
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+SYNFLOW = kpi.methods.SynFlow(iterations=3)
 
 
 @pytest.mark.parametrize("layout", ["masked", "compact"])
@@ -91,7 +92,8 @@ def test_one_call_then_all_is_as_with_dense(base, layout, tmp_path):
     kernels = prunable(model)[0]
     assert len(kernels) == {Weighted: 2, Heads: 3}[base]
     total = sum(math.prod(k.variable.shape) for k in kernels)
-    for method in ("random", "magnitude", "grasp", "synflow", "snip"):
+    others = {"masked": ("random", "grasp"), "compact": ("magnitude", SYNFLOW)}
+    for method in (*others[layout], "snip"):
         scored = kpi.prune_at_init(
             model, (x, y), method, loss=LOSS, sparsity=0.5, layout=layout
         )
@@ -102,8 +104,8 @@ def test_one_call_then_all_is_as_with_dense(base, layout, tmp_path):
     assert report.cost.others == kpi.cost(model).others
     signals = kpi.signal_report(scored, (x, y), loss=LOSS)
     assert not signals.missing and len(signals.rows) == len(kernels)
-    scored.compile("adam", LOSS)
-    scored.fit(x, y, epochs=3, verbose=0)
+    scored.compile("adam", LOSS, run_eagerly=True)
+    scored.fit(x, y, epochs=2, verbose=0)
     for layer in masked_list(scored):
         for name in layer.kernels:
             value = np.asarray(layer.masked_kernel(name))

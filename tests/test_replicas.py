@@ -1,19 +1,17 @@
 """Pruning and training under `tf.distribute.MirroredStrategy`, on virtual devices."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import L, batch, masked_list, mlp
+from helpers import L, batch, masked_list, masks, mlp, net
 from runs import mirrored
-from test_methods_common import EACH, net
 
 import keras_prune_init as kpi
 from keras_prune_init.distribute import replicas
-
-REPLICAS = pytest.mark.parametrize("count", [2, 4])
 
 
 def batches(model, count):
@@ -22,39 +20,41 @@ def batches(model, count):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
 
 
-def masks(model):
-    return [v.numpy() for layer in masked_list(model) for v in layer.masks.values()]
-
-
-@EACH
-def test_masks_are_those_of_a_single_device(name, options, needs_data):
-    assert_same_masks(name, options, count=2)
-
-
-def test_masks_are_those_of_a_single_device_on_four():
-    assert_same_masks("snip", {}, count=4)
-
-
-def assert_same_masks(name, options, count):
+# Of each way of scoring one: by names, by values, by gradients, by their products, by a
+# flow without data, on another graph, and with what is done afterwards.
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        (kpi.methods.Random(), 2),
+        (kpi.methods.Magnitude(), 2),
+        (kpi.methods.SNIP(), 4),
+        (kpi.methods.GraSP(), 2),
+        (kpi.methods.SynFlow(iterations=2), 2),
+        (kpi.methods.Robust(), 2),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_masks_are_those_of_a_single_device(method, count):
     model, _ = net()
     keras.backend.clear_session(free_memory=False)  # random goes by the layers' names
     with mirrored(count).scope():
         same = net()[0]
         same.set_weights(model.get_weights())
     # More batches than two replicas have turns for, and not a multiple of them.
-    options = {**options, "dataset": batches(model, 3), "batches": 3}
-    expected = kpi.score(model, method=name, **options)
-    found = kpi.score(same, method=name, **options)
+    options = {"dataset": batches(model, 3), "batches": 3, "method": method}
+    options["sparsity"] = 0.7
+    expected, found = kpi.score(model, **options), kpi.score(same, **options)
     for a, b in zip(expected.values(), found.values(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * np.abs(a).max())
-    options |= {"method": name, "sparsity": 0.7}
-    a, b = (masks(kpi.prune_at_init(m, **options)) for m in (model, same))
-    for one, other in zip(a, b, strict=True):
+    new = kpi.prune_at_init(same, **options)
+    alone = kpi.select(expected, 0.7).values()
+    for one, other in zip(alone, masks(new), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
+@functools.cache
 def trained(count, layout="masked"):
-    """Losses of twenty steps, as their running mean, and the trained model."""
+    """Losses of ten steps, as their running mean, and the trained model."""
     scope = mirrored(count).scope() if count > 1 else contextlib.nullcontext()
     with scope:
         keras.utils.set_random_seed(1)
@@ -62,7 +62,7 @@ def trained(count, layout="masked"):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         model.compile(optimizer, loss, jit_compile=False)
-    x, y = batch(model, 320)
+    x, y = batch(model, 160)
     data, options = batches(model, 3), {"batches": 3, "layout": layout}
     pruned = kpi.prune_at_init(model, data, sparsity=0.6, **options)
     losses = []
@@ -76,7 +76,7 @@ def trained(count, layout="masked"):
 @pytest.mark.parametrize(("count", "layout"), [(4, "masked"), (2, "compact")])
 def test_losses_are_those_of_a_single_device_with_the_same_batches(count, layout):
     (one, a), (many, b) = trained(1), trained(count, layout)
-    assert len(many) == 20
+    assert len(many) == 10
     np.testing.assert_allclose(many, one, atol=1e-4)
     b = kpi.to_layout(b, "masked")
     for layer in masked_list(b):
@@ -132,9 +132,8 @@ def test_dropout_and_batch_normalization_train_under_a_strategy():
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
-@REPLICAS
-def test_statistics_of_all_replicas_are_averaged(count):
-    with mirrored(count).scope():
+def test_statistics_of_all_replicas_are_averaged():
+    with mirrored(4).scope():
         layers = [keras.Input((5,)), L.Dense(4), L.BatchNormalization(momentum=0.5)]
         model = keras.Sequential([*layers, L.Dense(3)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -3,21 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import L, batch, masked_list, mlp, subclassed, transformer
+from helpers import L, batch, deep_tanh, masked_list, mlp, subclassed, transformer
 
 import keras_prune_init as kpi
 from keras_prune_init.theory.phase import phase_of
-
-
-def deep(sigma_w=None, depth=30, width=100, seed=0):
-    """A tanh network on the edge of chaos, or at another sigma_w."""
-    keras.utils.set_random_seed(seed)
-    start = kpi.initializers.EdgeOfChaos("tanh", 0.2)
-    if sigma_w:
-        start = kpi.initializers.ScaledNormal(sigma_w, 0.2)
-    options = {"kernel_initializer": start, "bias_initializer": start}
-    layers = [L.Dense(width, "tanh", **options) for _ in range(depth - 1)]
-    return keras.Sequential([keras.Input((50,)), *layers, L.Dense(10, **options)])
 
 
 def masked(layer, inputs, mask, kernel):
@@ -86,7 +75,7 @@ def test_every_unit_of_other_layers_gets_the_variance(layer, fan_in):
 
 @pytest.mark.parametrize("granularity", ["unit", "layer", "position"])
 def test_effective_variance_is_that_of_the_edge_of_chaos(granularity):
-    model = deep(depth=5)
+    model = deep_tanh(depth=5)
     pruned = kpi.prune_at_init(model, batch(model, 32), sparsity=0.8)
     kept = [(w.mask.numpy(), w.layer.kernel.numpy()) for w in masked_list(pruned)]
     kpi.rescale(pruned, "tanh", granularity=granularity)
@@ -101,7 +90,7 @@ def test_effective_variance_is_that_of_the_edge_of_chaos(granularity):
 
 
 def test_gradients_reach_the_first_layer_with_rescaling_and_not_without():
-    model = deep(depth=50, width=300)
+    model = deep_tanh(depth=40, width=100)
     data = batch(model, 64)
     plain = kpi.prune_at_init(model, data, sparsity=0.9)
     rescaled = kpi.prune_at_init(model, data, sparsity=0.9, rescale=True)
@@ -111,7 +100,7 @@ def test_gradients_reach_the_first_layer_with_rescaling_and_not_without():
 
 
 def test_rescaling_twice_is_rescaling_once():
-    model = deep(depth=4)
+    model = deep_tanh(depth=4)
     pruned = kpi.prune_at_init(model, batch(model), sparsity=0.5, rescale=True)
     before = [np.array(w.scale) for w in masked_list(pruned)]
     kpi.rescale(pruned)
@@ -120,7 +109,7 @@ def test_rescaling_twice_is_rescaling_once():
 
 
 def test_a_rescaled_model_saves_strips_and_trains(tmp_path):
-    model = deep(depth=4)
+    model = deep_tanh(depth=4)
     x, y = batch(model, 32)
     pruned = kpi.prune_at_init(model, (x, y), sparsity=0.7, rescale=True)
     pruned.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
@@ -196,7 +185,7 @@ def test_bad_arguments_are_refused():
     "sigma_w, words", [(None, "near the edge"), (0.8, "ordered"), (2.0, "chaotic")]
 )
 def test_the_phase_of_an_actual_model(sigma_w, words):
-    phase = phase_of(deep(sigma_w))
+    phase = phase_of(deep_tanh(sigma_w, width=60))
     expected = kpi.mean_field.chi("tanh", sigma_w or 1.3041, 0.2)
     assert phase.chi == pytest.approx(expected, rel=0.05)
     assert phase.depth == 30 and phase.off is bool(sigma_w)

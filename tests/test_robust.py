@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import L, batch, masked_list, mlp, subclassed
-from test_rescaling import deep
+from helpers import L, batch, deep_tanh, masked_list, mlp, subclassed
 
 import keras_prune_init as kpi
 
@@ -13,7 +12,7 @@ VECTORS = np.eye(4, 5, dtype="float32"), np.arange(4) % 3
 
 
 def small_resnet(**options):
-    return kpi.models.resnet((16, 16, 3), depth=14, width=4, **options)
+    return kpi.models.resnet((8, 8, 3), depth=8, width=4, **options)
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp"])
@@ -28,8 +27,8 @@ def test_sr_methods_are_the_plain_ones_on_the_stable_model(name):
         np.testing.assert_array_equal(found[path], expected[path])
     pruned = kpi.prune_at_init(model, data, method, sparsity=0.8)
     scales = [v.scale for v in pruned.layers if isinstance(v, L.Rescaling)]
-    np.testing.assert_allclose(scales, [6**-0.5] * 6)
-    assert "6 residual branches scaled by 1/sqrt(6)" in str(kpi.report(pruned))
+    np.testing.assert_allclose(scales, [3**-0.5] * 3)
+    assert "3 residual branches scaled by 1/sqrt(3)" in str(kpi.report(pruned))
 
 
 def test_a_stable_model_is_taken_as_it_is():
@@ -81,7 +80,7 @@ def test_robust_takes_sbp_alone_for_plain_networks_with_batch_norm():
     "sigma_w, words", [(None, "near the edge of chaos"), (0.8, "ordered phase")]
 )
 def test_robust_rescales_plain_networks_and_checks_their_start(sigma_w, words):
-    model = deep(sigma_w, depth=12)
+    model = deep_tanh(sigma_w, depth=12, width=50)
     pruned, note = robust(model)
     assert note.startswith("Robust: SBP and rescaling, as the network is plain.")
     assert "Rescaling helps: " in note

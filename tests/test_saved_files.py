@@ -29,7 +29,7 @@ class Block(L.Layer):
 
 
 @pytest.mark.parametrize("layout", ["masked", "compact"])
-def test_a_saved_model_loads_and_computes_the_same(layout):
+def test_a_saved_model_loads_and_computes_the_same(layout, eagerly):
     with np.load(FILES / "expected.npz") as expected:
         inputs = {"image": expected["image"], "tokens": expected["tokens"]}
         outputs, digest = expected[layout], str(expected[f"{layout}_digest"])

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import L, batch, mlp
-from test_signal_report import EDGE, column, deep
+from helpers import EDGE, L, batch, column, deep, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init.theory.signal_report import signal_report

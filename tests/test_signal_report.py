@@ -6,8 +6,13 @@ import keras
 import numpy as np
 import pytest
 from helpers import (
+    CHAOTIC,
+    EDGE,
+    ORDERED,
     L,
     batch,
+    column,
+    deep,
     mlp,
     subclassed,
     transformer,
@@ -17,29 +22,6 @@ from helpers import (
 import keras_prune_init as kpi
 from keras_prune_init.theory import mean_field
 from keras_prune_init.theory.signal_report import signal_report
-
-# sigma_w, sigma_b of tanh networks in the three phases
-ORDERED, EDGE, CHAOTIC = (0.6, 0.2), (1.3041, 0.2), (3.0, 0.2)
-
-
-def deep(phase, depth=30, width=100, activation="tanh"):
-    sigma_w, sigma_b = phase
-
-    def dense(seed, units, activation=None):
-        normal = keras.initializers.VarianceScaling(
-            sigma_w**2, "fan_in", "untruncated_normal", seed
-        )
-        bias = keras.initializers.RandomNormal(stddev=sigma_b, seed=seed + 1000)
-        return L.Dense(
-            units, activation, kernel_initializer=normal, bias_initializer=bias
-        )
-
-    layers = [dense(i, width, activation) for i in range(depth)]
-    return keras.Sequential([keras.Input((width,)), *layers, dense(depth, 10)])
-
-
-def column(report, field):
-    return np.array([getattr(row, field) for row in report.rows])
 
 
 def by_layer(report):

@@ -30,8 +30,10 @@ def widths(model):
     return [k.shape[-1] for k in kpi.cost(model).kernels]
 
 
-@pytest.mark.parametrize("budget", ["params", "flops"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [*zip(NETWORKS, ("params", "flops") * 3, strict=True), ("inverted", "flops")],
+)
 def test_the_budget_is_met_and_an_ordinary_model_is_left(name, budget, eagerly):
     keras.utils.set_random_seed(0)
     model = NETWORKS[name]()
@@ -114,11 +116,11 @@ def test_other_scores_are_summed_over_all_that_goes():
 
 def test_random_channels_do_not_depend_on_their_size():
     parts = []
-    for seed in range(40):
+    for seed in range(16):
         small = prune(mlp((40, 10), 20, 3), "random", 0.5, seed=seed)
         parts.append([widths(small)[0] / 40, widths(small)[1] / 10])
     wide, narrow = np.mean(parts, 0)
-    assert abs(wide - narrow) < 0.1
+    assert abs(wide - narrow) < 0.12
     assert np.std([p[0] for p in parts]) > 0.02
     model = mlp((40, 10), 20, 3)
     one, other = (prune(model, "random", seed=3) for _ in range(2))
@@ -221,10 +223,10 @@ def test_multiply_adds_that_are_not_known_are_refused():
 def test_the_given_model_stays_and_the_small_one_is_compiled_saved_and_exported(
     tmp_path,
 ):
-    model = NETWORKS["resnet"]()
+    model = NETWORKS["cnn"]()
     x, y = data(model)
     x = x.astype("float32")
-    model.compile("adam", LOSS, metrics=["accuracy"])
+    model.compile("adam", LOSS, metrics=["accuracy"], run_eagerly=True)
     before = [v.numpy() for v in model.variables]
     small = prune(model)
     for old, v in zip(before, model.variables, strict=True):

@@ -13,6 +13,7 @@ from helpers import (
 )
 
 import keras_prune_init as kpi
+from keras_prune_init.layers.kernels import find_kernels
 
 
 def convolutional():
@@ -87,26 +88,29 @@ def case(request):
     name, layout = request.param
     keras.utils.set_random_seed(1)
     model, x = MODELS[name]()
+    outputs = outputs_of(model, x)
+    before = [v.numpy() for v in model.variables]
     pruned = kpi.prune_at_init(model, None, "random", sparsity=0.7, layout=layout)
+    assert_same([v.numpy() for v in model.variables], before)
+    assert_same(outputs_of(model, x), outputs)
+    assert not {id(v) for v in pruned.variables} & {id(v) for v in model.variables}
     return pruned, model, x
 
 
-def test_the_given_model_is_not_changed(case):
+def test_outputs_are_those_of_the_given_model_with_zeroed_kernels(case):
     pruned, model, x = case
-    outputs = outputs_of(model, x)
-    variables = [v.numpy() for v in model.variables]
-    again = kpi.prune_at_init(model, None, "random", sparsity=0.5)
-    assert_same([v.numpy() for v in model.variables], variables)
-    assert_same(outputs_of(model, x), outputs)
-    assert not {id(v) for v in again.variables} & {id(v) for v in model.variables}
-
-
-def test_outputs_are_those_of_a_model_with_zeroed_kernels(case):
-    pruned, model, x = case
-    dense = kpi.prune_at_init(model, None, "random", sparsity=0.0)
-    for a, b in zip(outputs_of(dense, x), outputs_of(model, x), strict=True):
+    chosen = kpi.select(kpi.score(model, None, "random"), 0.7)
+    kernels = {k.path: k.variable for k in find_kernels(model)}
+    assert kernels.keys() == chosen.keys()
+    whole, before = outputs_of(model, x), [v.numpy() for v in model.variables]
+    for path, mask in chosen.items():
+        kernels[path].assign(kernels[path] * mask)
+    zeroed = outputs_of(model, x)
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+    for a, b in zip(outputs_of(pruned, x), zeroed, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert not np.array_equal(outputs_of(pruned, x)[0], outputs_of(model, x)[0])
+    assert not np.array_equal(whole[0], zeroed[0])
 
 
 def test_the_count_is_exact(case):
@@ -138,20 +142,24 @@ def test_keras_file(case, tmp_path):
     assert kpi.report(loaded).digest == kpi.report(pruned).digest
 
 
-def test_weights_file(case, tmp_path):
+def test_a_clone_takes_weights_from_a_file_a_checkpoint_and_a_list(case, tmp_path):
     pruned, model, x = case
-    other = keras.models.clone_model(pruned)
+    clone = keras.models.clone_model(pruned)
+    expected, zeros = (
+        outputs_of(pruned, x),
+        [np.zeros_like(w) for w in clone.get_weights()],
+    )
     pruned.save_weights(tmp_path / "m.weights.h5")
-    other.load_weights(tmp_path / "m.weights.h5")
-    assert_same(outputs_of(other, x), outputs_of(pruned, x))
-
-
-def test_checkpoint(case, tmp_path):
-    pruned, model, x = case
-    other = keras.models.clone_model(pruned)
+    clone.load_weights(tmp_path / "m.weights.h5")
+    assert_same(outputs_of(clone, x), expected)
+    clone.set_weights(zeros)
+    assert not np.array_equal(outputs_of(clone, x)[0], expected[0])
     path = tf.train.Checkpoint(model=pruned).save(str(tmp_path / "ckpt"))
-    tf.train.Checkpoint(model=other).restore(path).assert_consumed()
-    assert_same(outputs_of(other, x), outputs_of(pruned, x))
+    tf.train.Checkpoint(model=clone).restore(path).assert_consumed()
+    assert_same(outputs_of(clone, x), expected)
+    clone.set_weights(zeros)
+    clone.set_weights(pruned.get_weights())
+    assert_same(outputs_of(clone, x), expected)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +174,3 @@ def test_saved_model_export(name, layout, tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     for a, b in zip(keras.tree.flatten(loaded.serve(x)), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_clone_model(case):
-    pruned, model, x = case
-    clone = keras.models.clone_model(pruned)
-    clone.set_weights(pruned.get_weights())
-    assert_same(outputs_of(clone, x), outputs_of(pruned, x))

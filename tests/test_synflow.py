@@ -236,3 +236,16 @@ def test_a_factor_within_a_network_is_part_of_it():
     one, half = branched(1.0), branched(0.5)
     b = next(path for path in one if path.startswith("b/"))
     np.testing.assert_allclose(half[b], 0.5 * one[b], rtol=1e-5)
+
+
+def test_a_network_without_any_path_is_refused_in_float64_too():
+    """Every factor of the range is tried, of which float32 has not all."""
+    keras.config.set_dtype_policy("float64")
+    try:
+        layers = [L.Dense(4, "relu"), L.Dense(4, "relu"), L.Dense(3)]
+        model = keras.Sequential([keras.Input((5,)), *layers])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    layers[1].kernel.assign(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="Some score must differ from 0"):
+        kpi.score(model, None, kpi.methods.SynFlow(iterations=1))

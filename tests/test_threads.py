@@ -5,7 +5,7 @@ import threading
 import keras
 import numpy as np
 import tensorflow as tf
-from helpers import L, batch, masked_list
+from helpers import L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init._lock import one_at_a_time
@@ -40,24 +40,43 @@ def in_threads(function, count):
     return found
 
 
-def masks(model, method):
+def masks_by(model, method):
     pruned = kpi.prune_at_init(model, batch(model), method, sparsity=0.7, verbose=0)
     return np.concatenate([v.kept_mask("kernel").ravel() for v in masked_list(pruned)])
 
 
 def test_threads_prune_one_model_and_leave_it_as_it_was():
-    model, methods = network(), ("grasp", "snip", "synflow", "snip")
-    alone = [masks(model, method) for method in methods]
+    model, methods = (
+        network(),
+        ("grasp", "snip", kpi.methods.SynFlow(iterations=10), "snip"),
+    )
+    alone = [masks_by(model, method) for method in methods]
     x, moments = batch(model)[0], tf.nn.moments
     before = np.asarray(model(x))
     attributes = [dict(vars(v)) for v in model.layers]
-    found = in_threads(lambda i: masks(model, methods[i]), len(methods))
+    found = in_threads(lambda i: masks_by(model, methods[i]), len(methods))
     for one, other in zip(alone, found, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(before, model(x))
     assert tf.nn.moments is moments
     for layer, known in zip(model.layers, attributes, strict=True):
         assert vars(layer).keys() == known.keys()
+
+
+def test_two_threads_prune_two_models_in_two_ways():
+    models = network(), mlp((12, 9))
+    ways = (
+        {"method": "grasp", "layout": "compact"},
+        {"method": "snip", "what": "channels"},
+    )
+
+    def digest(i):
+        model = models[i]
+        new = kpi.prune_at_init(model, batch(model), sparsity=0.5, verbose=0, **ways[i])
+        return kpi.report(new, model if i else None).digest
+
+    alone = [digest(0), digest(1)]
+    assert in_threads(digest, 2) == alone
 
 
 def test_nothing_of_tensorflow_changes_while_a_model_is_scored():

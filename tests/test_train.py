@@ -42,7 +42,7 @@ def small_config(source):
     config = default_config.get_config()
     config.data.source = source
     config.model = {"name": "cnn", "depth": 2, "width": 8}
-    config.train.epochs = 3
+    config.train.epochs = 2
     config.train.batch_size = 64
     config.train.learning_rate = 0.05
     return config.lock()
@@ -99,7 +99,7 @@ def test_saved_models_are_those_that_were_measured(finished, config):
 def test_history_and_report_tell_of_every_epoch_and_tensor(finished, config):
     folder, result = finished
     rows = history(folder)
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["val_accuracy"]) == result["test_accuracy"]
     assert float(rows[0]["learning_rate"]) == pytest.approx(config.train.learning_rate)
     report = json.loads((folder / "report.json").read_text())
@@ -133,10 +133,10 @@ def test_sparsity_zero_trains_the_dense_net(config, tmp_path):
 def test_masks_are_a_function_of_the_seed(config, tmp_path):
     config.smoke = True
     digests = []
-    for number, seed in enumerate((1, 1, 2)):
+    for seed in (1, 2):  # equal seeds: see where a run goes on
         config.seed = seed
-        digests.append(run.run(config, tmp_path / str(number))["mask_digest"])
-    assert digests[0] == digests[1] != digests[2]
+        digests.append(run.run(config, tmp_path / str(seed))["mask_digest"])
+    assert digests[0] != digests[1]
 
 
 def test_steps_in_place_of_epochs_end_within_an_epoch(config, tmp_path):
@@ -199,7 +199,7 @@ def test_resume_refuses_another_configuration_and_names_the_keys(finished, confi
     folder, _ = finished
     config.prune.sparsity = 0.5
     config.train.epochs = 7
-    message = r"prune.sparsity \(then 0.95, now 0.5\); train.epochs \(then 3, now 7\)"
+    message = r"prune.sparsity \(then 0.95, now 0.5\); train.epochs \(then 2, now 7\)"
     with pytest.raises(ValueError, match=message):
         run.run(config, folder, resume=True)
 
@@ -221,7 +221,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
     [
         ("keras_prune_init.train.run._train", 0),
         ("keras_prune_init.train.checkpoints._write_scalar", 0),
-        ("keras_prune_init.train.run._save_end", 3),
+        ("keras_prune_init.train.run._save_end", 2),
     ],
 )
 def test_a_run_stopped_anywhere_goes_on(
@@ -239,7 +239,7 @@ def test_a_run_stopped_anywhere_goes_on(
     assert not stopped["finished"]
     assert model.optimizer.iterations == 4 * epochs_done
     result = run.run(config, folder, resume=True)
-    assert result["finished"] and result["epochs"] == len(history(folder)) == 3
+    assert result["finished"] and result["epochs"] == len(history(folder)) == 2
     assert result["mask_digest"] == stopped["mask_digest"]
     assert result["mask_digest"] == finished[1]["mask_digest"]
     assert {path.name for path in folder.iterdir()} == FILES

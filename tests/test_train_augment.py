@@ -26,15 +26,19 @@ def batches(first=0, **kind):
     return [(x.numpy(), y.numpy()) for x, y in found]
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return batches()
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_depend_only_on_seed_and_number(kind):
+def test_batches_depend_only_on_seed_and_number(kind, plain):
     tf.random.set_seed(1)
     whole = batches(**kind)
     tf.random.set_seed(2)
     for (x, y), (x2, y2) in zip(whole[2:], batches(2, **kind), strict=True):
         np.testing.assert_array_equal(x, x2)
         np.testing.assert_array_equal(y, y2)
-    plain = batches()
     assert all(
         np.abs(x - p).max() > 0.1 for (x, _), (p, _) in zip(whole, plain, strict=True)
     )
@@ -56,8 +60,7 @@ def test_mixes_take_images_and_labels_in_the_same_shares(mix):
     np.testing.assert_allclose(y.numpy().sum(1), 1, rtol=1e-6)
 
 
-def test_rand_augment_keeps_labels_and_range():
-    plain = batches()
+def test_rand_augment_keeps_labels_and_range(plain):
     for (x, y), (_, y2) in zip(batches(rand_augment=0.9), plain, strict=True):
         np.testing.assert_array_equal(y, y2)
         mean, scale = load_images().first(96, 16).normalisation
@@ -65,9 +68,17 @@ def test_rand_augment_keeps_labels_and_range():
         assert pixels.min() > -1e-3 and pixels.max() < 255.001
 
 
-def test_run_with_everything_trains_and_resumes(tmp_path):
-    config = small(tmp_path, label_smoothing=0.1, save_every=1)
+def test_run_with_everything_trains(tmp_path, eagerly, undrawn):
+    config = small(tmp_path, label_smoothing=0.1, epochs=1)
     config.data.mix, config.data.rand_augment = "mixup+cutmix", 0.3
+    result = run.run(config, tmp_path / "run")
+    assert result["finished"] and result["epochs"] == 1
+    assert np.isfinite(result["test_loss"])
+
+
+def test_mixes_go_on_where_a_run_was_stopped(tmp_path, eagerly, undrawn):
+    config = small(tmp_path, label_smoothing=0.1, save_every=1)
+    config.data.mix = "mixup+cutmix"
     whole = run.run(config, tmp_path / "whole")
     run_until(6, config, tmp_path / "run")
     again = run.run(config, tmp_path / "run", resume=True)

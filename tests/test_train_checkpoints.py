@@ -12,8 +12,10 @@ from tensorflow.python.framework import config as config_lib  # to undo determin
 
 from keras_prune_init.train import checkpoints, run
 
-# Steps of an epoch in `small`, and of a whole run.
-EPOCH, WHOLE = 4, 8
+# Runs of graphs that are killed are in test_killed_runs.py.
+pytestmark = pytest.mark.usefixtures("eagerly", "undrawn")
+
+WHOLE = 8  # steps of a run of `small`
 
 
 def weights(folder):
@@ -36,25 +38,79 @@ def check_same(one, other):
     assert names[0] == names[1]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(tmp_path):
     """A configuration, and a run of it that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    config = small(folder, save_every=1)
-    run.run(config, folder / "run", deterministic=True)
-    yield config, folder / "run"
+    config = small(tmp_path, save_every=1)
+    run.run(config, tmp_path / "whole", deterministic=True)
+    yield config, tmp_path / "whole"
     config_lib.disable_op_determinism()
 
 
-@pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_run_stopped_after_any_step_goes_on(whole, step, tmp_path):
+def test_a_run_stopped_again_and_again_ends_as_if_nothing_had_stopped_it(
+    whole, tmp_path
+):
+    """By Ctrl-C, SIGTERM and a full disk; within epochs and at the end of one."""
     config, expected = whole
-    run_until(step, config, tmp_path / "run")
-    model = keras.models.load_model(tmp_path / "run/model.keras")
-    # The last step of an epoch is saved with the epoch.
-    assert int(model.optimizer.iterations) == step - (step % EPOCH == 0)
-    run.run(config, tmp_path / "run", resume=True)
-    check_same(tmp_path / "run", expected)
+    folder = tmp_path / "run"
+
+    def saved():
+        model = keras.models.load_model(folder / "model.keras")
+        return int(model.optimizer.iterations)
+
+    run_until(1, config, folder)
+    assert saved() == 1
+    preempted(2, config, folder)
+    assert saved() == 2  # SIGTERM saves first
+    fill_the_disk_at(3, config, folder)
+    assert saved() == 2
+    run_until(4, config, folder)
+    assert saved() == 3  # the last step of an epoch is saved with the epoch
+    preempted(4, config, folder)
+    assert saved() == 4
+    run_until(6, config, folder)
+    assert saved() == 6
+    run.run(config, folder, resume=True)
+    check_same(folder, expected)
+
+
+def preempted(step, config, folder):
+    """Send a run SIGTERM within a step."""
+    original = checkpoints.Checkpoints.on_train_batch_end
+
+    def preempt(self, batch, logs=None):
+        if self.taken == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, batch, logs)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
+        run.run(config, folder, resume=True)
+    assert stopped.value.code == 143 and stopped.value.step == step
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def fill_the_disk_at(step, config, folder):
+    """Let what a step saves not fit: it is named, with the step that is saved."""
+    original = checkpoints.Checkpoints.on_train_batch_end
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self, batch, logs=None):
+        if self.taken == step - 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        original(self, batch, logs)
+
+    message = f"could not be saved after step {step}.*What is saved is step {step - 1}"
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(OSError, match=message),
+        ):
+            patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", fill)
+            run.run(config, folder, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 def test_a_last_epoch_in_part_is_in_the_history_wherever_it_was_stopped(
@@ -77,55 +133,7 @@ def test_a_last_epoch_in_part_is_in_the_history_wherever_it_was_stopped(
     assert len(history(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("step", [2, 4])
-def test_sigterm_saves_first(whole, step, tmp_path, monkeypatch):
-    config, expected = whole
-    config = config.copy_and_resolve_references()
-    original = checkpoints.Checkpoints.on_train_batch_end
-
-    def preempt(self, batch, logs=None):
-        if self.taken == step - 1:
-            signal.raise_signal(signal.SIGTERM)
-        original(self, batch, logs)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
-        run.run(config, tmp_path / "run")
-    assert stopped.value.code == 143 and stopped.value.step == step
-    assert signal.getsignal(signal.SIGTERM) is handler
-    model = keras.models.load_model(tmp_path / "run/model.keras")
-    assert int(model.optimizer.iterations) == step
-    run.run(config, tmp_path / "run", resume=True)
-    check_same(tmp_path / "run", expected)
-
-
-def test_full_disk_while_saving_is_named_and_the_last_state_stays(
-    whole, tmp_path, monkeypatch
-):
-    config, expected = whole
-    original = checkpoints.Checkpoints.on_train_batch_end
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(self, batch, logs=None):
-        if self.taken == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-        original(self, batch, logs)
-
-    message = "could not be saved after step 3.*What is saved is step 2"
-    try:
-        with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
-            patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", fill)
-            run.run(config, tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    model = keras.models.load_model(tmp_path / "run/model.keras")
-    assert int(model.optimizer.iterations) == 2
-    run.run(config, tmp_path / "run", resume=True)
-    check_same(tmp_path / "run", expected)
-
-
-def test_unwritable_folder_is_refused_before_any_work(whole, tmp_path):
+def test_unwritable_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written to"):
-        run.run(whole[0], tmp_path / "file/run")
+        run.run(small(tmp_path), tmp_path / "file/run")

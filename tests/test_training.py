@@ -44,14 +44,16 @@ def kernels(pruned):
     return [v.layer.kernel.numpy() for v in masked_list(pruned)]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "jit_compile"),
+    [("sgd", False), ("adam", False), ("adamw", True), ("lion", True)],
+)
 def test_removed_weights_stay_exactly_zero(name, jit_compile):
     model, x, y = model_and_data()
     pruned = kpi.prune_at_init(model, (x, y), "snip", sparsity=0.9)
     before = kernels(pruned)
     pruned.compile(OPTIMIZERS[name](), LOSS, jit_compile=jit_compile)
-    pruned.fit(x, y, batch_size=16, epochs=3, verbose=0)
+    pruned.fit(x, y, batch_size=16, epochs=2, verbose=0)
     plain = {v.name: v for v in kpi.strip(pruned).layers}
     for layer, old in zip(masked_list(pruned), before, strict=True):
         removed = layer.mask.numpy() == 0
@@ -111,7 +113,7 @@ def test_a_compiled_model_comes_back_compiled():
     assert set(history) == {"loss", "accuracy"}
 
 
-def test_optimizer_state_of_a_saved_model_goes_on(tmp_path):
+def test_optimizer_state_of_a_saved_model_goes_on(tmp_path, eagerly):
     model, x, y = model_and_data()
     pruned = kpi.prune_at_init(model, (x, y), "snip", sparsity=0.9)
     pruned.compile(OPTIMIZERS["adam"](), LOSS)

@@ -6,17 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import L
+from helpers import ALIASES, L
+from helpers import METHODS as ROWS
 from processes import Forked, logs_of
 from runs import free_ports
-from test_methods_common import METHODS as ROWS
 
 import keras_prune_init as kpi
 from keras_prune_init.train import default_config
 from keras_prune_init.train.data import feed, streaming
 
-METHODS = [(name, options) for name, options, _ in ROWS]
-STEPS = 20
+METHODS = [(name, options) for name, options, _ in ROWS if name not in ALIASES]
+STEPS = 10
 
 
 def network():
@@ -40,9 +40,10 @@ def data():
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
 
 
-def pruned(model, method, options):
+def pruned(model, name="snip", layout="masked", **options):
+    method = kpi.get_method(name, **options)
     return kpi.prune_at_init(
-        model, data(), method, sparsity=0.7, batches=3, verbose=0, **options
+        model, data(), method, sparsity=0.7, batches=3, verbose=0, layout=layout
     )
 
 
@@ -99,12 +100,12 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_masks_are_those_of_one_process(found, method, options):
-    digest = kpi.report(pruned(network(), method, options)).digest
+    digest = kpi.report(pruned(network(), method, **options)).digest
     assert [str(f[method]) for f in found] == [digest, digest]
 
 
 def test_training_is_that_of_one_process(found):
-    model = pruned(network(), "snip", {})
+    model = pruned(network())
     losses = train(model, STEPS)
     x, y = next(iter(data().unbatch().batch(100)))
     evaluated = model.evaluate(x, y, verbose=0)
@@ -112,6 +113,7 @@ def test_training_is_that_of_one_process(found):
         assert len(worker["losses"]) == STEPS
         np.testing.assert_allclose(worker["losses"], losses, atol=1e-4)
         np.testing.assert_allclose(worker["compact"], losses, atol=1e-4)
+        np.testing.assert_allclose(worker["enabled"], losses, atol=1e-4)
         np.testing.assert_allclose(worker["evaluated"], evaluated, atol=1e-4)
         np.testing.assert_allclose(
             worker["predicted"], model.predict(x, verbose=0), atol=1e-4
@@ -148,3 +150,12 @@ def test_workers_go_on_within_an_epoch_with_the_batches_they_would_have_seen(fou
 def test_errors_reach_both_workers(found, case, message):
     for worker in found:
         assert re.match(message, str(worker["errors"][case])), worker["errors"][case]
+
+
+def test_one_process_needs_no_call_and_takes_none_amiss():
+    model = pruned(network())
+    before = dict(vars(model))
+    assert kpi.enable_workers(model) is model
+    assert vars(model) == before
+    with pytest.raises((TypeError, ValueError), match="Received: "):
+        kpi.enable_workers("model.keras")

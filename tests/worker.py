@@ -51,10 +51,17 @@ def main():
     with strategy.scope():
         model = network()
     for method, options in METHODS:
-        found[method] = kpi.report(pruned(model, method, options)).digest
-    new = pruned(model, "snip", {})
+        found[method] = kpi.report(pruned(model, method, **options)).digest
+    new = pruned(model)
     found["losses"] = train(new, STEPS)
-    found["compact"] = train(pruned(model, "snip", {"layout": "compact"}), STEPS)
+    found["compact"] = train(pruned(model, layout="compact"), STEPS)
+    # A file knows nothing of workers; `enable_workers` tells the model that is loaded.
+    file = pathlib.Path(folder, f"{number}.keras")
+    pruned(model).save(file)
+    with strategy.scope():
+        loaded = keras.models.load_model(file)
+    assert kpi.enable_workers(loaded) is loaded
+    found["enabled"] = train(loaded, STEPS)
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)
@@ -99,7 +106,7 @@ def batches():
 def masks():
     with strategy.scope():
         model = network()
-    new = pruned(model, "snip", {})
+    new = pruned(model)
     for component in new.layers[1].mask.value.values:
         component.assign(tf.ones_like(component) * float(number))
     train(new, 1)

@@ -184,7 +184,7 @@ class _Flow:
     def _multiplied(self, variable, value):
         if id(variable) not in self.scaled.variables:
             return value
-        return value * tf.cast(self.before, value.dtype)
+        return value * tf.constant(self.before, value.dtype)
 
     def _gradient(self, weights):
         model, kernels = self.network.model, self.network.kernels
@@ -214,7 +214,7 @@ class _Flow:
 
     def _input(self):
         values = [
-            v * tf.cast(self.before, v.dtype) if i in self.scaled.inputs else v
+            v * tf.constant(self.before, v.dtype) if i in self.scaled.inputs else v
             for i, v in enumerate(keras.tree.flatten(self.inputs))
         ]
         return keras.tree.pack_sequence_as(self.inputs, values)

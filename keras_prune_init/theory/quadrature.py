@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -89,6 +90,7 @@ def product(function: Function, q: float, c: float) -> float:
     return float((weights * first) @ (second @ weights))
 
 
+@functools.lru_cache(maxsize=2)  # a fixed point asks for the same a hundred times
 def _cells(count):
     """Return values and probabilities of a standard normal variable."""
     z = RANGE * (2 * np.arange(count) + 1 - count) / count

@@ -6,6 +6,7 @@ import math
 
 import keras
 import numpy as np
+from helpers import masked_list, masks
 
 import keras_prune_init as kpi
 from corpus import Case
@@ -75,14 +76,6 @@ def assert_same_class(model, pruned):
     assert pruned.compiled == model.compiled
 
 
-def masked_layers(model):
-    return [v for v in model._flatten_layers() if isinstance(v, kpi.MaskedLayer)]
-
-
-def masks(model) -> list[np.ndarray]:
-    return [v.kept_mask(name) for v in masked_layers(model) for name in v.kernels]
-
-
 def assert_exact(pruned, sparsity=SPARSITY):
     """Exactly that share of all weights is gone; its masks."""
     found = masks(pruned)
@@ -112,7 +105,7 @@ def assert_unchanged(pruned, before):
     optimizer = pruned.optimizer if pruned.compiled else None
     if optimizer and not type(optimizer).__module__.startswith("keras."):
         return
-    for layer in masked_layers(pruned):
+    for layer in masked_list(pruned):
         if not isinstance(layer, kpi.CompactLayer):  # which has no others to store
             for name, mask in layer.masks.items():
                 kernel = get_kernel(layer.layer, name)
@@ -136,7 +129,9 @@ def check_masked(case: Case, method: str, eagerly: bool = False) -> keras.Model:
     assert_unchanged(pruned, before)
     plain = kpi.strip(pruned)
     assert_same_class(case.model, plain)
-    assert not masked_layers(plain)
+    assert not masked_list(plain)
+    if eagerly:  # as what its users do with it is traced, too
+        plain.run_eagerly = True
     assert_same(pruned, plain, case.x)
     if case.use:
         one, other = case.use(pruned), case.use(plain)

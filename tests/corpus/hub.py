@@ -12,6 +12,8 @@ from corpus import Case, floats, images, labels, tokens
 WORDS = 12
 LENGTH = 6
 TEXT = {"vocabulary_size": WORDS, "num_layers": 2, "hidden_dim": 8}
+# With an encoder and a decoder there are two blocks as it is.
+BOTH = {**TEXT, "num_layers": 1}
 
 
 def _trained_to(backbone, x):
@@ -104,7 +106,7 @@ def gemma():
 
 
 def t5():
-    backbone = keras_hub.models.T5Backbone(num_heads=2, intermediate_dim=12, **TEXT)
+    backbone = keras_hub.models.T5Backbone(num_heads=2, intermediate_dim=12, **BOTH)
     text = _text()
     x = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in text.items()}
     return _trained_to(backbone, x)
@@ -117,7 +119,7 @@ def whisper():
         num_mels=5,
         max_encoder_sequence_length=16,
         max_decoder_sequence_length=LENGTH,
-        **TEXT,
+        **BOTH,
     )
     text = _text()
     x = {f"decoder_{k}": v for k, v in text.items()}

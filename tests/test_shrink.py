@@ -57,7 +57,7 @@ def test_a_network_of_keras_computes_what_it_did():
     )
     x, y = data(model)
     pruned = kpi.prune_at_init(
-        model, (x, y), kpi.methods.SynFlow(iterations=2), sparsity=0.95, verbose=0
+        model, (x, y), kpi.methods.SynFlow(iterations=10), sparsity=0.95, verbose=0
     )
     small = kpi.shrink(pruned)
     assert np.ptp(np.asarray(small(x)), axis=0).max() > 0

@@ -76,8 +76,9 @@ def what_of(value: str | What) -> What:
     for separator, cls in (("x", Blocks), (":", NofM)):
         if found := re.fullmatch(rf"(\d+){separator}(\d+)", str(value)):
             return cls(*map(int, found.groups()))
+    hint = f"Write {value.__name__}()" if isinstance(value, type) else "Choose one"
     raise ValueError(
         "`what` must be 'weights', 'channels', blocks of outputs x inputs such as "
         "'1x4', N of M such as '2:4', or an object such as keras_prune_init.Channels()."
-        f" Received: what={value!r}. Choose one of these."
+        f" Received: what={value!r}. {hint}."
     )

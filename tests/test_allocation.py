@@ -248,3 +248,29 @@ def test_empty_tensors_do_not_become_empty():
     assert critical_sparsity(scores) == (2 / 3, "b")
     with pytest.raises(ValueError, match="Received: no scores"):
         critical_sparsity({})
+
+
+def test_what_a_pruned_layer_lacks_is_shared_out_in_proportion():
+    model = mlp((16, 8), 12, 4)
+    names = [f"{layer.name}/" for layer in model.layers]
+    first = kpi.prune_at_init(
+        model, None, "magnitude", allocation={names[0]: 0.9, "*": 0.1}
+    )
+    second = kpi.prune_at_init(
+        first, None, "magnitude", sparsity=0.7, allocation="uniform"
+    )
+    whole, *others = kpi.report(second).tensors
+    assert whole.kept == 192 - 172
+    densities = [t.kept / t.total for t in others]
+    assert densities[0] == pytest.approx(densities[1], abs=0.05)
+
+
+def test_a_minimum_without_room_is_refused_before_anything_is_scored(monkeypatch):
+    monkeypatch.setattr(
+        kpi.methods.Magnitude, "scores", lambda *args: pytest.fail("scored")
+    )
+    for rule in ("global", "uniform", {"dense": 0.999}):
+        with pytest.raises(ValueError, match="must leave room"):
+            kpi.prune_at_init(
+                mlp(), None, "magnitude", allocation=kpi.Allocation(rule, 10**6)
+            )

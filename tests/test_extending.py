@@ -151,3 +151,24 @@ def test_notes_of_a_method_stand_in_the_report_of_channels_too(method, note):
     report = kpi.report(small, model)
     assert report.notes[0].startswith(note)
     assert note in str(report) and note in report.to_json()
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda weights: weights[:1],
+        lambda weights: [w[0] for w in weights],
+        lambda weights: None,
+        lambda weights: weights[0],
+    ],
+)
+@pytest.mark.parametrize("function", [kpi.prune_at_init, kpi.score])
+def test_scores_of_other_shapes_are_refused(scores, function):
+    class Wrong(kpi.Method):
+        needs_data = False
+
+        def scores(self, network, weights):
+            return scores(weights)
+
+    with pytest.raises(ValueError, match="a list with an array .* Received from Wrong"):
+        function(mlp(), method=Wrong())

@@ -157,3 +157,15 @@ def test_table_json_and_picture(tmp_path):
 def test_a_model_that_was_not_pruned_is_refused(function):
     with pytest.raises(ValueError, match="takes a pruned model.*has no MaskedLayer"):
         function(mlp())
+
+
+@pytest.mark.parametrize("layout", ["masked", "compact"])
+def test_with_the_dense_model_masks_count_as_they_do_without(layout):
+    model = mlp((16, 8), 12, 4)
+    pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.9, layout=layout)
+    a, b = kpi.report(pruned), kpi.report(pruned, model)
+    assert (a.kept, a.effective, a.digest) == (b.kept, b.effective, b.digest)
+    assert a.kept == a.total - int(0.9 * a.total)
+    assert kpi.report(kpi.strip(pruned), model).kept == a.kept
+    small = kpi.report(kpi.shrink(pruned), model)
+    assert small.total == a.total and a.effective <= small.kept <= a.kept

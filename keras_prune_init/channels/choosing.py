@@ -123,7 +123,8 @@ class ChannelUnits(Units):
         return groups.masks(left(count))
 
     def _refuse(self, sparsity, possible, layer):
-        why = f"`{layer}` would keep no channel" if layer else "all others must stay"
+        why = f"`{layer}` would keep no channel"
+        why = why if layer else "more channels would go than may go"
         if sparsity != self.sparsity:  # in one of several iterations
             why = f"on the way, at {sparsity:.4g}, {why}"
         works = math.floor(possible * 1e4) / 1e4

@@ -124,12 +124,7 @@ class Allocation:
         pools = [np.ones(v.shape, bool) for v in values] if within is None else within
         sizes = [int(np.count_nonzero(p)) for p in pools]
         floors = [min(self.min_per_layer, n) for n in sizes]
-        if sum(floors) > keep:
-            raise ValueError(
-                "`min_per_layer` must leave room for the sparsity. Received: "
-                f"min_per_layer={self.min_per_layer} over {len(values)} tensors, where "
-                f"sparsity={sparsity} keeps {keep} weights. Lower one of the two."
-            )
+        self._check_room(floors, keep, sparsity)
         if self.rule == "global":
             return _global_counts(values, keep, floors, pools)
         densities = self._densities([v.shape for v in values], keep)
@@ -153,6 +148,22 @@ class Allocation:
             )
         return numbers.tolist()
 
+    def _check_room(self, floors, keep, sparsity):
+        if sum(floors) > keep:
+            raise ValueError(
+                "`min_per_layer` must leave room for the sparsity. Received: "
+                f"min_per_layer={self.min_per_layer} over {len(floors)} tensors, where "
+                f"sparsity={sparsity} keeps {keep} weights. Lower one of the two."
+            )
+
+    def _check_floors(self, kept, floors):
+        if np.any(kept < floors):
+            raise ValueError(
+                "`min_per_layer` must leave room for the sparsities of `allocation`. "
+                f"Received: min_per_layer={self.min_per_layer} with {self.rule!r}. "
+                "Lower one of them."
+            )
+
     def check(self, shapes: Mapping[str, Shape], sparsity: float) -> None:
         """Raise a `ValueError`, before any work, if this does not fit the kernels.
 
@@ -162,9 +173,12 @@ class Allocation:
         """
         sizes = np.array([math.prod(s) for s in shapes.values()])
         if isinstance(self.rule, Mapping):
-            self._split(list(shapes), sizes, sparsity)
-        elif self.rule != "global":
-            keep = sizes.sum() - removed_count(sparsity, sizes.sum())
+            _, removed, _ = self._split(list(shapes), sizes, sparsity)
+            self._check_floors(sizes - removed, np.minimum(self.min_per_layer, sizes))
+            return
+        keep = sizes.sum() - removed_count(sparsity, sizes.sum())
+        self._check_room(np.minimum(self.min_per_layer, sizes), keep, sparsity)
+        if self.rule != "global":
             self._densities(list(shapes.values()), keep)
 
     def _split(self, paths, sizes, sparsity):
@@ -180,7 +194,11 @@ class Allocation:
         rest = sizes[[g is None for g in goals]].sum()
         left = removed_count(sparsity, sizes.sum()) - removed.sum()
         if rest and not 0 <= left < rest:
-            least, most = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
+            ends = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
+            least, most = (
+                f(n * 1e6) / 1e6
+                for f, n in zip((math.ceil, math.floor), ends, strict=True)
+            )
             raise ValueError(
                 "`sparsity` is that of the whole model, and `allocation` says how much "
                 f"some kernels lose. Received: sparsity={sparsity}, but with "
@@ -205,12 +223,7 @@ class Allocation:
                 "kernel has lost more already. Pass more, or `strip` the model first."
             )
         floors = np.minimum(self.min_per_layer, inside)
-        if np.any(~others & (sizes - removed < floors)):
-            raise ValueError(
-                "`min_per_layer` must leave room for the sparsities of `allocation`. "
-                f"Received: min_per_layer={self.min_per_layer} with {self.rule!r}. "
-                "Lower one of them."
-            )
+        self._check_floors((sizes - removed)[~others], floors[~others])
         counts = [
             0 if g is None else min(n - removed_count(float(now(g)), n), p)
             for g, n, p in zip(goals, sizes, inside, strict=True)
@@ -299,7 +312,7 @@ def _global_counts(values, keep, floors, pools):
 def _round(exact, keep, floors, sizes):
     """Round to whole counts with the exact sum: largest remainders first."""
     floors, sizes = np.array(floors), np.array(sizes)
-    exact = np.clip(exact, floors, sizes)
+    exact = _scaled(np.array(exact, float), keep, floors, sizes)
     counts = np.floor(exact + 1e-9).astype(int)
     while counts.sum() != keep:
         step = 1 if counts.sum() < keep else -1
@@ -308,3 +321,16 @@ def _round(exact, keep, floors, sizes):
         some = min(abs(keep - counts.sum()), np.count_nonzero(free))
         counts[np.argsort(-gain, kind="stable")[:some]] += step
     return counts.tolist()
+
+
+def _scaled(exact, keep, floors, sizes):
+    """Counts with the sum `keep`, in proportion to `exact` within their bounds."""
+    factor = 1.0
+    for _ in range(100):
+        counts = np.clip(exact * factor, floors, sizes)
+        free = (counts > floors) & (counts < sizes)
+        off = keep - counts.sum()
+        if abs(off) < 0.5 or not counts[free].sum():
+            break
+        factor *= 1 + off / counts[free].sum()
+    return counts

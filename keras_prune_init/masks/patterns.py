@@ -81,6 +81,16 @@ class WeightUnits(Units):
 
     def scores(self, method, network, weights, within):
         values = method.scores(network, weights)
+        listed = isinstance(values, (list, tuple))
+        shapes = [tuple(np.shape(v)) for v in values] if listed else values
+        if shapes != [k.shape for k in network.kernels]:
+            raise ValueError(
+                "`scores` of a method must return a list with an array of scores for "
+                "each kernel, of its shape. Received from "
+                f"{type(method).__name__}: {shapes!r} for kernels of shapes "
+                f"{[k.shape for k in network.kernels]}. Return one for each weight "
+                "tensor that it is given."
+            )
         pairs = zip(network.kernels, values, strict=True)
         return {kernel.path: np.asarray(value) for kernel, value in pairs}
 
@@ -186,7 +196,12 @@ class NofM(_Tiles):
 
     def __init__(self, n: int, m: int):
         check_whole("n", n, 1)
-        check_whole("m", m, n + 1)
+        check_whole("m", m, 1)
+        if n >= m:
+            raise ValueError(
+                "N of M keeps fewer weights than there are, so N is less than M. "
+                f"Received: n={n}, m={m}. Pass for example NofM(2, 4), or what='2:4'."
+            )
         super().__init__(1, int(m))
         self.n, self.m = int(n), int(m)
 

@@ -122,6 +122,8 @@ def get_method(name: str | Method, **options) -> Method:
     if not isinstance(name, str) or name not in _METHODS:
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
+        if not isinstance(name, str):
+            hint = "Choose one of them."
         if isinstance(name, type):
             hint = f"Write {name.__name__}()."
         raise ValueError(

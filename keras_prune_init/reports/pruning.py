@@ -186,8 +186,8 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
 
     Args:
         model: A model from `prune_at_init`, or one that was loaded from its file.
-        dense: The model before pruning. It is needed if channels were removed, because
-            then nothing in `model` tells how many there were.
+        dense: The model before pruning, to count against. It is needed if `model` has
+            no masks: because channels were removed, or after `strip`.
 
     Returns:
         A `PruningReport`.
@@ -212,59 +212,62 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
     sparsity 50.0000%, effective sparsity ...
     """
     check_model(model)
+    masked = rebuild.masked_layers(model)
     if dense is not None:
         check_model(dense)
-        return _report_of_channels(model, dense)
-    masked = rebuild.masked_layers(model)
-    if not masked:
+    elif not masked:
         raise ValueError(
             "`report` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer. If channels were "
             "removed from it, pass `dense`."
         )
+    used: dict[str, np.ndarray] = {}
     try:
-        used = live_paths.used_weights(model)
+        used = live_paths.used_weights(model) if masked else {}
     except Exception as e:  # users' own layers may do anything on an input of ones
         logging.warning("The effective sparsity is not known: %s", e)
-        used = {}
     tensors, masks = [], []
-    for kernel in find_kernels(model):
-        mask = kernel.mask
-        if mask is None:
-            continue
+    for kernel, whole in _pairs(model, dense):
+        mask = _kept(kernel, whole)
+        kept, live = int(mask.sum()), used.get(kernel.path)
+        effective = int(live.sum()) if live is not None else None if masked else kept
+        counts = math.prod(whole.shape), kept, effective
+        tensors.append(TensorReport(whole.path, whole.shape, *counts))
         masks.append(mask)
-        live = used.get(kernel.path)
-        effective = None if live is None else int(live.sum())
-        counts = mask.size, int(mask.sum()), effective
-        tensors.append(TensorReport(kernel.path, mask.shape, *counts))
-    notes = list(dict.fromkeys(layer.note for layer in masked if layer.note))
-    digest = top_k.digest(masks)
-    return PruningReport(tensors, _skipped(model), digest, notes, cost(model))
+    made = cost(model)
+    notes = [getattr(model, NOTE, ""), *(layer.note for layer in masked)]
+    if dense is not None:
+        notes += _saved(cost(dense), made)
+    notes = list(dict.fromkeys(filter(None, notes)))
+    skipped = _skipped(model if masked or dense is None else dense, bool(masked))
+    return PruningReport(tensors, skipped, top_k.digest(masks), notes, made)
 
 
-def _report_of_channels(model, dense):
-    left = _by_name(find_kernels(model))
-    kernels, skipped = prunable(dense)
-    whole = _by_name(kernels)
-    fits = whole.keys() <= left.keys() and all(
+def _pairs(model, dense):
+    """Each pruned kernel, and the same kernel of the model before pruning."""
+    if dense is None:
+        return [(k, k) for k in find_kernels(model) if k.wrapper]
+    left, whole = (_by_name(find_kernels(m)) for m in (model, dense))
+    fits = left.keys() == whole.keys() and all(
         _fits_into(left[key].shape, whole[key].shape) for key in whole
     )
-    if not fits or len(left) != len(find_kernels(dense)):
+    if not fits:
         raise ValueError(
-            "`dense` must be the model that channels were removed from. "
+            "`dense` must be the model before pruning. "
             f"Received: dense={dense.name}, which has other layers than {model.name}. "
             "Pass the model as it was before."
         )
-    tensors, shapes = [], []
-    for key, kernel in whole.items():
-        shapes.append(left[key].shape)
-        total, kept = math.prod(kernel.shape), math.prod(shapes[-1])
-        tensors.append(TensorReport(kernel.path, kernel.shape, total, kept, kept))
-    digest = top_k.digest(np.ones(shape) for shape in shapes)
-    note = getattr(model, NOTE, "")
-    before, after = cost(dense), cost(model)
-    notes = [*([note] if note else []), *_saved(before, after)]
-    return PruningReport(tensors, skipped, digest, notes, after)
+    prunes = {k.path for k in prunable(dense)[0]}
+    return [(left[key], k) for key, k in whole.items() if k.path in prunes]
+
+
+def _kept(kernel, whole):
+    """Which weights of a kernel are kept, as a bool array."""
+    if kernel.wrapper:
+        return kernel.mask
+    if kernel.shape != whole.shape:  # channels were cut out
+        return np.ones(kernel.shape, bool)
+    return (kernel.value != 0) | (whole.value == 0)
 
 
 def _saved(before: CostReport, after: CostReport):
@@ -298,8 +301,10 @@ def keep_note(model: keras.Model, note: str) -> None:
     setattr(model, NOTE, note)
 
 
-def _skipped(model):
+def _skipped(model, pruned):
     kernels, skipped = prunable(model)
+    if not pruned:
+        return skipped
     masked = {k.layer.path for k in kernels if k.wrapper}
     left_out = dict.fromkeys((k.layer.path, FILTERED) for k in kernels)
     return [s for s in [*left_out, *skipped] if s[0] not in masked]

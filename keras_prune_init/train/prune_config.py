@@ -8,6 +8,7 @@ import ml_collections
 
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.masks.densities import ALLOCATIONS
 from keras_prune_init.methods import get_method
 from keras_prune_init.options import what_of
 
@@ -49,7 +50,7 @@ def _what(name, budget, multiple_of):
 
 def _rule(text):
     """Return the name of an allocation, or the dict of `pattern=sparsity,...`."""
-    if "=" not in text:
+    if text in ALLOCATIONS:
         return text
     rule = {}
     for part in text.split(","):
@@ -58,7 +59,8 @@ def _rule(text):
             rule[pattern.strip()] = float(sparsity)
         except ValueError:
             raise ValueError(
-                "`prune.allocation` is a name, or pattern=sparsity,pattern=sparsity. "
+                "`prune.allocation` must be one of "
+                f"{', '.join(ALLOCATIONS)}, or pattern=sparsity,pattern=sparsity. "
                 f"Received: {part!r} in prune.allocation={text!r}. Write it as in "
                 "stage3=0.98,logits=0.5."
             ) from None

@@ -247,5 +247,5 @@ def test_a_network_without_any_path_is_refused_in_float64_too():
     finally:
         keras.config.set_dtype_policy("float32")
     layers[1].kernel.assign(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="Some score must differ from 0"):
+    with pytest.raises(ValueError, match="At least one score must differ from 0"):
         kpi.score(model, None, kpi.methods.SynFlow(iterations=1))

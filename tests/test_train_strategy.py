@@ -122,7 +122,7 @@ def test_a_worker_says_for_whom_it_waits_and_ends_when_told(number, ended, tmp_p
 def test_the_port_of_a_worker_must_be_free():
     with socket.create_server(("", 0)) as server:
         mine = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(OSError, match=f"Received: {mine}, and port .* cannot be"):
+        with pytest.raises(OSError, match=f"Received: {mine}, but port .* cannot be"):
             workers.meet([mine, "127.0.0.1:1"], mine)
 
 

@@ -257,8 +257,13 @@ def _pairs(model, dense):
             f"Received: dense={dense.name}, which has other layers than {model.name}. "
             "Pass the model as it was before."
         )
+    pairs = [(left[key], k) for key, k in whole.items()]
+    if any(
+        kernel.wrapper for kernel in left.values()
+    ):  # what `filters` left out is not
+        return [pair for pair in pairs if pair[0].wrapper]
     prunes = {k.path for k in prunable(dense)[0]}
-    return [(left[key], k) for key, k in whole.items() if k.path in prunes]
+    return [pair for pair in pairs if pair[1].path in prunes]
 
 
 def _kept(kernel, whole):

@@ -258,10 +258,9 @@ def _pairs(model, dense):
             "Pass the model as it was before."
         )
     pairs = [(left[key], k) for key, k in whole.items()]
-    if any(
-        kernel.wrapper for kernel in left.values()
-    ):  # what `filters` left out is not
-        return [pair for pair in pairs if pair[0].wrapper]
+    masked = [pair for pair in pairs if pair[0].wrapper]
+    if masked:  # without what `filters` left out
+        return masked
     prunes = {k.path for k in prunable(dense)[0]}
     return [pair for pair in pairs if pair[1].path in prunes]
 

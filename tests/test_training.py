@@ -46,7 +46,7 @@ def kernels(pruned):
 
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
-    [("sgd", False), ("adam", False), ("adamw", True), ("lion", True)],
+    [("sgd", False), ("adam", False), ("adamw", False), ("lion", True)],
 )
 def test_removed_weights_stay_exactly_zero(name, jit_compile):
     model, x, y = model_and_data()

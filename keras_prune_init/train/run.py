@@ -125,7 +125,7 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
         model = _build(config, data, strategy)
     arguments = prune_config.arguments(config)
     batch_size = config.prune.scoring_batch_size or config.train.batch_size
-    batches = feed.scoring(config, data, batch_size)
+    batches = feed.unmixed(config, data, batch_size)
     started = time.perf_counter()
     pruned = kpi.prune_at_init(model, batches, **arguments)
     seconds = time.perf_counter() - started

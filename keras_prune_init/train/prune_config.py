@@ -1,7 +1,5 @@
 """The part `config.prune` of a configuration as arguments of `prune_at_init`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_collections

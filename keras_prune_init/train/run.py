@@ -147,9 +147,8 @@ def _build(config, data, strategy):
     model = networks.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
-    steps = data.steps(config.train.batch_size)
     model.compile(
-        optimizer(config.train, steps),
+        optimizer(config.train, data.steps(config.train.batch_size)),
         feed.loss(config),
         metrics=["accuracy"],
         jit_compile=strategies.jit_compile(strategy),
@@ -160,7 +159,6 @@ def _build(config, data, strategy):
 def _save_start(folder, settings, report, pruned, seconds):
     """Write the folder, with the model last, because resuming needs the model."""
     logging.info("\n%s", report)
-    folder.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
     run_folder.write(folder / run_folder.REPORT, report.to_json())
     with run_folder.atomic(folder / run_folder.PLOT) as path:

@@ -33,13 +33,11 @@ def apply(
 ) -> tf.data.Dataset:
     """Augment training batches `(normalised images, labels)`.
 
-    Args:
-        batches: The batches; for a mix, labels are distributions.
-        normalisation: Mean and 1/std that the images were normalised with.
-        rand_augment: Strength of RandAugment, 0 (none) to 1; two operations a batch.
-        mix: `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of them for each batch.
-        seed: Seed of the run.
-        first_batch: Number of the first batch.
+    `normalisation` is mean and 1/std that the images were normalised with.
+    `rand_augment` is the strength of RandAugment, 0 (none) to 1, of which each batch
+    gets two operations. `mix` is `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of
+    them for each batch. For a mix, labels are distributions. The first batch has the
+    number `first_batch`.
 
     Reference:
         Cubuk, Zoph, Shlens, Le, "RandAugment", 2019, arXiv 1909.13719; Zhang, Cisse,

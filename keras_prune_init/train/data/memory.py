@@ -19,25 +19,18 @@ class ImageData(pipelines.Images):
     """Training and test images of one source, with their `tf.data` pipelines.
 
     For training, `"crop"` pads images with 4 black pixels and cuts them out at random,
-    and `"flip"` mirrors every other image.
-
-    Args:
-        name: Name of the source.
-        x_train: uint8 array of shape `(images, height, width, channels)`.
-        y_train: int32 array of shape `(images,)`, classes from 0.
-        x_test, y_test: The same for testing.
-        classes: Number of classes.
+    and `"flip"` mirrors each left-right with probability 1/2.
     """
 
     augmentations = ("", "crop", "flip", "crop+flip")
     hint = "; 'resized_crop' needs a data.image_size"
 
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
+    x_train: np.ndarray  # uint8, of shape (images, height, width, channels)
+    y_train: np.ndarray  # int32, of shape (images,), classes from 0
     x_test: np.ndarray
     y_test: np.ndarray
-    classes: int
+    classes: int  # their number
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -22,28 +22,21 @@ class StreamedImages(pipelines.Images):
     """Training and test images of one source, decoded and resized inside `tf.data`.
 
     For training, `"resized_crop"` cuts out 8 to 100 % of the area, with aspect ratio
-    3/4 to 4/3, and `"flip"` mirrors every other image. Without a crop, images are cut
-    as for testing.
-
-    Args:
-        name: Name of the source.
-        examples: Training and test examples, each a dataset of `(key, label)` of known
-            length, always in the same order.
-        classes: Number of classes.
-        size: Height and width in pixels to which every image is resized.
-        image: Function from a key to the image, such as `decode` or `decode_file`.
-        window: Training examples are shuffled among so many neighbours, which are all
-            in memory; keys may be as large as images.
+    3/4 to 4/3, and `"flip"` mirrors each image left-right with probability 1/2. Without
+    a crop, images are cut as for testing.
     """
 
     augmentations = ("", "flip", "resized_crop", "resized_crop+flip")
     hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
 
     name: str
+    # Datasets of `(key, label)`, of known length and always in the same order.
     examples: tuple[tf.data.Dataset, tf.data.Dataset]
-    classes: int
-    size: int
-    image: Callable[[tf.Tensor], tf.Tensor]
+    classes: int  # their number
+    size: int  # height and width in pixels to which every image is resized
+    image: Callable[[tf.Tensor], tf.Tensor]  # of a key, such as `decode`
+    # Training examples are shuffled among so many neighbours, which are all in memory;
+    # keys may be as large as images.
     window: int
 
     @property
@@ -57,8 +50,7 @@ class StreamedImages(pipelines.Images):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        train, test = (int(part.cardinality()) for part in self.examples)
-        return train, test
+        return len(self.examples[0]), len(self.examples[1])
 
     def first(self, train: int, test: int) -> "StreamedImages":
         """Return the same source with only its first images, for a quick trial."""

@@ -80,11 +80,10 @@ class Images:
             epoch_seed = fold_in(tf.constant([seed, 0], tf.int64), epoch)
             order_seed, image_seed = fold_in(epoch_seed, 0), fold_in(epoch_seed, 1)
             skip = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
-            # No function is called for single examples here: tens of thousands a
-            # second.
+            # No function is called for single examples: tens of thousands a second.
             seeds = tf.data.Dataset.from_tensors(image_seed).repeat()
-            examples = self._shuffled(order_seed).take(steps * batch_size).enumerate()
-            return tf.data.Dataset.zip(seeds, examples.skip(skip * batch_size))
+            numbered = self._shuffled(order_seed).take(steps * batch_size).enumerate()
+            return tf.data.Dataset.zip(seeds, numbered.skip(skip * batch_size))
 
         examples = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
         examples = examples.flat_map(of_epoch)

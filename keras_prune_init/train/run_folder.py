@@ -13,9 +13,8 @@ import zipfile
 
 import keras
 
-from keras_prune_init import _files
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init._files import TEMPORARY, atomic
+from keras_prune_init._files import TEMPORARY, atomic, explained, regular
 from keras_prune_init.train import default_config
 from keras_prune_init.train.config_checks import flat
 from keras_prune_init.train.run_lock import LOCK
@@ -35,7 +34,7 @@ PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs 
 def saving(folder: pathlib.Path, when: str, kept: str):
     """Return a context that explains errors while a run is written."""
     advice = f"{kept} Go on with --resume, when the folder can be written to."
-    return _files.explained(f"The run in {folder} could not be saved {when}", advice)
+    return explained(f"The run in {folder} could not be saved {when}", advice)
 
 
 def new(config_file: str) -> str:
@@ -70,7 +69,7 @@ def read_json(path: pathlib.Path):
     if not path.exists():
         return None
     try:
-        return json.loads(_files.regular(path).read_text())
+        return json.loads(regular(path).read_text())
     except (ValueError, RecursionError) as e:
         raise damaged(path, e) from e
 
@@ -113,7 +112,7 @@ def check_files(folder: pathlib.Path, result: dict | None) -> None:
 
 def _check_archive(path):
     try:
-        with zipfile.ZipFile(_files.regular(path)) as archive:
+        with zipfile.ZipFile(regular(path)) as archive:
             broken = archive.testzip()  # Keras reads on past a wrong checksum
     except Exception as e:  # whatever zipfile meets in a damaged file
         raise damaged(path, e) from e
@@ -152,7 +151,7 @@ def read_history(folder: pathlib.Path, epochs: int) -> list[dict]:
         return []
     path = folder / HISTORY
     try:
-        with _files.regular(path).open(newline="") as file:
+        with regular(path).open(newline="") as file:
             rows = list(csv.DictReader(file, strict=True))[:epochs]
         numbers = [int(row["epoch"]) for row in rows]
         values = [float(v) for row in rows for v in row.values()]

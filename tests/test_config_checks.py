@@ -32,7 +32,7 @@ def test_the_default_is_a_run():
 
 @pytest.mark.parametrize("key", config_checks.RULES)
 def test_every_key_refuses_what_it_cannot_be(key):
-    for value in (float("nan"), float("inf"), -1, "3", [1]):
+    for value in (float("nan"), float("inf"), -1, "3", {1}):
         refused(key, value)
     if key not in config_checks.OPTIONAL:
         refused(key, None)

@@ -87,7 +87,7 @@ def preempted(step, config, folder):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", preempt)
         run.run(config, folder, resume=True)
-    assert stopped.value.code == 143 and stopped.value.step == step
+    assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is handler
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_prune_init.train.data import memory, sources
+from keras_prune_init.train.data import sources
 from keras_prune_init.train.data.loading import load_images
 from keras_prune_init.train.data.memory import ImageData
 
@@ -249,7 +249,7 @@ def test_batches_have_one_size_and_leave_out_other_images_in_each_epoch():
         data.train(11)
 
 
-@pytest.mark.parametrize("augment", memory.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", ImageData.augmentations)
 def test_batches_depend_only_on_seed_and_epoch(augment):
     data = numbered_images()
     whole = batches(data.train(4, seed=5, augment=augment, epochs=3))

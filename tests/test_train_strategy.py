@@ -54,7 +54,7 @@ def test_auto_goes_by_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        ({"name": "mirror"}, {}, "must be one of auto, one_device.*mirror'"),
+        ({"name": "mirror"}, {}, "must be one of 'auto', 'one_d.*mirror'"),
         ({"name": "multi_worker"}, {}, "Set TF_CONFIG on each worker"),
         *(
             ({"name": "auto"}, {"TF_CONFIG": text}, "TF_CONFIG must be JSON such as")
@@ -78,7 +78,7 @@ def test_auto_goes_by_the_environment(monkeypatch):
                 ' "task": {"type": "worker", "index": 1}}',
             )
         ),
-        ({"name": "auto", "num_virtual_devices": 0}, {}, "must be 1 or more"),
+        ({"name": "auto", "num_virtual_devices": 0}, {}, "whole number, 1 or more"),
         # As with this row: the real code path, where there is no TPU.
         ({"name": "tpu"}, {}, "There must be a TPU"),
     ],

@@ -2,16 +2,12 @@
 
 import difflib
 import itertools
-import os
 import re
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from keras_prune_init import train
-from keras_prune_init.train import config_checks
-
-DEFAULT = os.path.join(os.path.dirname(train.__file__), "default_config.py")
+from keras_prune_init.train import config_checks, default_config
 
 Cell = dict[str, str]
 
@@ -19,9 +15,8 @@ Cell = dict[str, str]
 def parse(text: str, config: str | None = None) -> list[Cell]:
     """Return all combinations of a grid; the last key changes fastest.
 
-    Args:
-        text: `key=value,value;key=value,...`. Commas within brackets do not separate.
-        config: File of the configuration with these keys; `None`: the default.
+    The grid is `key=value,value;key=value,...`. Commas within brackets do not separate.
+    `config` is the file of the configuration with these keys; `None`: the default.
 
     Raises:
         ValueError: If this is no grid, or the configuration has no such key or value.
@@ -42,12 +37,9 @@ def parse(text: str, config: str | None = None) -> list[Cell]:
             f"A grid must have a key. Received: grid={text!r}. Write it as in "
             "seed=0,1,2."
         )
-    cells = [
-        dict(zip(axes, values, strict=True))
-        for values in itertools.product(*axes.values())
-    ]
     _check(axes, config)
-    return cells
+    combinations = itertools.product(*axes.values())
+    return [dict(zip(axes, values, strict=True)) for values in combinations]
 
 
 def name(cell: Cell) -> str:
@@ -62,17 +54,13 @@ def as_flags(cell: Cell) -> list[str]:
 
 
 def check_flags(arguments: list[str]) -> None:
-    """Check that flags make a valid run.
-
-    Raises:
-        ValueError: If they do not; the message is that of the training binary.
-    """
+    """Check that flags make a valid run, as the training binary does."""
     config_checks.check_config(_load(arguments))
 
 
 def _check(axes, config):
     file = [f"--config={config}"] if config else []
-    known = list(_keys(_load(file)))
+    known = list(config_checks.flat(_load(file).to_dict()))
     for key, values in axes.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -90,7 +78,7 @@ def _load(arguments):
     values = flags.FlagValues()
     given = ["sweep", *arguments]
     holder = config_flags.DEFINE_config_file(
-        "config", DEFAULT, flag_values=values, sys_argv=given
+        "config", default_config.__file__, flag_values=values, sys_argv=given
     )
     try:
         values(given, known_only=True)
@@ -98,11 +86,3 @@ def _load(arguments):
         return holder.value
     except (flags.Error, OSError) as e:
         raise ValueError(f"A grid must fit its configuration: {e}") from e
-
-
-def _keys(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key

@@ -5,26 +5,20 @@ import pathlib
 import statistics
 from typing import NamedTuple
 
-from keras_prune_init import _files
 from keras_prune_init.reports.table import aligned
 from keras_prune_init.sweep import grid, runs
+from keras_prune_init.train import run_folder
 
 SEED = "seed"
 SPARSITY = "prune.sparsity"
 
 
 class Row(NamedTuple):
-    """All seeds of one setting.
+    """All finished seeds of one setting."""
 
-    Attributes:
-        settings: The values of the grid, without the seed.
-        accuracies: Test accuracy after the last epoch, for each finished seed.
-        sparsities: Effective sparsity, for each finished seed.
-    """
-
-    settings: dict[str, str]
-    accuracies: list[float]
-    sparsities: list[float]
+    settings: dict[str, str]  # the values of the grid, without the seed
+    accuracies: list[float]  # on test images after the last epoch
+    sparsities: list[float]  # effective sparsities
 
     @property
     def mean(self) -> float:
@@ -59,18 +53,16 @@ def table(rows: list[Row]) -> str:
         deviation = "" if row.deviation is None else f"{100 * row.deviation:.2f}"
         seeds = str(len(row.accuracies))
         accuracy = f"{100 * row.mean:.2f} %"
-        values = (*row.settings.values(), accuracy, deviation, seeds, sparsity)
-        lines.append(values)
+        lines.append((*row.settings.values(), accuracy, deviation, seeds, sparsity))
     return "\n".join(aligned(lines, left=len(keys)))
 
 
 def save(folder: pathlib.Path, rows: list[Row]) -> None:
     """Write table.md, results.json and accuracy.png."""
-    with _files.atomic(folder / "table.md") as path:
-        path.write_text(f"```\n{table(rows)}\n```\n")
-    with _files.atomic(folder / "results.json") as path:
-        path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
-    with _files.atomic(folder / "accuracy.png") as path:
+    run_folder.write(folder / "table.md", f"```\n{table(rows)}\n```")
+    content = json.dumps([row._asdict() for row in rows], indent=1)
+    run_folder.write(folder / "results.json", content)
+    with run_folder.atomic(folder / "accuracy.png") as path:
         draw(path, rows)
 
 

@@ -19,11 +19,7 @@ def finished(folder: pathlib.Path) -> dict | None:
 
 
 def prepare(folder: pathlib.Path, arguments: list[str]) -> None:
-    """Write the flags of a run beside its folder.
-
-    Raises:
-        ValueError: If it was started with other flags.
-    """
+    """Write the flags of a run beside its folder; a ValueError if it has others."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.parent / f"{folder.name}.json"
     earlier = run_folder.read_json(beside)
@@ -37,11 +33,9 @@ def prepare(folder: pathlib.Path, arguments: list[str]) -> None:
 
 
 def run(folder: pathlib.Path, arguments: list[str]) -> bool:
-    """Start or continue a run; return whether it is finished then.
+    """Start or continue a run with these flags; return whether it is finished then.
 
-    Args:
-        folder: The folder of the run. Its output is written to FOLDER.log beside it.
-        arguments: Flags of the training binary.
+    Its output is written to FOLDER.log beside its folder.
     """
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         # The process inherits the lock: if this one is killed, it lasts until that one

@@ -8,19 +8,15 @@
 configs/ has ready-made files; train/default_config.py explains every key.
 """
 
-import os
-
 import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_prune_init.train import run, run_folder, strategies
-
-DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "default_config.py")
+from keras_prune_init.train import default_config, run, run_folder, strategies
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
-    DEFAULT_CONFIG,
+    default_config.__file__,
     "What to run; --config.a.b=value overrides one value of it.",
     lock_config=True,
 )

@@ -17,14 +17,6 @@ from keras_prune_init.train import run_folder
 from keras_prune_init.train.optimizer import note_steps
 
 
-class Stopped(SystemExit):
-    """SIGTERM ended the training after all was saved; the exit status says so."""
-
-    def __init__(self, step):
-        super().__init__(128 + signal.SIGTERM)
-        self.step = step
-
-
 class Checkpoints(keras.callbacks.Callback):
     """Save history.csv, TensorBoard scalars and the model after each epoch.
 
@@ -52,9 +44,8 @@ class Checkpoints(keras.callbacks.Callback):
         self, folder, done, total, *, steps, batch_size, every=None, writes=True
     ):
         super().__init__()
-        self.total = total
         self.folder, self.taken, self.saved = folder, done, done
-        self.steps, self.batch_size = steps, batch_size
+        self.total, self.steps, self.batch_size = total, steps, batch_size
         self.every, self.writes = every, writes
         self.rows = run_folder.read_history(folder, done // steps)
         # What an earlier process saw of the epoch that this one begins with.
@@ -82,8 +73,9 @@ class Checkpoints(keras.callbacks.Callback):
             signal.signal(signal.SIGTERM, before)
 
     def on_train_begin(self, logs=None):
+        variables = [*self.model.variables, *self.model.optimizer.variables]
         # A constant of the model may be infinite by intent, such as that of a mask.
-        self.finite = [v for v in self._variables() if _is_finite(v)]
+        self.finite = [v for v in variables if _is_finite(v)]
         self.events = tf.summary.create_noop_writer()
         if self.writes:
             events = str(self.folder / run_folder.EVENTS)
@@ -116,13 +108,17 @@ class Checkpoints(keras.callbacks.Callback):
         training = self._so_far({k: v for k, v in logs.items() if k[:4] != "val_"})
         self.earlier = None
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        row = {"epoch": epoch + 1, **logs, **training["logs"]}
-        row["learning_rate"] = float(rate)
-        row["seconds"] = time.perf_counter() - self.started
-        seconds = (self.trained - self.started) / max(self.batches, 1)
-        row["step_seconds"] = seconds
-        row["images_per_second"] = self.batch_size / seconds
-        row["peak_gib"] = _peak_gib()
+        seconds = (self.trained - self.started) / self.batches
+        row = {
+            "epoch": epoch + 1,
+            **logs,
+            **training["logs"],
+            "learning_rate": float(rate),
+            "seconds": time.perf_counter() - self.started,
+            "step_seconds": seconds,
+            "images_per_second": self.batch_size / seconds,
+            "peak_gib": _peak_gib(),
+        }
         self.rows.append(row)
         if self.writes or self.stopping:
             self._save(training, row)
@@ -158,12 +154,8 @@ class Checkpoints(keras.callbacks.Callback):
         )
 
     def _saving(self):
-        advice = f"What is saved is step {self.saved}. Go on from there with --resume "
-        advice += "when the folder can be written to."
-        return run_folder.saving(self.folder, f"after step {self.taken}", advice)
-
-    def _variables(self):
-        return [*self.model.variables, *self.model.optimizer.variables]
+        kept = f"What is saved is step {self.saved}."
+        return run_folder.saving(self.folder, f"after step {self.taken}", kept)
 
     def _save(self, progress, row=None):
         # The loss of this step was that of the weights before it.
@@ -176,14 +168,15 @@ class Checkpoints(keras.callbacks.Callback):
                 run_folder.write_history(self.folder, self.rows)
                 self._log(row)
             if self.taken % self.steps:
-                run_folder.write_progress(self.folder, progress)
+                name = run_folder.PROGRESS.format(self.taken)
+                run_folder.write_json(self.folder / name, progress)
             with run_folder.atomic(self.folder / run_folder.MODEL) as path:
                 self.model.save(path)
         run_folder.forget_progress(self.folder, self.taken)
         self.saved = self.taken
         if self.stopping:
             logging.info("SIGTERM: saved after step %d; --resume goes on", self.taken)
-            raise Stopped(self.taken)
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _log(self, row):
         with self.events.as_default():

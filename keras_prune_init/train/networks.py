@@ -32,18 +32,15 @@ def make(
     """Make a model with logits as outputs; it is not compiled.
 
     Args:
-        name: One of these:
-            A function of `keras_prune_init.models`.
-            `"keras_applications:NAME"` with a NAME such as `ResNet50`.
-            `"keras_cv:NAME"` with a NAME such as `resnet_v2` or `ResNet18V2Backbone`;
-            global pooling and a dense layer are added.
-            `"module:function"`; it is called with `input_shape`, `classes` and the
-            other arguments.
+        name: A function of `keras_prune_init.models`; `"keras_applications:NAME"` with
+            a NAME such as `ResNet50`; `"keras_cv:NAME"` with a NAME such as `resnet_v2`
+            or `ResNet18V2Backbone`, to which global pooling and a dense layer are
+            added; or `"module:function"`.
         input_shape: Shape of one image.
         classes: Number of classes.
         weights: A file with weights to start from. Layers that do not fit, such as a
             classifier of other classes, keep their initial weights.
-        **arguments: Arguments of the function; `None` means its default.
+        **arguments: Other arguments of the function; `None` means its default.
 
     Raises:
         ValueError: If there is no such model, or the weights fit no layer.

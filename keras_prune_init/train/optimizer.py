@@ -32,12 +32,7 @@ def _counter(optimizer):
 
 
 def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
-    """Make SGD as the `train` part of the configuration describes it.
-
-    Args:
-        config: The `train` part; `default_config.py` explains its keys.
-        steps: Number of batches in an epoch.
-    """
+    """Make SGD as `config.train` describes it, for epochs of so many steps."""
     return keras.optimizers.SGD(
         _learning_rate(config, steps),
         momentum=float(config.momentum),

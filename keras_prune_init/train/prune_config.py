@@ -1,6 +1,4 @@
-"""The part `config.prune` as arguments of `prune_at_init`."""
-
-from __future__ import annotations
+"""The part `config.prune` of a configuration as arguments of `prune_at_init`."""
 
 from typing import Any
 
@@ -15,9 +13,6 @@ from keras_prune_init.options import what_of
 
 def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the arguments of `prune_at_init` without model and dataset.
-
-    Args:
-        config: The whole configuration; `default_config.py` explains its keys.
 
     Raises:
         ValueError: If a key has no such value, or two values do not go together.

@@ -41,11 +41,10 @@ def run(
 
     Args:
         config: What `default_config.get_config()` returns, with other values.
-        workdir: The folder of the run. It must not exist yet, or be empty. Several
-            workers share it.
-        strategy: What `strategy.create` returns; `None`: one device.
-        resume: Whether to continue a run that was stopped in `workdir`, if there is
-            one.
+        workdir: The folder of the run, which several workers share. It must not exist
+            yet, or be empty.
+        strategy: What `strategies.create` returns; `None`: one device.
+        resume: Continue the run that was stopped in `workdir`, if there is one.
         deterministic: Use slower operations that give the same numbers every time.
 
     Returns:
@@ -56,36 +55,32 @@ def run(
         FileExistsError: If `workdir` is in use and `resume` is false, or if another
             process is at work in it.
         ValueError: If a value of the configuration is impossible, or differs from the
-            run to resume.
-        PermissionError: If `workdir` cannot be written to.
-        OSError: If the run cannot be saved, as on a full disk.
+            run to resume, or if a file of that run is damaged.
+        OSError: If the run cannot be saved, as on a full disk; a PermissionError if
+            `workdir` cannot be written to.
         FloatingPointError: If a loss or a weight becomes NaN or infinite. The last
             saved state is kept.
         RuntimeError: If another worker was lost.
         SystemExit: After SIGTERM, when all is saved.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
-    config_checks.check_config(config, replicas)
+    config_checks.check_config(config, strategy.num_replicas_in_sync)
     chief = strategies.is_chief(strategy)
     folder = pathlib.Path(workdir)
     with run_lock.locked(folder) if chief else contextlib.nullcontext():
-        return _run(config, folder, strategy, resume, deterministic)
+        return _run(config, folder, strategy, chief, resume, deterministic)
 
 
-def _run(config, folder, strategy, resume, deterministic):
-    chief = strategies.is_chief(strategy)
+def _run(config, folder, strategy, chief, resume, deterministic):
     replicas = strategy.num_replicas_in_sync
     settings = json.loads(config.to_json())
     if chief:  # it may have made the folder before another worker looks
         run_folder.check_settings(folder, settings, resume)
     result = run_folder.read_result(folder)
+    run_folder.check_files(folder, result)
     if result and result["finished"]:
-        run_folder.check_finished(folder, result)
         logging.info("The run in %s is finished: %s", folder, _summary(result))
         return result
-    if chief:
-        run_folder.check_unfinished(folder, result)
 
     keras.utils.set_random_seed(config.seed)
     if deterministic:
@@ -102,13 +97,10 @@ def _run(config, folder, strategy, resume, deterministic):
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
         return test
-    ordinary = config.prune.what == "channels"
-    plain = pruned if ordinary else kpi.strip(pruned)
+    plain = pruned if config.prune.what == "channels" else kpi.strip(pruned)
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
-    advice = "Its training is. Start it again, with --resume, when the folder can be "
-    advice += "written to."
-    with run_folder.saving(folder, "at its end", advice):
+    with run_folder.saving(folder, "at its end", "Its training is."):
         return _save_end(folder, plain, test, epochs)
 
 
@@ -125,7 +117,7 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
         model = _build(config, data, strategy)
     arguments = prune_config.arguments(config)
     batch_size = config.prune.scoring_batch_size or config.train.batch_size
-    batches = feed.scoring(config, data, batch_size)
+    batches = feed.unmixed(config, data, batch_size)
     started = time.perf_counter()
     pruned = kpi.prune_at_init(model, batches, **arguments)
     seconds = time.perf_counter() - started
@@ -135,9 +127,8 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
     if strategies.is_chief(strategy):
         whole = model if config.prune.what == "channels" else None
         report = kpi.report(pruned, whole)
-        advice = "Nothing but the scoring is lost. Start it again, with --resume, when "
-        advice += "the folder can be written to."
-        with run_folder.saving(folder, "before its first step", advice):
+        kept = "Nothing but the scoring is lost."
+        with run_folder.saving(folder, "before its first step", kept):
             _save_start(folder, settings, report, pruned, seconds)
     return pruned
 
@@ -156,9 +147,8 @@ def _build(config, data, strategy):
     model = networks.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
-    steps = data.steps(config.train.batch_size)
     model.compile(
-        optimizer(config.train, steps),
+        optimizer(config.train, data.steps(config.train.batch_size)),
         feed.loss(config),
         metrics=["accuracy"],
         jit_compile=strategies.jit_compile(strategy),
@@ -169,7 +159,6 @@ def _build(config, data, strategy):
 def _save_start(folder, settings, report, pruned, seconds):
     """Write the folder, with the model last, because resuming needs the model."""
     logging.info("\n%s", report)
-    folder.mkdir(parents=True, exist_ok=True)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
     run_folder.write(folder / run_folder.REPORT, report.to_json())
     with run_folder.atomic(folder / run_folder.PLOT) as path:

@@ -18,8 +18,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """Keep a folder for this process; the system frees it if the process is killed.
 
     Hosts that share the folder respect this if its file system passes locks on, as NFS
-    does. On a file system without locks, a file that names the process takes their
-    place.
+    does. Where there are no locks, a file that names the process takes their place.
 
     Raises:
         FileExistsError: If another process has it.
@@ -30,7 +29,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as e:
-        raise not_writable(folder, folder, e) from e
+        raise PermissionError(
+            f"A run writes into its folder. Received: workdir={folder}, which cannot "
+            f"be written to ({e}). Choose another --workdir."
+        ) from e
     with file:
         ours, advice = _take(file, path)
         if not ours:
@@ -71,13 +73,3 @@ def _holder(file):
             return text
         time.sleep(0.05)
     return "another process"
-
-
-def not_writable(
-    folder: pathlib.Path, there: pathlib.Path, error: OSError
-) -> PermissionError:
-    """Return an error for a folder that cannot be written to; `there` is the cause."""
-    return PermissionError(
-        f"A run writes into its folder. Received: workdir={folder}, but {there} cannot "
-        f"be written to ({error}). Choose another --workdir."
-    )

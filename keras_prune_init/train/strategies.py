@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from keras_prune_init._arguments import is_whole
+from keras_prune_init._arguments import check_choice, check_whole, is_whole
 from keras_prune_init.distribute import workers
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
@@ -34,19 +34,18 @@ def create(
     Raises:
         ValueError: If the name is none of these, or the devices are not available.
     """
-    if name not in NAMES:
-        raise ValueError(
-            f"`strategy` must be one of {', '.join(NAMES)}. Received: "
-            f"strategy={name!r}. Choose one of them."
-        )
+    check_choice("strategy", name, NAMES)
     if num_virtual_devices is not None:
         _split_processor(num_virtual_devices)
     if name == "auto":
         name = _found(tpu)
-    make = {"mirrored": _mirrored, "multi_worker": _multi_worker}
     if name == "tpu":
         return _tpu(tpu)
-    return make[name]() if name in make else tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return _multi_worker()
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(_devices())
+    return tf.distribute.get_strategy()
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -60,22 +59,17 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def jit_compile(strategy: tf.distribute.Strategy) -> bool | str:
-    """Return the argument `jit_compile` of `compile`.
-
-    Keras's own choice is wrong for several replicas.
-    """
+    """Return `jit_compile` for `compile`; Keras chooses wrong for several replicas."""
     tpu = isinstance(strategy, tf.distribute.TPUStrategy)
     return "auto" if tpu or strategy.num_replicas_in_sync == 1 else False
 
 
 @contextlib.contextmanager
 def precision(name: str, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Set the dtype policy of layers that are made inside.
+    """Set the dtype policy of layers that are made inside, for a strategy.
 
-    Args:
-        name: `"float32"`, `"mixed_float16"` (the optimizer then scales the loss),
-            `"mixed_bfloat16"`, or `"mixed"`: float16 on GPUs, bfloat16 elsewhere.
-        strategy: Where the layers will run.
+    `"mixed"` is float16 on GPUs and bfloat16 elsewhere. With float16, the optimizer
+    scales the loss.
     """
     if name == "mixed":
         gpu = tf.config.list_logical_devices("GPU")
@@ -99,11 +93,8 @@ def _found(tpu):
 
 
 def _devices():
-    return [
-        device.name
-        for device in tf.config.list_logical_devices("GPU")
-        or tf.config.list_logical_devices("CPU")
-    ]
+    gpus = tf.config.list_logical_devices("GPU")
+    return [d.name for d in gpus or tf.config.list_logical_devices("CPU")]
 
 
 def _tasks():
@@ -140,10 +131,6 @@ def _address(text):
     if not host or not 0 < int(port) < 2**16:
         raise ValueError(f"{text!r} is no host:port")
     return text
-
-
-def _mirrored():
-    return tf.distribute.MirroredStrategy(_devices())
 
 
 def _multi_worker():
@@ -189,11 +176,7 @@ def _tpu(name):
 
 
 def _split_processor(count):
-    if count < 1:
-        raise ValueError(
-            "`num_virtual_devices` must be 1 or more. Received: "
-            f"num_virtual_devices={count}. Pass for example 2."
-        )
+    check_whole("num_virtual_devices", count, 1)
     [processor] = tf.config.list_physical_devices("CPU")
     parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     try:

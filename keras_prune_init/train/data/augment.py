@@ -1,8 +1,7 @@
 """Augment whole batches with Keras's own layers: RandAugment, MixUp, CutMix.
 
 These layers draw from a generator with state. Here their seeds depend only on the
-number of the batch. So a run that was stopped continues with the batches it would have
-had.
+number of the batch, for the same reason as in `pipelines`.
 """
 
 import keras
@@ -32,16 +31,13 @@ def apply(
     seed: int = 0,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
-    """Augment training batches.
+    """Augment training batches `(normalised images, labels)`.
 
-    Args:
-        batches: Batches of `(normalised images, labels)`. For a mix, labels are
-            distributions.
-        normalisation: Mean and 1/std that the images were normalised with.
-        rand_augment: Strength of RandAugment, 0 (none) to 1; two operations a batch.
-        mix: `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of them for each batch.
-        seed: Seed of the run.
-        first_batch: Number of the first batch.
+    `normalisation` is mean and 1/std that the images were normalised with.
+    `rand_augment` is the strength of RandAugment, 0 (none) to 1, of which each batch
+    gets two operations. `mix` is `"mixup"`, `"cutmix"`, or `"mixup+cutmix"`: one of
+    them for each batch. For a mix, labels are distributions. The first batch has the
+    number `first_batch`.
 
     Reference:
         Cubuk, Zoph, Shlens, Le, "RandAugment", 2019, arXiv 1909.13719; Zhang, Cisse,
@@ -68,11 +64,9 @@ def apply(
         mixed = [_run(mixer, x, y, pipelines.fold_in(seeds, 2)) for mixer in mixers]
         return tf.switch_case(which, [lambda m=m: m for m in mixed])
 
-    numbered = tf.data.Dataset.counter(first_batch)
-    dataset = tf.data.Dataset.zip(numbered, batches)
-    dataset = dataset.map(lambda n, b: augmented(n, *b), num_parallel_calls=4)
-    length = tf.data.experimental.assert_cardinality(batches.cardinality())
-    return dataset.apply(length).prefetch(4)  # with the options of `batches`
+    numbered = batches.enumerate(first_batch)
+    dataset = numbered.map(lambda n, b: augmented(n, *b), num_parallel_calls=4)
+    return dataset.prefetch(4)  # with the options of `batches`
 
 
 class _Seeds(keras.random.SeedGenerator):

@@ -15,9 +15,15 @@ def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def scoring(config: ml_collections.ConfigDict, data, batch_size: int):
-    """Return training batches of an epoch for methods; images are not mixed."""
-    return _plain(config, data, batch_size)
+def unmixed(config: ml_collections.ConfigDict, data, batch_size: int, **part):
+    """Return training batches as methods score on, whose images are not mixed.
+
+    `part` are arguments of `data.train`; without them it is the first epoch.
+    """
+    batches = data.train(
+        batch_size, seed=config.seed, augment=config.data.augment, **part
+    )
+    return _labelled(config, data, batches)
 
 
 def training(
@@ -33,7 +39,8 @@ def training(
     several hosts, each makes its part of every batch.
     """
     size = config.train.batch_size
-    batches = _plain(config, data, size, first_batch, epochs, hosts)
+    part = {"first_batch": first_batch, "epochs": epochs, "hosts": hosts}
+    batches = unmixed(config, data, size, **part)
     if config.data.mix or config.data.rand_augment:
         batches = augment.apply(
             batches,
@@ -58,18 +65,6 @@ def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
     sizes = range(config.train.batch_size, 0, -replicas)
     full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])
     return _labelled(config, data, data.test(full))
-
-
-def _plain(config, data, batch_size, first_batch=0, epochs=1, hosts=1):
-    batches = data.train(
-        batch_size,
-        seed=config.seed,
-        augment=config.data.augment,
-        first_batch=first_batch,
-        epochs=epochs,
-        hosts=hosts,
-    )
-    return _labelled(config, data, batches)
 
 
 def _labelled(config, data, batches):

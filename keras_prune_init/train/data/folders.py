@@ -8,7 +8,6 @@ Two layouts are known, those of ImageNet and Tiny-ImageNet:
 """
 
 import contextlib
-import itertools
 import os
 from typing import NamedTuple
 
@@ -24,10 +23,8 @@ LAYOUT = "Arrange them as train/CLASS/*.jpg and val/CLASS/*.jpg."
 
 
 class Files(NamedTuple):
-    """Paths of images, and their classes as numbers from 0."""
-
     paths: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray  # classes as numbers from 0
 
 
 class _Image(NamedTuple):
@@ -44,12 +41,8 @@ def find(folder: str, skip_corrupt: bool = False) -> tuple[Files, Files, int]:
 
     The first image of each class comes first, then the second of each, and so on. So
     the first files contain all classes. Symbolic links are followed, but not back to a
-    folder that they are in.
-
-    Args:
-        folder: The folder with train/ and val/.
-        skip_corrupt: Leave out files that are no images, and log how many. This decodes
-            each file. Otherwise the first such file is an error when it is needed.
+    folder that they are in. `skip_corrupt` decodes each file, leaves out those that are
+    no images, and logs how many; else such a file is an error when it is needed.
 
     Raises:
         FileNotFoundError: If `folder/train` or `folder/val` is no folder.
@@ -76,12 +69,9 @@ def find(folder: str, skip_corrupt: bool = False) -> tuple[Files, Files, int]:
     _check_apart(*images)
     if skip_corrupt:
         images = [_without_corrupt(part) for part in images]
-    _check_ordinary(*images)
     numbers = {name: number for number, name in enumerate(names)}
-    files, tested = (
-        _numbered(place, part, numbers)
-        for place, part in zip((train, val), images, strict=True)
-    )
+    files = _numbered(train, images[0], numbers)
+    tested = _numbered(val, images[1], numbers)
     empty = sorted(set(range(len(names))) - set(files.labels.tolist()))
     if empty:
         raise ValueError(
@@ -93,13 +83,7 @@ def find(folder: str, skip_corrupt: bool = False) -> tuple[Files, Files, int]:
 
 
 def read(folder: str, skip_corrupt: bool = False) -> tuple[np.ndarray, ...]:
-    """Return all images as arrays `(x_train, y_train, x_test, y_test)`.
-
-    Raises:
-        FileNotFoundError: If `folder/train` or `folder/val` is no folder.
-        ValueError: If the images have different sizes, or the files are no images with
-            classes.
-    """
+    """Return all images, of one size, as `(x_train, y_train, x_test, y_test)`."""
     train, test, _ = find(folder, skip_corrupt)
     return _pixels(train.paths), train.labels, _pixels(test.paths), test.labels
 
@@ -119,10 +103,14 @@ def stream(
     )
 
 
+def _entries(folder):
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
+
+
 def _classes(folder):
     """Return names and real paths of the folders in one, without those around it."""
     real = os.path.realpath(folder)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _entries(folder):
         inner = _real(entry, real)
         if _is_folder(entry) and not _is_within(real, inner):
             yield entry.name, inner
@@ -133,29 +121,27 @@ def _by_class(folder):
     real = os.path.realpath(folder)
     images = [
         _Image(entry.path, _real(entry, real), _is_file(entry), ".")
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry in _entries(folder)
         if _is_image(entry)
     ]
     for name, inner in _classes(folder):
-        found = _walk(os.path.join(folder, name), (real, inner), {inner})
-        images += [_Image(*image, name) for image in found]
+        images += _walk(os.path.join(folder, name), (real, inner), {inner}, name)
     return images
 
 
-def _walk(place, above, seen):
-    """Yield path and real path of each image, and whether it is ordinary.
+def _walk(place, above, seen, name):
+    """Yield the images of a class from a folder and those in it, each visited once.
 
-    Each folder is visited once. `above` are the real paths of this folder and of those
-    around it.
+    `above` are the real paths of this folder and of those around it.
     """
-    for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+    for entry in _entries(place):
         real = _real(entry, above[-1])
         if _is_image(entry):
-            yield entry.path, real, _is_file(entry)
+            yield _Image(entry.path, real, _is_file(entry), name)
         elif _is_folder(entry) and real not in seen:
             if not any(_is_within(folder, real) for folder in above):
                 seen.add(real)
-                yield from _walk(entry.path, (*above, real), seen)
+                yield from _walk(entry.path, (*above, real), seen, name)
 
 
 def _real(entry, folder):
@@ -202,16 +188,6 @@ def _check_apart(train, val):
             )
 
 
-def _check_ordinary(*parts):
-    for image in itertools.chain(*parts):
-        if not image.ordinary:
-            raise ValueError(
-                "An image must be an ordinary file. Received: "
-                f"{image.path}, which is a pipe, a device, or a link to nothing. "
-                "Remove it, or set --config.data.skip_corrupt=True to leave it out."
-            )
-
-
 def _without_corrupt(images):
     """Return the images that can be decoded."""
     files = [image for image in images if image.ordinary]
@@ -237,6 +213,12 @@ def _without_corrupt(images):
 
 def _numbered(folder, images, numbers):
     for image in images:
+        if not image.ordinary:
+            raise ValueError(
+                "An image must be an ordinary file. Received: "
+                f"{image.path}, which is a pipe, a device, or a link to nothing. "
+                "Remove it, or set --config.data.skip_corrupt=True to leave it out."
+            )
         if image.name not in numbers:
             raise ValueError(
                 "Every image must belong to a class that has a folder in train/. "

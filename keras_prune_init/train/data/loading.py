@@ -24,14 +24,11 @@ def load_images(
             (tensorflow_datasets).
             `"keras:NAME"` (keras.datasets).
         image_size: `None` keeps all images in memory; they must have one size. A number
-            reads images while they are needed, and resizes them to so many pixels; only
-            for `folder` and `tfds`. tensorflow_datasets itself keeps the files of sets
-            below 250 MiB in memory.
+            reads images while they are needed, and resizes them to so many pixels
+            (`StreamedImages`); only for `folder` and `tfds`. tensorflow_datasets itself
+            keeps the files of sets below 250 MiB in memory.
         skip_corrupt: Leave out files of a `folder` that are no complete images, and log
             how many. All files are decoded once for that.
-
-    Returns:
-        An `ImageData`, or a `StreamedImages` if there is an `image_size`.
 
     Raises:
         ValueError: If the source is unknown or has no labelled images.
@@ -53,27 +50,21 @@ def load_images(
         "tfds": sources.read_tfds,
         "keras": sources.read_keras,
     }
+    streams = {"folder": folders.stream, "tfds": sources.stream_tfds}
     if source != EMBEDDED and (kind not in readers or not where):
         raise ValueError(
             f"A data source is {EMBEDDED}, npz:PATH, idx:FOLDER, folder:PATH, "
             f"tfds:NAME or keras:NAME. Received: source={source!r}. Write one of these."
         )
-    options = {}
-    if skip_corrupt:
-        if kind != "folder":
-            raise ValueError(
-                "`skip_corrupt` is for sources folder:PATH, which have files of images."
-                f" Received: skip_corrupt=True with source={source!r}. Leave it out."
-            )
-        options["skip_corrupt"] = True
-    if image_size is not None:
-        return _stream(source, kind, where, image_size, options)
-    arrays = readers[kind](where, **options) if where else sources.read_embedded()
-    return _check(source, *arrays)
-
-
-def _stream(source, kind, where, image_size, options):
-    streams = {"folder": folders.stream, "tfds": sources.stream_tfds}
+    if skip_corrupt and kind != "folder":
+        raise ValueError(
+            "`skip_corrupt` is for sources folder:PATH, which have files of images."
+            f" Received: skip_corrupt=True with source={source!r}. Leave it out."
+        )
+    options = {"skip_corrupt": True} if skip_corrupt else {}
+    if image_size is None:
+        arrays = readers[kind](where, **options) if where else sources.read_embedded()
+        return _check(source, *arrays)
     if kind not in streams or image_size < 1:
         raise ValueError(
             "`image_size` is a number of pixels, for the sources folder:PATH and "
@@ -85,39 +76,42 @@ def _stream(source, kind, where, image_size, options):
 
 def _check(source, x_train, y_train, x_test, y_test):
     """Return the arrays of a source as `ImageData`, or explain what is wrong."""
-    arrays = {}
-    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        x = x[..., None] if x.ndim == 3 else x
-        if x.ndim != 4 or x.dtype != np.uint8:
-            raise ValueError(
-                "Images must be uint8 of shape (images, height, width) or (images, "
-                f"height, width, channels). Received: x_{split} of {source} with dtype "
-                f"{x.dtype} and shape {x.shape}. Convert it, for values in [0, 1] by "
-                "np.round(255 * x).astype('uint8')."
-            )
-        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.shape != x.shape[:1] or not len(y) or y.dtype.kind not in "iu":
-            raise ValueError(
-                "Labels must be one integer per image, for at least one image. "
-                f"Received: y_{split} of {source} with dtype {y.dtype} and shape "
-                f"{y.shape} for {len(x)} images. Convert it, for one-hot labels by "
-                "np.argmax(y, axis=-1)."
-            )
-        arrays |= {f"x_{split}": x, f"y_{split}": y}
-    labels = arrays["y_train"], arrays["y_test"]
-    lowest, highest = int(min(map(np.min, labels))), int(max(map(np.max, labels)))
-    classes = int(arrays["y_train"].max()) + 1
-    if lowest < 0 or highest >= min(classes, np.iinfo("int32").max):
+    x_train, y_train = _check_part(f"train of {source}", x_train, y_train)
+    x_test, y_test = _check_part(f"test of {source}", x_test, y_test)
+    last = int(y_train.max())
+    lowest = min(int(y_train.min()), int(y_test.min()))
+    highest = max(last, int(y_test.max()))
+    if lowest < 0 or highest > last or highest >= np.iinfo("int32").max:
         raise ValueError(
             "Labels must count from 0, in 32 bits, and every test label must occur in "
-            f"training. Received: labels {lowest}..{highest} in {source}, with "
-            f"{classes - 1} the last of training. Renumber the labels."
+            f"training. Received: labels {lowest}..{highest} in {source}, with {last} "
+            "the last of training. Renumber the labels."
         )
-    arrays |= {key: y.astype("int32") for key, y in arrays.items() if key[0] == "y"}
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+    if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
             "Training and test images must have one shape. Received: "
-            f"{arrays['x_train'].shape[1:]} and {arrays['x_test'].shape[1:]} in "
-            f"{source}. Resize one of them."
+            f"{x_train.shape[1:]} and {x_test.shape[1:]} in {source}. Resize one of "
+            "them."
         )
-    return ImageData(source, **arrays, classes=classes)
+    labels = y_train.astype("int32"), y_test.astype("int32")
+    return ImageData(source, x_train, labels[0], x_test, labels[1], last + 1)
+
+
+def _check_part(name, x, y):
+    """Return images with channels and their labels, of one part of a source."""
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or x.dtype != np.uint8:
+        raise ValueError(
+            "Images must be uint8 of shape (images, height, width) or (images, "
+            f"height, width, channels). Received: x_{name} with dtype {x.dtype} and "
+            f"shape {x.shape}. Convert it, for values in [0, 1] by "
+            "np.round(255 * x).astype('uint8')."
+        )
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.shape != x.shape[:1] or not len(y) or y.dtype.kind not in "iu":
+        raise ValueError(
+            "Labels must be one integer per image, for at least one image. "
+            f"Received: y_{name} with dtype {y.dtype} and shape {y.shape} for {len(x)} "
+            "images. Convert it, for one-hot labels by np.argmax(y, axis=-1)."
+        )
+    return x, y

@@ -12,28 +12,25 @@ import tensorflow as tf
 from keras_prune_init.train.data import pipelines
 
 PADDING = 4  # pixels that "crop" may move an image, as usual for CIFAR
-AUGMENTATIONS = ("", "crop", "flip", "crop+flip")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(pipelines.Images):
     """Training and test images of one source, with their `tf.data` pipelines.
 
-    Args:
-        name: Name of the source.
-        x_train: uint8 array of shape `(images, height, width, channels)`.
-        y_train: int32 array of shape `(images,)`, classes from 0.
-        x_test: uint8 array of shape `(images, height, width, channels)`.
-        y_test: int32 array of shape `(images,)`, classes from 0.
-        classes: Number of classes.
+    For training, `"crop"` pads images with 4 black pixels and cuts them out at random,
+    and `"flip"` mirrors each left-right with probability 1/2.
     """
 
+    augmentations = ("", "crop", "flip", "crop+flip")
+    hint = "; 'resized_crop' needs a data.image_size"
+
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
+    x_train: np.ndarray  # uint8, of shape (images, height, width, channels)
+    y_train: np.ndarray  # int32, of shape (images,), classes from 0
     x_test: np.ndarray
     y_test: np.ndarray
-    classes: int
+    classes: int  # their number
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -41,12 +38,7 @@ class ImageData:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of training and test images."""
         return len(self.x_train), len(self.x_test)
-
-    def steps(self, batch_size: int) -> int:
-        """Return the number of batches in an epoch; they all have one size."""
-        return pipelines.steps(len(self.x_train), batch_size)
 
     def first(self, train: int, test: int) -> "ImageData":
         """Return the same source with only its first images, for a quick trial."""
@@ -58,32 +50,11 @@ class ImageData:
             y_test=self.y_test[:test],
         )
 
-    def train(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        augment: str = "",
-        first_batch: int = 0,
-        epochs: int = 1,
-        hosts: int = 1,
-    ) -> tf.data.Dataset:
-        """Return shuffled training batches `(images, labels)` of some epochs.
+    def _shuffled(self, seed):
+        rows = pipelines.shuffled(tf.range(len(self.x_train)), seed)
+        return tf.data.Dataset.from_tensor_slices(rows)
 
-        Args:
-            batch_size: Number of images in a batch.
-            seed: The same seed gives the same batches.
-            augment: `""`, `"crop"` (pad with 4 black pixels, cut out at random),
-                `"flip"` (left-right, every other image) or `"crop+flip"`.
-            first_batch: Number of the batch to begin with, counted over all epochs.
-            epochs: Number of epochs. Each has its own order, and the first one may be
-                incomplete. The end of an epoch that fills no batch is left out.
-            hosts: Number of hosts. Each makes its part of every batch; the dataset must
-                be dealt out by `tf.distribute`, and its batches have `batch_size //
-                hosts` images.
-        """
-        hint = "; 'resized_crop' needs a data.image_size"
-        pipelines.check_augment(augment, AUGMENTATIONS, hint)
+    def _batches(self, examples, size, augment):
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self.normalisation
 
@@ -94,21 +65,8 @@ class ImageData:
             x = tf.ensure_shape(x, (None, *self.input_shape))  # a crop hides it
             return pipelines.normalise(x, mean, scale), tf.gather(labels, rows)
 
-        def shuffled_rows(seed):
-            rows = pipelines.shuffled(len(self.x_train), seed)
-            return tf.data.Dataset.from_tensor_slices(rows)
-
-        rows = pipelines.examples(
-            shuffled_rows,
-            len(self.x_train),
-            batch_size,
-            seed=seed,
-            first_batch=first_batch,
-            epochs=epochs,
-            hosts=hosts,
-        )
-        rows = rows.batch(batch_size // hosts, drop_remainder=True)
-        return pipelines.prefetched(rows.map(batch, num_parallel_calls=4), hosts)
+        rows = examples.batch(size, drop_remainder=True)
+        return rows.map(batch, num_parallel_calls=4)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Return test batches `(images, labels)`, in order, never augmented."""

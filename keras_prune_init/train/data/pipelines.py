@@ -1,87 +1,99 @@
-"""What every image pipeline shares: epochs in a row, seeds, prefetching, checks.
+"""What both kinds of sources share: epochs in a row, seeds, prefetching, checks.
 
 All random numbers depend only on (seed, epoch, place in the epoch). So a run that was
 stopped continues with exactly the batches it would have had.
 """
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
-
-def check_augment(augment: str, known: tuple[str, ...], hint: str) -> None:
-    """Raise a ValueError unless a source has the augmentation."""
-    if augment not in known:
-        raise ValueError(
-            f"`augment` must be one of {known}. Received: augment={augment!r}. "
-            f"Choose one of them{hint}."
-        )
+# A new seed, from that of the whole and the number of a part; and rows in random order.
+fold_in = tf.random.experimental.stateless_fold_in
+shuffled = tf.random.experimental.stateless_shuffle
 
 
-def steps(images: int, batch_size: int) -> int:
-    """Return the number of batches in an epoch.
+class Images:
+    """Training and test images of one source; a subclass says how they are made."""
 
-    They all have one size, because TPUs and replicas need that.
+    augmentations: tuple[str, ...] = ()
+    hint = ""  # where other augmentations are
 
-    Raises:
-        ValueError: If there is none.
-    """
-    if images < batch_size:
-        raise ValueError(
-            "A batch cannot hold more than all training images, because incomplete "
-            f"batches are left out. Received: batches of {batch_size} from "
-            f"{images} images. Pass a smaller --config.train.batch_size (or "
-            "--config.prune.scoring_batch_size)."
-        )
-    return images // batch_size
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and test images."""
+        raise NotImplementedError
 
+    def _shuffled(self, seed):
+        """Return the training examples of an epoch."""
+        raise NotImplementedError
 
-def examples(
-    one_epoch: Callable[[tf.Tensor], tf.data.Dataset],
-    images: int,
-    batch_size: int,
-    *,
-    seed: int,
-    first_batch: int,
-    epochs: int,
-    hosts: int,
-) -> tf.data.Dataset:
-    """Return the examples of `epochs` epochs in a row, from which batches are made.
+    def _batches(self, examples, size, augment):
+        """Make batches from `(seed of the epoch, (number in the epoch, example))`."""
+        raise NotImplementedError
 
-    Args:
-        one_epoch: Makes the shuffled examples of an epoch from its seed.
-        images: Number of examples in an epoch.
-        batch_size: Number of images in a batch of all hosts. An epoch consists of whole
-            batches.
-        seed: Seed of the run.
-        first_batch: Number of the batch to begin with, counted over all epochs.
-        epochs: Number of epochs in the dataset. The first one may be incomplete.
-        hosts: Number of hosts. If there are several, `tf.distribute` deals the examples
-            out to them in turn.
+    def steps(self, batch_size: int) -> int:
+        """Return the number of batches in an epoch; a ValueError if there is none.
 
-    Returns:
-        A dataset of `(seed of the epoch, (number in the epoch, example))`.
-    """
-    first_epoch, skipped = divmod(first_batch, steps(images, batch_size))
-    size = images // batch_size * batch_size
+        They all have one size, because TPUs and replicas need that.
+        """
+        images = self.sizes[0]
+        if images < batch_size:
+            raise ValueError(
+                "A batch cannot hold more than all training images, because incomplete "
+                f"batches are left out. Received: batches of {batch_size} from "
+                f"{images} images. Pass a smaller --config.train.batch_size (or "
+                "--config.prune.scoring_batch_size)."
+            )
+        return images // batch_size
 
-    def of_epoch(epoch):
-        epoch_seed = fold_in(tf.constant([seed, 0], tf.int64), epoch)
-        order_seed, image_seed = fold_in(epoch_seed, 0), fold_in(epoch_seed, 1)
-        skip = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
-        # No function is called for single examples here: tens of thousands a second.
-        seeds = tf.data.Dataset.from_tensors(image_seed).repeat()
-        numbered = one_epoch(order_seed).take(size).enumerate()
-        return tf.data.Dataset.zip(seeds, numbered.skip(skip * batch_size))
+    def train(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: str = "",
+        first_batch: int = 0,
+        epochs: int = 1,
+        hosts: int = 1,
+    ) -> tf.data.Dataset:
+        """Return shuffled training batches `(images, labels)` of some epochs.
 
-    dataset = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
-    dataset = dataset.flat_map(of_epoch)
-    count = epochs * size - skipped * batch_size
-    if hosts > 1:
-        hint = tf.data.experimental.SHARD_HINT
-        dataset = dataset.shard(hint, hint)
-    # flat_map hides the length, which Keras and progress bars want to know.
-    return dataset.apply(tf.data.experimental.assert_cardinality(count // hosts))
+        Args:
+            batch_size: Number of images in a batch.
+            seed: The same seed gives the same batches.
+            augment: One of the source's `augmentations`.
+            first_batch: Number of the batch to begin with, counted over all epochs.
+            epochs: Number of epochs. Each has its own order, and the first one may be
+                incomplete. The end of an epoch that fills no batch is left out.
+            hosts: Number of hosts. Each makes its part of every batch; the dataset must
+                be dealt out by `tf.distribute`, and its batches have `batch_size //
+                hosts` images.
+        """
+        if augment not in self.augmentations:
+            raise ValueError(
+                f"`augment` must be one of {self.augmentations}. Received: "
+                f"augment={augment!r}. Choose one of them{self.hint}."
+            )
+        steps = self.steps(batch_size)
+        first_epoch, skipped = divmod(first_batch, steps)
+
+        def of_epoch(epoch):
+            epoch_seed = fold_in(tf.constant([seed, 0], tf.int64), epoch)
+            order_seed, image_seed = fold_in(epoch_seed, 0), fold_in(epoch_seed, 1)
+            skip = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
+            # No function is called for single examples: tens of thousands a second.
+            seeds = tf.data.Dataset.from_tensors(image_seed).repeat()
+            numbered = self._shuffled(order_seed).take(steps * batch_size).enumerate()
+            return tf.data.Dataset.zip(seeds, numbered.skip(skip * batch_size))
+
+        examples = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
+        examples = examples.flat_map(of_epoch)
+        if hosts > 1:  # `tf.distribute` deals the examples out in turn
+            hint = tf.data.experimental.SHARD_HINT
+            examples = examples.shard(hint, hint)
+        # flat_map hides the length, which Keras and progress bars want to know.
+        count = (epochs * steps - skipped) * batch_size // hosts
+        examples = examples.apply(tf.data.experimental.assert_cardinality(count))
+        return prefetched(self._batches(examples, batch_size // hosts, augment), hosts)
 
 
 def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
@@ -91,8 +103,8 @@ def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
     # machine, where the iterator is deleted (TensorFlow 2.21); without it, none did.
     options = tf.data.Options()
     options.autotune.enabled = False
-    # Examples are dealt out where `examples` says so, else parts of each batch; never
-    # files, or batches would depend on the number of hosts.
+    # Examples are dealt out where `Images.train` says so, else parts of each batch;
+    # never files, or batches would depend on the number of hosts.
     policies = tf.data.experimental.AutoShardPolicy
     policy = policies.HINT if hosts > 1 else policies.DATA
     options.experimental_distribute.auto_shard_policy = policy
@@ -102,13 +114,3 @@ def prefetched(dataset: tf.data.Dataset, hosts: int = 1) -> tf.data.Dataset:
 def normalise(images, mean, scale):
     """Return images in 0..255 as float32, minus `mean` and times `scale`."""
     return (tf.cast(images, tf.float32) - mean) * scale
-
-
-def fold_in(seed, number):
-    """Return a new seed for the part with this number."""
-    return tf.random.experimental.stateless_fold_in(seed, number)
-
-
-def shuffled(count, seed):
-    """Return the numbers below `count` in random order."""
-    return tf.random.experimental.stateless_shuffle(tf.range(count), seed)

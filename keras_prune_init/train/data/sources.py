@@ -1,8 +1,6 @@
-"""Read images from each kind of source, as plain arrays.
+"""Read `(x_train, y_train, x_test, y_test)` as each kind of source stores them.
 
-A reader returns `(x_train, y_train, x_test, y_test)` as the source stores them;
-`loading` checks them and brings them into one shape. Folders of image files are read by
-`folders`.
+`loading` checks them and brings them into one shape. `folders` reads image files.
 """
 
 import contextlib

@@ -1,8 +1,4 @@
-"""Images that are read while they are needed, because they are many or unequal.
-
-The interface is that of `memory.ImageData`. Batches depend only on (seed, epoch,
-batch).
-"""
+"""Images that are read while they are needed, because they are many or unequal."""
 
 import dataclasses
 import os
@@ -12,7 +8,6 @@ import tensorflow as tf
 
 from keras_prune_init.train.data import pipelines
 
-AUGMENTATIONS = ("", "flip", "resized_crop", "resized_crop+flip")
 # Mean and standard deviation of ImageNet's channels, as published with most of its
 # models, for pixels in 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -23,25 +18,25 @@ THREADS = os.cpu_count()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StreamedImages:
+class StreamedImages(pipelines.Images):
     """Training and test images of one source, decoded and resized inside `tf.data`.
 
-    Args:
-        name: Name of the source.
-        examples: Training and test examples, each a dataset of `(key, label)` of known
-            length, always in the same order.
-        classes: Number of classes.
-        size: Height and width in pixels to which every image is resized.
-        image: Function from a key to the image, such as `decode` or `decode_file`.
-        window: Training examples are shuffled among so many neighbours, which are all
-            in memory; keys may be as large as images.
+    For training, `"resized_crop"` cuts out 8 to 100 % of the area, with aspect ratio
+    3/4 to 4/3, and `"flip"` mirrors each image left-right with probability 1/2. Without
+    a crop, images are cut as for testing.
     """
 
+    augmentations = ("", "flip", "resized_crop", "resized_crop+flip")
+    hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
+
     name: str
+    # Datasets of `(key, label)`, of known length and always in the same order.
     examples: tuple[tf.data.Dataset, tf.data.Dataset]
-    classes: int
-    size: int
-    image: Callable[[tf.Tensor], tf.Tensor]
+    classes: int  # their number
+    size: int  # height and width in pixels to which every image is resized
+    image: Callable[[tf.Tensor], tf.Tensor]  # of a key, such as `decode`
+    # Training examples are shuffled among so many neighbours, which are all in memory;
+    # keys may be as large as images.
     window: int
 
     @property
@@ -55,65 +50,24 @@ class StreamedImages:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of training and test images."""
-        train, test = (int(part.cardinality()) for part in self.examples)
-        return train, test
-
-    def steps(self, batch_size: int) -> int:
-        """Return the number of batches in an epoch; they all have one size."""
-        return pipelines.steps(self.sizes[0], batch_size)
+        return len(self.examples[0]), len(self.examples[1])
 
     def first(self, train: int, test: int) -> "StreamedImages":
         """Return the same source with only its first images, for a quick trial."""
         parts = self.examples[0].take(train), self.examples[1].take(test)
         return dataclasses.replace(self, examples=parts)
 
-    def train(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        augment: str = "",
-        first_batch: int = 0,
-        epochs: int = 1,
-        hosts: int = 1,
-    ) -> tf.data.Dataset:
-        """Return shuffled training batches `(images, labels)` of some epochs.
+    def _shuffled(self, seed):
+        return _shuffle(self.examples[0], self.window, seed)
 
-        Args:
-            batch_size: Number of images in a batch.
-            seed: The same seed gives the same batches.
-            augment: `"resized_crop"` (8 to 100 % of the area, with aspect ratio 3/4 to
-                4/3, resized), `"flip"` (left-right, every other image),
-                `"resized_crop+flip"` or `""`. Without a crop, images are cut as for
-                testing.
-            first_batch: Number of the batch to begin with, counted over all epochs.
-            epochs: Number of epochs. Each has its own order, and the first one may be
-                incomplete. The end of an epoch that fills no batch is left out.
-            hosts: Number of hosts. Each reads and decodes its part of every batch; the
-                dataset must be dealt out by `tf.distribute`, and its batches have
-                `batch_size // hosts` images.
-        """
-        hint = "; 'crop' needs images of one size in memory (data.image_size=None)"
-        pipelines.check_augment(augment, AUGMENTATIONS, hint)
-        examples = pipelines.examples(
-            lambda seed: _shuffle(self.examples[0], self.window, seed),
-            self.sizes[0],
-            batch_size,
-            seed=seed,
-            first_batch=first_batch,
-            epochs=epochs,
-            hosts=hosts,
-        )
-
+    def _batches(self, examples, size, augment):
         def prepare(seed, numbered):
             number, example = numbered
             seed = pipelines.fold_in(seed, number)
             return self._prepare(*example, augment=augment, seed=seed)
 
         images = examples.map(prepare, num_parallel_calls=THREADS)
-        images = images.batch(batch_size // hosts, drop_remainder=True)
-        return pipelines.prefetched(images, hosts)
+        return images.batch(size, drop_remainder=True)
 
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Return test batches `(images, labels)` in order, of the images' middles."""
@@ -123,10 +77,9 @@ class StreamedImages:
     def _prepare(self, key, label, augment="", seed=None):
         """Return one normalised image and its label."""
         image = self.image(key)
-        crop = (
-            _random_part(image, seed) if "resized_crop" in augment else _middle(image)
-        )
-        image = tf.image.resize(crop, [self.size, self.size], antialias=True)
+        random = "resized_crop" in augment
+        part = _random_part(image, seed) if random else _middle(image)
+        image = tf.image.resize(part, [self.size, self.size], antialias=True)
         if "flip" in augment:
             coin_seed = pipelines.fold_in(seed, 1)
             image = tf.image.stateless_random_flip_left_right(image, coin_seed)
@@ -163,8 +116,8 @@ def decode_file(path):
 
 def _shuffle(examples, window, seed):
     def one_window(number, part):
-        count = tf.shape(part[1])[0]
-        order = pipelines.shuffled(count, pipelines.fold_in(seed, number))
+        rows = tf.range(tf.shape(part[1])[0])
+        order = pipelines.shuffled(rows, pipelines.fold_in(seed, number))
         part = tuple(tf.gather(values, order) for values in part)
         return tf.data.Dataset.from_tensor_slices(part)
 

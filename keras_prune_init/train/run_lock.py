@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -27,6 +28,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # an old lock may open all the same
         file = path.open("a+")
     except OSError as e:
         raise PermissionError(

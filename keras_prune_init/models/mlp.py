@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from keras_prune_init._arguments import is_whole
-from keras_prune_init.models.common import Init, check_common, finish
+from keras_prune_init.models.common import Init, check_common, initialized, normal
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -40,8 +40,7 @@ def mlp(
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, or another argument is not
-            one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -51,8 +50,7 @@ def mlp(
     (None, 10)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797 (the FFNN of its experiments).
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (the FFNN of its experiments).
     """
     check_common(activation, stable, classes=classes, depth=depth, width=width)
     shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
@@ -64,9 +62,7 @@ def mlp(
     inputs = x = keras.Input(input_shape, name="input")
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)
-    initializer = keras.initializers.VarianceScaling(
-        2.0, "fan_in", "untruncated_normal"
-    )
+    initializer = normal("fan_in")
     for number in range(1, depth):
         x = layers.Dense(
             int(width),
@@ -76,4 +72,4 @@ def mlp(
         )(x)
     logits = layers.Dense(int(classes), kernel_initializer=initializer, name="logits")
     model = keras.Model(inputs, logits(x), name=f"mlp{depth}")
-    return finish(model, activation, init, stable)
+    return initialized(model, activation, init, stable)

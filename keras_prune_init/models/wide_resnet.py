@@ -8,7 +8,6 @@ from keras_prune_init.models.common import (
     Init,
     check_common,
     check_image,
-    classifier,
     conv,
     finish,
     normalization,
@@ -54,8 +53,7 @@ def wide_resnet(
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If `depth` is not 6n + 4, a number is not a positive integer, the
-            image is too small, or another argument is not one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -89,10 +87,8 @@ def wide_resnet(
             filters = 16 * widening * 2 ** (stage - 1)
             x = _wide_block(x, filters, name, stride, dropout, activation)
     x = layers.Activation(activation, name="relu")(normalization(x, "bn"))
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
     name = f"wide_resnet{depth}_{widening}"
-    model = keras.Model(inputs, classifier(x, classes), name=name)
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, name, activation, init, stable)
 
 
 def _wide_block(x, filters, name, stride, dropout, activation):

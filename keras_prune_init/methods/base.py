@@ -24,9 +24,8 @@ class Recipe(NamedTuple):
     Attributes:
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
-        finish: A function that is called once, with the pruned model and the `Network`
-            of the scoring batches. It may change the model, and returns a text for the
-            note. `None`: nothing is called.
+        finish: `None`, or a function of the pruned model and the `Network` of the
+            scoring batches. It may change the model, and returns a text for the note.
 
     Example:
 
@@ -46,8 +45,7 @@ class Method(abc.ABC):
 
     Args:
         iterations: Number of steps in which weights are removed. After each step the
-            remaining weights are scored anew. Default: 1, unless the method says
-            otherwise.
+            remaining weights are scored anew.
         schedule: How sparsity grows over the iterations: `"exponential"`, `"linear"`,
             or a function `(progress in (0, 1], sparsity) -> sparsity`.
 
@@ -80,24 +78,18 @@ class Method(abc.ABC):
         self.schedule = get_schedule(schedule)
 
     def recipe(self, model: keras.Model) -> Recipe:
-        """Return what to score and prune in place of `model`.
+        """Return what to score and prune, a `Recipe`; default: `model`, without a note.
 
         Args:
             model: The model that the user gave. It must not be changed.
-
-        Returns:
-            A `Recipe`. Default: `model` itself, without a note.
         """
         return Recipe(model)
 
     def remark(self, network: Network) -> str:
-        """Return a text to add to the recipe's note, once the data is known.
+        """Return a sentence to add to the recipe's note; default: none.
 
         Args:
             network: The model, its data and its gradients.
-
-        Returns:
-            A sentence for the report. Default: none.
         """
         return ""
 

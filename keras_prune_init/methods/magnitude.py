@@ -28,8 +28,7 @@ class Magnitude(Method):
     24
 
     Reference:
-        Han, Pool, Tran, Dally, "Learning both Weights and Connections", 2015,
-        arXiv 1506.02626.
+        Han, Pool, Tran, Dally, 2015, arXiv 1506.02626.
     """
 
     needs_data = False

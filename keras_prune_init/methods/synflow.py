@@ -84,8 +84,7 @@ class SynFlow(Method):
     []
 
     Reference:
-        Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by
-        iteratively conserving synaptic flow", 2020, arXiv 2006.05467.
+        Tanaka, Kunin, Yamins, Ganguli, 2020, arXiv 2006.05467.
     """
 
     needs_data = False
@@ -123,16 +122,17 @@ class _Flow:
         self._look()
 
     def _look(self):
-        self.inputs = ones_input(self.network.model)
-        self.boundary = boundary(self.network.model, self.inputs)
+        model = self.network.model
+        self.inputs = ones_input(model)
+        self.boundary = boundary(model, self.inputs)
+        scaled = _scaled(model, self.boundary.first)
+        self.homogeneous = scaled is not None
+        self.scaled = scaled or _Scaled(set(), set(), [])
         self._prepare(0)
 
     def _prepare(self, exponent):
         """Multiply inputs, offsets and sum so that scores are divided by 2^exponent."""
         network = self.network
-        scaled = _scaled(network.model, self.boundary.first)
-        self.homogeneous = scaled is not None
-        self.scaled = scaled or _Scaled(set(), set(), [])
         half = exponent // 2 if self.homogeneous else 0
         self.before, self.after = 2.0**-half, 2.0 ** (half - exponent)
         self.others = [

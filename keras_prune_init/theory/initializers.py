@@ -12,12 +12,8 @@ import numpy as np
 from keras_prune_init._arguments import called, check_whole, is_number, is_whole
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.masked import PACKAGE
-from keras_prune_init.theory.edges import deviations
-from keras_prune_init.theory.matrices import (
-    from_matrices,
-    matrices_shape,
-    matrix_kernels,
-)
+from keras_prune_init.theory import matrices
+from keras_prune_init.theory.edges import edges
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.orthogonal import Orthogonal
 from keras_prune_init.theory.quadrature import known_activation
@@ -56,8 +52,7 @@ class ScaledNormal(keras.initializers.VarianceScaling):
     0.075
 
     Reference:
-        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, "Exponential expressivity in deep
-        neural networks through transient chaos", 2016, arXiv 1606.05340.
+        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, 2016, arXiv 1606.05340.
     """
 
     def __init__(
@@ -125,8 +120,7 @@ class EdgeOfChaos(ScaledNormal):
     >>> layer = keras.layers.Dense(100, "tanh", **both)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
 
     def __init__(
@@ -187,15 +181,14 @@ def reinitialize(
     0.071
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
-    kernels = matrix_kernels(model)
+    kernels = matrices.matrix_kernels(model)
     check_whole("seed", seed, 0)
     named = initializer if isinstance(initializer, str) else None
     if named == "eoc":
-        edges = deviations(model, kernels, sigma_b)
-        chosen = [ScaledNormal(*edge) for edge in edges]
+        found = edges(model, kernels, sigma_b)
+        chosen = [ScaledNormal(edge.sigma_w, edge.sigma_b) for edge in found]
     elif sigma_b is not None:
         raise ValueError(
             '`sigma_b` goes with initializer="eoc". '
@@ -230,21 +223,21 @@ def _known(initializer):
 def _values(kernel: Kernel, initializer, seed):
     """Yield pairs of a variable and its new value: kernel, scale, bias."""
     key = f"{seed} {kernel.path}"
-    groups, *shape = matrices_shape(kernel)
+    groups, *shape = matrices.matrices_shape(kernel)
     dtype = kernel.variable.dtype
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
-    values = from_matrices(kernel, np.stack(draws))
-    yield kernel, values
+    yield kernel, matrices.from_matrices(kernel, np.stack(draws))
     if kernel.scale is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows
         return
+    shape = bias.shape
     if isinstance(initializer, ScaledNormal):  # which takes one axis for a bias
-        value = _draw(initializer, (math.prod(bias.shape),), bias.dtype, f"{key} b")
+        shape = (math.prod(shape),)
     else:
-        own = kernel.owner.bias_initializer
-        value = _draw(own, bias.shape, bias.dtype, f"{key} b")
+        initializer = kernel.owner.bias_initializer
+    value = _draw(initializer, shape, bias.dtype, f"{key} b")
     yield bias, np.reshape(value, bias.shape)
 
 

@@ -13,10 +13,7 @@ from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory import mean_field
-from keras_prune_init.theory.matrices import (
-    matrix_kernels,
-    to_matrices,
-)
+from keras_prune_init.theory.matrices import matrix_kernels, to_matrices
 
 # Squared gradients may change by this factor over all layers.
 TOLERANCE = 10.0
@@ -35,14 +32,10 @@ class Phase(NamedTuple):
     depth: int
 
     @property
-    def growth(self) -> float:
-        """Factor of squared gradients over all layers."""
-        return 1.0 if self.chi is None else self.chi**self.depth
-
-    @property
     def off(self) -> bool:
         """Whether the network is too deep for its distance from the edge of chaos."""
-        return not 1 / TOLERANCE <= self.growth <= TOLERANCE
+        growth = 1.0 if self.chi is None else self.chi**self.depth
+        return not 1 / TOLERANCE <= growth <= TOLERANCE
 
     def __str__(self):
         if self.chi is None:
@@ -82,11 +75,7 @@ def phase_of(model: keras.Model) -> Phase:
 
 
 def energy(stack: np.ndarray) -> np.ndarray:
-    """Return the sum of squares of each output unit's weights; summed axes keep size 1.
-
-    Args:
-        stack: A kernel as `to_matrices` returns it.
-    """
+    """Return the sum of squares of each unit's weights, given as by `to_matrices`."""
     return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
 
 

@@ -57,13 +57,12 @@ class Method(abc.ABC):
 
     Example:
 
-    >>> import tensorflow as tf
     >>> import keras_prune_init as kpi
     >>> class Squares(kpi.Method):
     ...     needs_data = False
     ...
     ...     def scores(self, network, weights):
-    ...         return [tf.square(w) for w in weights]
+    ...         return [w * w for w in weights]
     >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
     >>> pruned = kpi.prune_at_init(model, method=Squares(), sparsity=0.5)
     >>> kpi.report(pruned).sparsity
@@ -127,9 +126,7 @@ class Method(abc.ABC):
         what these weights cost.
 
         Args:
-            network: The model, its data and its gradients.
-            weights: The current kernel values, a list of tensors in the order of
-                `network.kernels`.
+            network, weights: As in `scores`.
             channels: The function `channels.total` sums kernel-shaped tensors over the
                 weights of each channel. The vector `channels.cost` is what these cost.
 

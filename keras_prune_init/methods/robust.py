@@ -10,8 +10,6 @@ keeps the weights that read the strongest units, and where activations do not sa
 (ReLU) signals may then explode.
 """
 
-from __future__ import annotations
-
 import math
 
 from absl import logging
@@ -46,8 +44,7 @@ class Robust(SNIP):
     Robust: SBP-SR, as the network is residual. ...
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
 
     def recipe(self, model):

@@ -10,8 +10,6 @@ what they cost. The sum is the sensitivity to one gate for all of these weights.
 3SP (van Amersfoort et al., 2020, arXiv 2007.00389), whose gates are on activations.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

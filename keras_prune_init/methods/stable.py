@@ -3,8 +3,6 @@
 A model whose residual branches are scaled already is used as it is.
 """
 
-from __future__ import annotations
-
 from keras_prune_init.graph.residual import residual_additions
 from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.methods.base import Recipe

@@ -30,9 +30,8 @@ def cnn(
         depth: Number of convolutions. Images need `2 ** depth` pixels on each side.
         width: Number of filters of the first convolution.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:

@@ -21,19 +21,16 @@ def mlp(
     """Make a fully connected network: `depth - 1` hidden layers of `width` units.
 
     Use it for small images or feature vectors, and to study the theory of signal
-    propagation. Weights are drawn from N(0, 2 / fan_in), the edge of chaos of ReLU,
-    unless `init` says otherwise. Biases are 0.
+    propagation. By default it is on the edge of chaos of ReLU, and biases are 0.
 
     Args:
-        input_shape: Shape of one example without the batch size; anything but a vector
-            is flattened.
+        input_shape: Shape of one example, without the batch size; it is flattened.
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
         width: Number of units of each hidden layer.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: N(0, 2 / fan_in). `"eoc"`: edge of chaos of the
-            activation. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or
-            a Keras initializer.
+        init: `"eoc"` (edge of chaos of the activation), `"ordered"` (far from it),
+            `"orthogonal"`, or a Keras initializer. `None`: N(0, 2 / fan_in).
         stable: Must be `False`, because there are no residual branches.
 
     Returns:

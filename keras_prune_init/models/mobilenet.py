@@ -41,12 +41,10 @@ def mobilenet(
             channels it runs sparsely.
         classes: Number of logits.
         version: 1 or 2 (inverted residual blocks).
-        alpha: Width multiplier of all layers, up to 100. The last layer of version 2
-            does not shrink.
+        alpha: Width multiplier, up to 100. The last layer of version 2 does not shrink.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: `True` (or `"uniform"`) and `"decreasing"` scale the residual branches
             of version 2 down, see `keras_prune_init.stabilize`.
 

@@ -33,9 +33,8 @@ def vcnn(
         width: Number of filters of each convolution.
         stride: Stride of the first convolution; 2 is about four times faster.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `"eoc"`, also `None`: edge of chaos, which a deep net
-            needs. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or a
-            Keras initializer.
+        init: `"eoc"`, also `None` (edge of chaos, which a deep net needs), `"ordered"`
+            (far from it), `"orthogonal"`, or a Keras initializer.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:

@@ -46,9 +46,8 @@ def vgg(
         circular: Whether convolutions pad with the opposite side of the image, as in
             the code of Hayou et al., and not with zeros.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:

@@ -43,11 +43,10 @@ def wide_resnet(
         dropout: Fraction of values that are dropped between the convolutions of a
             block, 0 <= dropout < 1.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
-        stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
-            see `keras_prune_init.stabilize`.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
+        stable: `True`, `"uniform"` or `"decreasing"` scale the residual branches as
+            `keras_prune_init.stabilize` does.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.

@@ -255,6 +255,5 @@ def _singular_values(stack):
 
 
 def _summary(values):
-    return SingularValues(
-        *(float(f(values)) for f in (np.mean, np.min, np.max, np.std))
-    )
+    numbers = values.mean(), values.min(), values.max(), values.std()
+    return SingularValues(*map(float, numbers))

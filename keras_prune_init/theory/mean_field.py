@@ -82,17 +82,10 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
     1.3041 0.5121 1.0000
 
     Reference:
-        Hayou, Doucet, Rousseau, 2019, arXiv 1902.06853, algorithm 1.
+        Hayou, Doucet, Rousseau, 2019, arXiv 1902.06853, algorithm 1 (by quadrature).
     """
     _check_deviations(sigma_b=sigma_b)
     q, sigma_w, chi, slope = _edge(quadrature.known_activation(activation), sigma_b)
-    if q == math.inf:
-        raise ValueError(
-            "An activation needs a variance that its layers do not change. "
-            f"Received: activation={_name(activation)}, sigma_b={sigma_b!r}, with "
-            f"none between {quadrature.LOWEST} and {quadrature.HIGHEST}. "
-            "Choose another sigma_b."
-        )
     stable = slope < 1 + SLACK
     if not stable:
         warnings.warn(
@@ -118,7 +111,12 @@ def _edge(activation, sigma_b):
 
     q = quadrature.smallest_root(excess)
     if q == math.inf:
-        return q, math.inf, math.inf, math.inf
+        raise ValueError(
+            "An activation needs a variance that its layers do not change. "
+            f"Received: activation={_name(activation)}, sigma_b={sigma_b!r}, with "
+            f"none between {quadrature.LOWEST} and {quadrature.HIGHEST}. "
+            "Choose another sigma_b."
+        )
     moments = quadrature.moments(function, q)
     sigma_w = 1 / math.sqrt(moments.slope)
     return q, sigma_w, sigma_w**2 * moments.slope, sigma_w**2 * moments.change
@@ -131,8 +129,7 @@ def variance_map(
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         q: Variance of the pre-activations of the layer before, >= 0.
 
     Returns:
@@ -165,8 +162,7 @@ def fixed_variance(activation: Activation, sigma_w: float, sigma_b: float) -> fl
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
 
     Returns:
         The variance: 0 if signals die out, infinity if they grow without bound, 1 if
@@ -200,8 +196,7 @@ def chi(
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         q: Variance of the pre-activations. Default: `fixed_variance`.
 
     Returns:
@@ -234,8 +229,7 @@ def correlation_map(
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         c: Correlation of the pre-activations of the layer before, -1 <= c <= 1.
         q: Variance of the pre-activations. Default: `fixed_variance`.
 
@@ -281,8 +275,7 @@ def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> Dept
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
 
     Raises:
         ValueError: If a deviation is out of its range, or no finite variance is fixed.

@@ -20,16 +20,10 @@ TOLERANCE = 10.0
 
 
 class Phase(NamedTuple):
-    """What mean field theory says of a plain network's weights and biases.
+    """What mean field theory says of a plain network's weights and biases."""
 
-    Attributes:
-        chi: Factor by which a layer multiplies squared gradients, going backward;
-            `None` if the activation is not known.
-        depth: Number of layers with a kernel.
-    """
-
-    chi: float | None
-    depth: int
+    chi: float | None  # `None` if the activation is not known
+    depth: int  # number of layers with a kernel
 
     @property
     def off(self) -> bool:
@@ -52,10 +46,9 @@ class Phase(NamedTuple):
 
 
 def phase_of(model: keras.Model) -> Phase:
-    """Return the phase of a plain network of dense and convolutional layers.
+    """Return the phase of a plain network of dense and convolution layers.
 
-    It is computed from the mean variances of the weights and biases of the hidden
-    layers, and from the most common activation.
+    It is that of the hidden layers' mean variances and the most common activation.
     """
     kernels = matrix_kernels(model)
     read = activations(flat_graph(model))

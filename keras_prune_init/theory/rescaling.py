@@ -1,13 +1,10 @@
 """The rescaling trick: bring a network back to the edge of chaos after pruning.
 
-A mask removes part of the variance of the weights. So a network that was initialized on
-the edge of chaos is in the ordered phase afterwards. The kept weights of each output
-unit i are multiplied by
-
-    rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2)
-
-with the sigma_w of the edge of chaos. The formula as printed in the paper lacks
-sigma_w, which is right only for tanh without biases; the authors' code has it.
+A mask removes part of the variance of the weights, and puts a network that was on the
+edge of chaos in the ordered phase. The kept weights of each output unit i are therefore
+multiplied by rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2), with the sigma_w of the
+edge of chaos. The formula as printed in the paper lacks sigma_w, which is right only
+for tanh without biases; the authors' code has it.
 """
 
 from __future__ import annotations
@@ -28,10 +25,6 @@ from keras_prune_init.theory.edges import edges
 from keras_prune_init.theory.matrices import from_matrices, matrix_kernels, to_matrices
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.phase import bias_deviation, energy
-
-L = keras.layers
-
-GRANULARITIES = ("unit", "layer", "position")
 
 
 def rescale(
@@ -61,14 +54,13 @@ def rescale(
             `"layer"`, or `"position"` (a filter's weights at one place of the kernel,
             as in the paper). Units without weights keep the factor 1.
         sigma_w: The target: standard deviation of a weight times the root of the
-            fan-in. Default: that of `mean_field.edge_of_chaos`, with sigma_b from the
-            model's biases.
-        force: Rescale even if the theory says that it is of no use.
+            fan-in. Default: the edge of chaos, with sigma_b from the model's biases.
+        force: Rescale even if the network is residual, normalized, or has layers that
+            the theory does not cover.
 
     Raises:
-        ValueError: If the model is not pruned or an argument does not fit; without
-            `force`, also if the network is residual, normalized, or has layers that the
-            theory does not cover. The model is unchanged then.
+        ValueError: If the model is not pruned, or an argument does not fit it. The
+            model is unchanged then.
         TypeError: If `model` is no Keras model.
 
     Example:
@@ -84,7 +76,7 @@ def rescale(
         Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (proposition 1, algorithms 1
         and 2).
     """
-    check_choice("granularity", granularity, GRANULARITIES)
+    check_choice("granularity", granularity, ("unit", "layer", "position"))
     check_flag("force", force)
     if sigma_w is not None and not (is_number(sigma_w) and 0 < sigma_w <= LARGEST):
         raise ValueError(
@@ -94,15 +86,12 @@ def rescale(
     apply(targets(model, activation, sigma_w, force), granularity)
 
 
-Targets = list[tuple[Kernel, float]]
-
-
 def targets(
     model: keras.Model,
     activation: Activation | None = None,
     sigma_w: float | None = None,
     force: bool = False,
-) -> Targets:
+) -> list[tuple[Kernel, float]]:
     """Return masked kernels with their sigma_w; the arguments are as in `rescale`."""
     check_model(model)
     if not masked_layers(model):
@@ -122,7 +111,7 @@ def targets(
     return [(k, edge.sigma_w) for k, edge in zip(kernels, found, strict=True)]
 
 
-def apply(aims: Targets, granularity: str = "unit") -> None:
+def apply(aims: list[tuple[Kernel, float]], granularity: str = "unit") -> None:
     """Set the scale of kernels so that they reach what `targets` returned."""
     pairs = [(kernel, _factors(kernel, aim, granularity)) for kernel, aim in aims]
     most = np.finfo("float32").max
@@ -173,7 +162,7 @@ def obstacle(nodes: list[Node]) -> str | None:
                 )
     kernels = [n for n in nodes if n.has_kernel]
     other = [n.operation.name for n in kernels if not has(n.layer, Trait.LINEAR)]
-    layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
+    layers = [n.operation for n in nodes if isinstance(n.operation, keras.layers.Layer)]
     other += [layer.name for layer in layers if is_composite(layer)]
     if other:
         return f"with layers that mean field theory does not cover: {', '.join(other)}"

@@ -43,8 +43,7 @@ class SignalReport:
         missing: Paths of layers with a kernel that this batch did not pass, or passed
             inside a `tf.function`.
         samples: Number of samples in the batch.
-        dtype: Dtype of the computation: `"float64"` if numbers were lost in
-            `"float32"`.
+        dtype: Dtype of the computation: `"float64"` if float32 lost numbers.
     """
 
     rows: list[LayerSignal]
@@ -56,10 +55,9 @@ class SignalReport:
     def gradient_ratio(self) -> float:
         """`gradient` of the first row, divided by that of the last hidden row.
 
-        The last hidden row is the last but one that is not all dead. In a chain of
-        layers this is the last hidden layer. Near 1 is ideal. If the ratio is small,
-        gradients vanish on their way back; if it is large, they explode. NaN if both
-        are 0.
+        The last hidden row is the last but one that is not all dead. Near 1 is ideal.
+        If the ratio is small, gradients vanish on their way back; if it is large, they
+        explode. NaN if both are 0.
         """
         first, last = self.rows[0].gradient, self._last_hidden.gradient
         if last == 0:
@@ -265,6 +263,5 @@ def signal_report(
 
 
 def _fits_float32(row, gain=1.0):
-    return (
-        row.gradient * gain > SAFE and np.isfinite([row.q, row.gradient, row.m]).all()
-    )
+    finite = np.isfinite([row.q, row.gradient, row.m]).all()
+    return finite and row.gradient * gain > SAFE

@@ -101,14 +101,12 @@ def _scaled(changes):
         if key not in changes:
             return layer(*args, **kwargs)
         branches, factor = changes[key]
-        # The addends of a layer, in a list, or of an operation, its arguments.
-        listed = len(args) == 1 and isinstance(args[0], (list, tuple))
-        tensors = list(args[0] if listed else args)
+        tensors = keras.tree.flatten(args)  # a layer's are in a list
         for i in branches:
             name = f"{layer.name}_stable" + (f"_{i}" if len(branches) > 1 else "")
             dtype = keras.backend.standardize_dtype(tensors[i].dtype)
             scaling = keras.layers.Rescaling(factor, name=name, dtype=dtype)
             tensors[i] = scaling(tensors[i])
-        return layer(tensors, **kwargs) if listed else layer(*tensors, **kwargs)
+        return layer(*keras.tree.pack_sequence_as(args, tensors), **kwargs)
 
     return call

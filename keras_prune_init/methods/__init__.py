@@ -88,8 +88,7 @@ def get_method(name: str | Method, **options) -> Method:
 
     Args:
         name: One of `method_names()`, or a `Method` object, which is returned as it is.
-        **options: Arguments of the method's constructor, such as `iterations`,
-            `schedule`, `batch_norm` or `temperature`.
+        **options: Arguments of its constructor, such as `iterations` or `batch_norm`.
 
     Returns:
         A `Method` object.

@@ -24,8 +24,8 @@ class Recipe(NamedTuple):
     Attributes:
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
-        finish: `None`, or a function of the pruned model and the `Network` of the
-            scoring batches. It may change the model, and returns a text for the note.
+        finish: `None`, or a function of the pruned model and the scoring `Network`,
+            called once. It may change the model, and returns a text for the note.
 
     Example:
 
@@ -85,7 +85,7 @@ class Method(abc.ABC):
         return Recipe(model)
 
     def remark(self, network: Network) -> str:
-        """Return a sentence to add to the recipe's note; default: none.
+        """Return a sentence for the note, once the data is known; default: none.
 
         Args:
             network: The model, its data and its gradients.

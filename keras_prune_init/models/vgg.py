@@ -43,8 +43,7 @@ def vgg(
         width: Number of filters of the first stage.
         batch_norm: Whether each convolution is followed by batch normalization. Without
             it convolutions have biases, and deep nets need a small learning rate.
-        circular: Whether convolutions pad with the opposite side of the image, as in
-            the code of Hayou et al., and not with zeros.
+        circular: Whether to pad with the image's opposite side, as Hayou et al. do.
         activation: Name of a Keras activation, or a callable.
         init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
             Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.

@@ -40,8 +40,7 @@ def wide_resnet(
         classes: Number of logits.
         depth: 6n + 4 with n blocks per stage, such as 10, 16, 22, 28 or 40.
         widening: Factor of the filters of a classic ResNet.
-        dropout: Fraction of values that are dropped between the convolutions of a
-            block, 0 <= dropout < 1.
+        dropout: Fraction of values dropped between the convolutions of a block, < 1.
         activation: Name of a Keras activation, or a callable.
         init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
             Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 
@@ -24,7 +22,7 @@ def edges(
     `sigma_b` is by default 0 for activations with phi(2x) = 2 phi(x), else 0.2.
     """
     nodes = flat_graph(model)
-    known: dict[bytes, Callable] = {}
+    known: dict[bytes, Edge] = {}
     read: dict[int, set] = {}  # a shared layer is called in several places
     for i, activation in activations(nodes).items():
         found = activation and _edge(activation, sigma_b, known)
@@ -55,7 +53,7 @@ def _one(read, kernel):
 def _edge(activation, sigma_b, known):
     """Return the edge of chaos of an activation; `None` if it takes no single numbers.
 
-    Two ReLU layers are different functions, but equal ones: the first is used for both.
+    Two ReLU layers are different functions, but equal ones, and share one result.
     """
     try:
         values = _values(activation, PROBE)
@@ -66,7 +64,10 @@ def _edge(activation, sigma_b, known):
     if sigma_b is None:
         doubled = _values(activation, 2 * PROBE)
         sigma_b = 0.0 if np.allclose(doubled, 2 * values, rtol=1e-6) else 0.2
-    return edge_of_chaos(known.setdefault(values.tobytes(), activation), sigma_b)
+    key = values.tobytes()
+    if key not in known:
+        known[key] = edge_of_chaos(activation, sigma_b)
+    return known[key]
 
 
 def _values(activation, x):

@@ -22,7 +22,7 @@ TOLERANCE = 10.0
 class Phase(NamedTuple):
     """What mean field theory says of a plain network's weights and biases."""
 
-    chi: float | None  # `None` if the activation is not known
+    chi: float | None  # as `mean_field.chi`; `None` if the activation is not known
     depth: int  # number of layers with a kernel
 
     @property

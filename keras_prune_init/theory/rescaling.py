@@ -59,8 +59,8 @@ def rescale(
             the theory does not cover.
 
     Raises:
-        ValueError: If the model is not pruned, or an argument does not fit it. The
-            model is unchanged then.
+        ValueError: If the model is not pruned or not such a network, or an argument is
+            out of its range. The model is unchanged then.
         TypeError: If `model` is no Keras model.
 
     Example:

@@ -34,9 +34,8 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     Args:
         model: A built Sequential or Functional model with residual additions, also in
             nested models, such as a `keras.applications.ResNet50`. It is not changed.
-        variant: `"uniform"` multiplies all branches of L residual blocks by
-            1 / sqrt(L). `"decreasing"` multiplies the branch of block k = 1..L by
-            1 / (sqrt(k) log(k + 1)).
+        variant: The factor of block k = 1..L: `"uniform"` for 1 / sqrt(L),
+            `"decreasing"` for 1 / (sqrt(k) log(k + 1)).
 
     Returns:
         A new model of ordinary layers with the weights of `model`. Each branch ends in

@@ -137,7 +137,8 @@ class _Flow:
     def scores(self, weights):
         """Return the scores of weights >= 0, divided by 2^exponent if needed."""
         total, plain = self._run(weights, self.step)
-        if self._fits(total):
+        lowest, highest = (2.0**-SAFE, 2.0**SAFE) if self.homogeneous else (0, math.inf)
+        if lowest < total < highest:
             return plain
         # If inputs are multiplied too, each of the two gets half of the factor.
         widest = WIDEST[self.network.dtype] * (1 + self.homogeneous)
@@ -169,11 +170,6 @@ class _Flow:
         dtype = self.network.dtype
         total, finite, scores = step([tf.cast(w, dtype) for w in weights])
         return abs(float(total)) if finite else math.nan, scores
-
-    def _fits(self, total):
-        if self.homogeneous:
-            return 2.0**-SAFE < total < 2.0**SAFE
-        return 0 < total < math.inf
 
     def _is_scaled(self, variable):
         return id(variable) in self.scaled.variables

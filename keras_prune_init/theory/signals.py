@@ -163,8 +163,7 @@ def _sensitivity(site, slopes):
 def _statistics(site, signal, slope):
     axis = 1 if getattr(site.layer, "data_format", "") == "channels_first" else -1
     others = tuple(np.delete(np.arange(signal.ndim), axis))
-    carries = np.ptp(signal, others) != 0
-    carries &= slope.any(others)
+    carries = (np.ptp(signal, others) != 0) & slope.any(others)
     dead = 1 - np.mean(carries)
     return _rms(signal) ** 2, _correlation(signal), _rms(slope), float(dead)
 

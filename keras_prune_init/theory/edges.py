@@ -9,6 +9,7 @@ from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory.mean_field import Edge, edge_of_chaos
+from keras_prune_init.theory.quadrature import with_slopes
 
 # Points at which activations are compared with each other and their multiples.
 PROBE = np.concatenate([side * np.geomspace(1e-3, 1e3, 19) for side in (-1, 1)])
@@ -56,19 +57,14 @@ def _edge(activation, sigma_b, known):
     Two ReLU layers are different functions, but equal ones, and share one result.
     """
     try:
-        values = _values(activation, PROBE)
-    except Exception:  # a layer as an activation, say: it wants more than numbers
+        function = with_slopes(activation)
+    except ValueError:  # a softmax, say, or a layer that wants more than numbers
         return None
-    if not np.array_equal(_values(activation, PROBE[:2]), values[:2]):
-        return None  # a softmax, say: no function of single numbers
-    if sigma_b is None:
-        doubled = _values(activation, 2 * PROBE)
-        sigma_b = 0.0 if np.allclose(doubled, 2 * values, rtol=1e-6) else 0.2
+    values, _ = function(PROBE)
     key = values.tobytes()
     if key not in known:
+        if sigma_b is None:
+            doubled, _ = function(2 * PROBE)
+            sigma_b = 0.0 if np.allclose(doubled, 2 * values, rtol=1e-6) else 0.2
         known[key] = edge_of_chaos(activation, sigma_b)
     return known[key]
-
-
-def _values(activation, x):
-    return keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(x)))

@@ -107,8 +107,9 @@ class SignalReport:
 
     def _conditioning(self):
         ratio = self.gradient_ratio
-        sizes = f"{ratio:.2g} of those at the last hidden layer"
-        sizes = f"at the first layer they are {sizes}"
+        sizes = (
+            f"at the first layer they are {ratio:.2g} of those at the last hidden layer"
+        )
         if 1 / ALIKE <= ratio <= ALIKE:
             return f"Well-conditioned: gradients are alike, {sizes}."
         if 1 / FAR <= ratio <= FAR:

@@ -33,10 +33,8 @@ _METHODS: dict[str, type[Method]] = {
 def method_names() -> list[str]:
     """Return the method names that `prune_at_init` and `get_method` know.
 
-    `"sbp"` is another name for `"snip"`, and `"hbp"` for `"grasp"`.
-
-    Returns:
-        A list of names, in the order in which they were registered.
+    They are in the order in which they were registered. `"sbp"` is another name for
+    `"snip"`, and `"hbp"` for `"grasp"`.
 
     Example:
 
@@ -59,18 +57,13 @@ def register_method(name: str, cls: type[Method]) -> None:
 
     Example:
 
-    >>> import tensorflow as tf
     >>> import keras_prune_init as kpi
-    >>> class Smallest(kpi.Method):
-    ...     needs_data = False
-    ...
+    >>> class Smallest(kpi.methods.Magnitude):
     ...     def scores(self, network, weights):
-    ...         return [-tf.abs(w) for w in weights]
+    ...         return [-s for s in super().scores(network, weights)]
     >>> kpi.register_method("smallest", Smallest)
-    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
-    >>> pruned = kpi.prune_at_init(model, method="smallest", sparsity=0.5)
-    >>> kpi.report(pruned).kept
-    24
+    >>> type(kpi.get_method("smallest")).__name__
+    'Smallest'
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
@@ -95,8 +88,7 @@ def get_method(name: str | Method, **options) -> Method:
 
     Args:
         name: One of `method_names()`, or a `Method` object, which is returned as it is.
-        **options: Arguments of the method's constructor, such as `iterations`,
-            `schedule`, `batch_norm` or `temperature`.
+        **options: Arguments of its constructor, such as `iterations` or `batch_norm`.
 
     Returns:
         A `Method` object.
@@ -120,12 +112,11 @@ def get_method(name: str | Method, **options) -> Method:
             )
         return name
     if not isinstance(name, str) or name not in _METHODS:
-        near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
-        if not isinstance(name, str):
-            hint = "Choose one of them."
+        hint = "Choose one of them."
         if isinstance(name, type):
             hint = f"Write {name.__name__}()."
+        elif near := difflib.get_close_matches(str(name).lower(), _METHODS, 1, 0.4):
+            hint = f"Did you mean {near[0]!r}?"
         raise ValueError(
             f"`method` must be a Method object or one of {method_names()}. "
             f"Received: method={name!r}. {hint}"

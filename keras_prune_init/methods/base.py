@@ -24,9 +24,8 @@ class Recipe(NamedTuple):
     Attributes:
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
-        finish: A function that is called once, with the pruned model and the `Network`
-            of the scoring batches. It may change the model, and returns a text for the
-            note. `None`: nothing is called.
+        finish: `None`, or a function of the pruned model and the scoring `Network`,
+            called once. It may change the model, and returns a text for the note.
 
     Example:
 
@@ -46,8 +45,7 @@ class Method(abc.ABC):
 
     Args:
         iterations: Number of steps in which weights are removed. After each step the
-            remaining weights are scored anew. Default: 1, unless the method says
-            otherwise.
+            remaining weights are scored anew.
         schedule: How sparsity grows over the iterations: `"exponential"`, `"linear"`,
             or a function `(progress in (0, 1], sparsity) -> sparsity`.
 
@@ -59,13 +57,12 @@ class Method(abc.ABC):
 
     Example:
 
-    >>> import tensorflow as tf
     >>> import keras_prune_init as kpi
     >>> class Squares(kpi.Method):
     ...     needs_data = False
     ...
     ...     def scores(self, network, weights):
-    ...         return [tf.square(w) for w in weights]
+    ...         return [w * w for w in weights]
     >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
     >>> pruned = kpi.prune_at_init(model, method=Squares(), sparsity=0.5)
     >>> kpi.report(pruned).sparsity
@@ -80,24 +77,18 @@ class Method(abc.ABC):
         self.schedule = get_schedule(schedule)
 
     def recipe(self, model: keras.Model) -> Recipe:
-        """Return what to score and prune in place of `model`.
+        """Return what to score and prune, a `Recipe`; default: `model`, without a note.
 
         Args:
             model: The model that the user gave. It must not be changed.
-
-        Returns:
-            A `Recipe`. Default: `model` itself, without a note.
         """
         return Recipe(model)
 
     def remark(self, network: Network) -> str:
-        """Return a text to add to the recipe's note, once the data is known.
+        """Return a sentence for the note, once the data is known; default: none.
 
         Args:
             network: The model, its data and its gradients.
-
-        Returns:
-            A sentence for the report. Default: none.
         """
         return ""
 
@@ -135,9 +126,7 @@ class Method(abc.ABC):
         what these weights cost.
 
         Args:
-            network: The model, its data and its gradients.
-            weights: The current kernel values, a list of tensors in the order of
-                `network.kernels`.
+            network, weights: As in `scores`.
             channels: The function `channels.total` sums kernel-shaped tensors over the
                 weights of each channel. The vector `channels.cost` is what these cost.
 

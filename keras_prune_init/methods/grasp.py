@@ -34,8 +34,7 @@ class GraSP(DataMethod):
     1.0
 
     Reference:
-        Wang, Zhang, Grosse, "Picking Winning Tickets Before Training by Preserving
-        Gradient Flow", 2020, arXiv 2002.07376.
+        Wang, Zhang, Grosse, 2020, arXiv 2002.07376.
     """
 
     def __init__(self, *, temperature: float = 200.0, **options):

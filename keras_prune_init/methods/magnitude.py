@@ -4,8 +4,6 @@ At initialization the layer with the largest fan-in has the smallest weights and
 emptied first. `allocation="uniform"` avoids that (arXiv 2002.08797, appendix E).
 """
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from keras_prune_init.methods.base import Method
@@ -15,9 +13,8 @@ class Magnitude(Method):
     """Keep the largest weights; needs no data.
 
     Args:
-        iterations: Number of steps in which weights are removed. One is enough, because
-            the scores of the remaining weights do not change.
-        schedule: How sparsity grows over the iterations, as in `Method`.
+        **options: `iterations` and `schedule`, as in `Method`. One iteration is enough,
+            because the scores of the remaining weights do not change.
 
     Example:
 
@@ -28,8 +25,7 @@ class Magnitude(Method):
     24
 
     Reference:
-        Han, Pool, Tran, Dally, "Learning both Weights and Connections", 2015,
-        arXiv 1506.02626.
+        Han, Pool, Tran, Dally, 2015, arXiv 1506.02626.
     """
 
     needs_data = False

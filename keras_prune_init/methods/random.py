@@ -44,16 +44,12 @@ class Random(Method):
 
     def scores(self, network, weights):
         seed = network.seed if self.seed is None else int(self.seed)
-        return [
-            _draw(seed, k.path, w.shape)
-            for k, w in zip(network.kernels, weights, strict=True)
-        ]
+        scores = []
+        for k, w in zip(network.kernels, weights, strict=True):
+            generator = np.random.default_rng([seed, zlib.crc32(k.path.encode())])
+            scores.append(generator.random(tuple(w.shape), np.float32))
+        return scores
 
     def channel_scores(self, network, weights, channels):
         # The fractional part of a sum is uniform again; costs must not matter.
         return channels.total(self.scores(network, weights)) % 1
-
-
-def _draw(seed, path, shape):
-    generator = np.random.default_rng([seed, zlib.crc32(path.encode())])
-    return generator.random(tuple(shape), np.float32)

@@ -10,8 +10,6 @@ keeps the weights that read the strongest units, and where activations do not sa
 (ReLU) signals may then explode.
 """
 
-from __future__ import annotations
-
 import math
 
 from absl import logging
@@ -37,20 +35,16 @@ class Robust(SNIP):
 
     Example:
 
-    >>> import keras
     >>> import numpy as np
     >>> import keras_prune_init as kpi
-    >>> first, last = keras.layers.Dense(8), keras.layers.Dense(2)
-    >>> between = [keras.layers.BatchNormalization(), keras.layers.ReLU()]
-    >>> model = keras.Sequential([keras.Input((4,)), first, *between, last])
-    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> model = kpi.models.resnet((8, 8, 1), classes=2, depth=8, width=2)
+    >>> x, y = np.random.rand(8, 8, 8, 1), np.arange(8) % 2
     >>> pruned = kpi.prune_at_init(model, (x, y), "robust", sparsity=0.5)
     >>> print(kpi.report(pruned).notes[0])
-    Robust: SBP alone; ...
+    Robust: SBP-SR, as the network is residual. ...
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
 
     def recipe(self, model):

@@ -7,11 +7,8 @@ statistics, as in the code of Hayou et al.
 
 The score of a channel is |sum w * dL/dw| over the weights that go with it, divided by
 what they cost. The sum is the sensitivity to one gate for all of these weights. This is
-3SP (van Amersfoort et al., "Single Shot Structured Pruning Before Training",
-arXiv 2007.00389), whose gates are on activations.
+3SP (van Amersfoort et al., 2020, arXiv 2007.00389), whose gates are on activations.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
@@ -38,8 +35,8 @@ class SNIP(DataMethod):
     24
 
     Reference:
-        Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning", 2019,
-        arXiv 1810.02340; Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (there SBP).
+        Lee, Ajanthan, Torr, 2019, arXiv 1810.02340; Hayou, Ton, Doucet, Teh, 2021,
+        arXiv 2002.08797 (there SBP).
     """
 
     def scores(self, network, weights):

@@ -1,11 +1,7 @@
 """SBP-SR and GraSP-SR: score, prune and train the Stable ResNet of a residual network.
 
-They are SNIP and GraSP on a model whose residual branches are multiplied by
-1 / sqrt(number of blocks). The factor stays in the network that is trained. A model
-whose branches are scaled already is used as it is.
+A model whose residual branches are scaled already is used as it is.
 """
-
-from __future__ import annotations
 
 from keras_prune_init.graph.residual import residual_additions
 from keras_prune_init.graph.wiring import flat_graph
@@ -22,7 +18,7 @@ class _OnStableResNet:
         nodes = flat_graph(model)
         additions = residual_additions(nodes)
         blocks = len(additions)
-        if blocks and is_stable(nodes, additions):
+        if is_stable(nodes, additions):
             note = f"Stable ResNet: the {blocks} residual branches were scaled already."
             return Recipe(model, note)
         note = f"Stable ResNet: {blocks} residual branches scaled by 1/sqrt({blocks})."
@@ -31,6 +27,9 @@ class _OnStableResNet:
 
 class SBPSR(_OnStableResNet, SNIP):
     """SNIP on the Stable ResNet, for deep residual networks at 98 % sparsity and more.
+
+    Residual branches are multiplied by 1 / sqrt(number of blocks), as by `stabilize`.
+    The factor stays in the network that is trained.
 
     Args:
         **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
@@ -46,8 +45,7 @@ class SBPSR(_OnStableResNet, SNIP):
     0.5
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
 
 
@@ -65,6 +63,6 @@ class GraSPSR(_OnStableResNet, GraSP):
     1.0
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797; Wang, Zhang, Grosse, 2020, arXiv 2002.07376.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797; Wang, Zhang, Grosse, 2020,
+        arXiv 2002.07376.
     """

@@ -70,9 +70,8 @@ class SynFlow(Method):
     not positive for positive inputs.
 
     Args:
-        iterations: Number of steps in which weights are removed. Default: 100, as the
-            authors.
-        schedule: How density falls. Default: `"exponential"`, as the authors.
+        iterations: Number of steps in which weights are removed.
+        schedule: How density falls. Both defaults are the authors'.
 
     Example:
 
@@ -84,8 +83,7 @@ class SynFlow(Method):
     []
 
     Reference:
-        Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by
-        iteratively conserving synaptic flow", 2020, arXiv 2006.05467.
+        Tanaka, Kunin, Yamins, Ganguli, 2020, arXiv 2006.05467.
     """
 
     needs_data = False
@@ -101,18 +99,11 @@ class SynFlow(Method):
 
 
 class _Scaled(NamedTuple):
-    """What is multiplied by a factor so that R and the scores are, too.
+    """What is multiplied by a factor so that R and the scores are, too."""
 
-    Attributes:
-        inputs: Positions of inputs. Tokens are not among them: they only name the rows
-            of a table.
-        variables: Ids of offsets and of the tables of embeddings.
-        numbers: `(layer, attribute)` of offsets that are no variables.
-    """
-
-    inputs: set[int]
-    variables: set[int]
-    numbers: list[tuple[keras.layers.Layer, str]]
+    inputs: set[int]  # positions; not of tokens, which only name the rows of a table
+    variables: set[int]  # ids of offsets and of the tables of embeddings
+    numbers: list[tuple[keras.layers.Layer, str]]  # attributes: the other offsets
 
 
 class _Flow:
@@ -123,27 +114,31 @@ class _Flow:
         self._look()
 
     def _look(self):
-        self.inputs = ones_input(self.network.model)
-        self.boundary = boundary(self.network.model, self.inputs)
+        model = self.network.model
+        self.inputs = ones_input(model)
+        self.boundary = boundary(model, self.inputs)
+        scaled = _scaled(model, self.boundary.first)
+        self.homogeneous = scaled is not None
+        self.scaled = scaled or _Scaled(set(), set(), [])
         self._prepare(0)
 
     def _prepare(self, exponent):
         """Multiply inputs, offsets and sum so that scores are divided by 2^exponent."""
         network = self.network
-        scaled = _scaled(network.model, self.boundary.first)
-        self.homogeneous = scaled is not None
-        self.scaled = scaled or _Scaled(set(), set(), [])
         half = exponent // 2 if self.homogeneous else 0
         self.before, self.after = 2.0**-half, 2.0 ** (half - exponent)
-        self.others = [
-            (v, self._multiplied(v, value)) for v, value in network.map_others(tf.abs)
-        ]
+        inputs = enumerate(keras.tree.flatten(self.inputs))
+        inputs = [self._multiplied(v, i in self.scaled.inputs) for i, v in inputs]
+        self.x = keras.tree.pack_sequence_as(self.inputs, inputs)
+        others = network.map_others(tf.abs)
+        self.others = [(v, self._multiplied(x, self._is_scaled(v))) for v, x in others]
         self.step = network.graph_if_it_pays(self._gradient)
 
     def scores(self, weights):
         """Return the scores of weights >= 0, divided by 2^exponent if needed."""
         total, plain = self._run(weights, self.step)
-        if self._fits(total):
+        lowest, highest = (2.0**-SAFE, 2.0**SAFE) if self.homogeneous else (0, math.inf)
+        if lowest < total < highest:
             return plain
         # If inputs are multiplied too, each of the two gets half of the factor.
         widest = WIDEST[self.network.dtype] * (1 + self.homogeneous)
@@ -176,22 +171,18 @@ class _Flow:
         total, finite, scores = step([tf.cast(w, dtype) for w in weights])
         return abs(float(total)) if finite else math.nan, scores
 
-    def _fits(self, total):
-        if self.homogeneous:
-            return 2.0**-SAFE < total < 2.0**SAFE
-        return 0 < total < math.inf
+    def _is_scaled(self, variable):
+        return id(variable) in self.scaled.variables
 
-    def _multiplied(self, variable, value):
-        if id(variable) not in self.scaled.variables:
-            return value
-        return value * tf.constant(self.before, value.dtype)
+    def _multiplied(self, value, if_this):
+        return value * tf.constant(self.before, value.dtype) if if_this else value
 
     def _gradient(self, weights):
         model, kernels = self.network.model, self.network.kernels
         with tf.GradientTape() as gradient_tape:
             gradient_tape.watch(weights)
             values = [
-                self._multiplied(k.variable, w)
+                self._multiplied(w, self._is_scaled(k.variable))
                 for k, w in zip(kernels, weights, strict=True)
             ]
             numbers = [
@@ -203,7 +194,7 @@ class _Flow:
                 unbounded(model, self.boundary),
                 patched(numbers),
             ):
-                outputs = self.network.forward(self._input(), values, self.others)
+                outputs = self.network.forward(self.x, values, self.others)
             dtype = self.network.dtype  # layers may compute in their own
             outputs = [tf.cast(v, dtype) for v in tf.nest.flatten(outputs)]
             total = tf.add_n([tf.reduce_sum(v * self.after) for v in outputs])
@@ -211,13 +202,6 @@ class _Flow:
         scores = [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
         finite = tf.stack([tf.reduce_all(tf.math.is_finite(s)) for s in scores])
         return total, tf.reduce_all(finite), scores
-
-    def _input(self):
-        values = [
-            v * tf.constant(self.before, v.dtype) if i in self.scaled.inputs else v
-            for i, v in enumerate(keras.tree.flatten(self.inputs))
-        ]
-        return keras.tree.pack_sequence_as(self.inputs, values)
 
 
 def _scaled(model: keras.Model, passing: list[keras.layers.Layer]) -> _Scaled | None:

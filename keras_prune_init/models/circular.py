@@ -15,9 +15,7 @@ class CircularPadding2D(keras.layers.ZeroPadding2D):
     code for that layer treats it as linear.
 
     Args:
-        padding: Number of pixels on all sides, or `(vertical, horizontal)`, or
-            `((top, bottom), (left, right))`. It is at most the image's size on each
-            side.
+        padding: As of `ZeroPadding2D`, in pixels; at most the image's size.
         data_format: `"channels_last"`, the only one.
         **kwargs: `name` and other `keras.layers.Layer` arguments.
 

@@ -4,14 +4,7 @@ import keras
 from keras import layers
 
 from keras_prune_init._arguments import check_whole
-from keras_prune_init.models.common import (
-    Init,
-    check_common,
-    check_image,
-    classifier,
-    conv,
-    finish,
-)
+from keras_prune_init.models.common import Init, check_common, check_image, conv, finish
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -28,28 +21,24 @@ def cnn(
     """Make a plain network of `depth` convolutions, each followed by pooling.
 
     Use it where a run should take seconds: tests, first trials, teaching. Each stage is
-    a 3x3 convolution with bias, an activation and 2x2 max pooling. The number of
-    filters starts at `width` and doubles from stage to stage. There is no batch
-    normalization.
+    a 3x3 convolution with bias, an activation and 2x2 max pooling, without batch
+    normalization. The number of filters doubles from stage to stage.
 
     Args:
         input_shape: `(height, width, channels)` in pixels.
         classes: Number of logits.
-        depth: Number of convolutions. The image must be at least `2 ** depth` pixels
-            high and wide.
+        depth: Number of convolutions. Images need `2 ** depth` pixels on each side.
         width: Number of filters of the first convolution.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, the image is too small, or
-            another argument is not one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -59,8 +48,7 @@ def cnn(
     (None, 10)
 
     Reference:
-        LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document
-        Recognition", 1998 (the family of nets it belongs to).
+        LeCun, Bottou, Bengio, Haffner, 1998 (the family of nets it belongs to).
     """
     check_common(activation, stable, classes=classes, depth=depth, width=width)
     check_whole("depth", depth, 1, 20)  # each halves the image
@@ -71,6 +59,4 @@ def cnn(
         x = conv(x, filters, f"stage{stage}_conv", batch_norm=False)
         x = layers.Activation(activation, name=f"stage{stage}_relu")(x)
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    model = keras.Model(inputs, classifier(x, classes), name=f"cnn{depth}")
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, f"cnn{depth}", activation, init, stable)

@@ -1,4 +1,4 @@
-"""What the architectures share: convolution, classifier, `init`, `stable`, checks.
+"""What the architectures share: convolutions, the end, `init`, `stable`, checks.
 
 Initial weights follow the code of Hayou et al., unless `init` says otherwise:
 convolutions N(0, 2 / fan_out), the last linear layer N(0, 0.01^2), biases 0. Batch
@@ -27,7 +27,10 @@ Init: TypeAlias = str | keras.initializers.Initializer | None
 def conv(
     x, filters, name, *, size=3, stride=1, batch_norm=True, bias=None, circular=False
 ):
-    """Add a convolution padded by `size // 2`, and batch normalization if asked for."""
+    """Add a convolution padded by `size // 2`, and batch normalization if asked for.
+
+    Without a number of filters (`None`) it is depthwise.
+    """
     padding = "same"
     if stride > 1 and size == 1:
         # Drop the pixels that the stride would skip, then convolve the rest: the same
@@ -41,19 +44,25 @@ def conv(
         pad = CircularPadding2D if circular else layers.ZeroPadding2D
         x = pad(size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    x = layers.Conv2D(
-        int(filters),
-        size,
-        strides=stride,
-        padding=padding,
+    options = {
+        "strides": stride,
+        "padding": padding,
         # Normalization would subtract a bias again.
-        use_bias=not batch_norm if bias is None else bias,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, "fan_out", "untruncated_normal"
-        ),
-        name=name,
-    )(x)
+        "use_bias": not batch_norm if bias is None else bias,
+        "name": name,
+    }
+    start = normal("fan_out")
+    if filters is None:
+        layer = layers.DepthwiseConv2D(size, depthwise_initializer=start, **options)
+    else:
+        layer = layers.Conv2D(int(filters), size, kernel_initializer=start, **options)
+    x = layer(x)
     return normalization(x, f"{name}_bn") if batch_norm else x
+
+
+def normal(mode):
+    """Return the initializer N(0, 2 / fan), with `"fan_in"` or `"fan_out"`."""
+    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
 
 
 def normalization(x, name):
@@ -61,39 +70,23 @@ def normalization(x, name):
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
-def classifier(x, classes):
-    """Add the linear layer that makes one logit for each class."""
+def finish(inputs, x, classes, name, activation, init, stable):
+    """Average `x` over positions, add a linear layer of logits, and make the model."""
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
     initializer = keras.initializers.RandomNormal(stddev=0.01)
-    return layers.Dense(int(classes), kernel_initializer=initializer, name="logits")(x)
+    logits = layers.Dense(int(classes), kernel_initializer=initializer, name="logits")
+    model = keras.Model(inputs, logits(x), name=name)
+    return initialized(model, activation, init, stable)
 
 
-def finish(
+def initialized(
     model: keras.Model, activation: Activation, init: Init, stable: bool | str
 ) -> keras.Model:
     """Apply the arguments `init` and `stable` to a new model.
 
-    Args:
-        model: A Functional model.
-        activation: The activation it was made with.
-        init: How all its kernels are drawn, including the classifier's. `None`: they
-            stay as they are. `"eoc"`: on the edge of chaos, as by
-            `initializers.reinitialize`. `"ordered"`: far from it, weights
-            N(0, 0.1 / fan_in) and biases N(0, 1). `"orthogonal"`: orthogonal and
-            delta-orthogonal, times sigma_w of the edge of chaos without biases, and
-            biases 0. Or a Keras initializer for kernels; a `ScaledNormal` is used for
-            biases too.
-        stable: `True` or a variant of `stabilize`, which scales residual branches.
-
-    Returns:
-        `model`, or a new model if `stable` is given.
-
-    Raises:
-        ValueError: If `init` or `stable` is none of these, or if `stable` is given and
-            `model` has no residual branches.
-
-    Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+    `init` draws all kernels anew, also the classifier's. `"ordered"` draws weights from
+    N(0, 0.1 / fan_in) and biases from N(0, 1). `"orthogonal"` multiplies by sigma_w of
+    the edge of chaos without biases, and biases are 0.
     """
     if isinstance(init, str) and init == "ordered":
         init = ScaledNormal(0.1**0.5, 1.0)
@@ -104,10 +97,9 @@ def finish(
         if not is_whole(seed, 0):
             seed = int(keras.random.randint((), 0, 2**31 - 1))
         reinitialize(model, init, seed=seed)
-    if stable:
-        name = stable if isinstance(stable, str) else "uniform"
-        model = stabilize(model, name)
-    return model
+    if not stable:
+        return model
+    return stabilize(model, stable if isinstance(stable, str) else "uniform")
 
 
 def check_common(activation, stable, **numbers):

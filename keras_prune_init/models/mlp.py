@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from keras_prune_init._arguments import is_whole
-from keras_prune_init.models.common import Init, check_common, finish
+from keras_prune_init.models.common import Init, check_common, initialized, normal
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -21,27 +21,23 @@ def mlp(
     """Make a fully connected network: `depth - 1` hidden layers of `width` units.
 
     Use it for small images or feature vectors, and to study the theory of signal
-    propagation. Weights are drawn from N(0, 2 / fan_in), the edge of chaos of ReLU,
-    unless `init` says otherwise. Biases are 0.
+    propagation. By default it is on the edge of chaos of ReLU, and biases are 0.
 
     Args:
-        input_shape: Shape of one example without the batch size; anything but a vector
-            is flattened.
+        input_shape: Shape of one example, without the batch size; it is flattened.
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
         width: Number of units of each hidden layer.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: N(0, 2 / fan_in). `"eoc"`: edge of chaos of the
-            activation. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or
-            a Keras initializer.
+        init: `"eoc"` (edge of chaos of the activation), `"ordered"` (far from it),
+            `"orthogonal"`, or a Keras initializer. `None`: N(0, 2 / fan_in).
         stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, or another argument is not
-            one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -51,8 +47,7 @@ def mlp(
     (None, 10)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797 (the FFNN of its experiments).
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (the FFNN of its experiments).
     """
     check_common(activation, stable, classes=classes, depth=depth, width=width)
     shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
@@ -64,9 +59,7 @@ def mlp(
     inputs = x = keras.Input(input_shape, name="input")
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)
-    initializer = keras.initializers.VarianceScaling(
-        2.0, "fan_in", "untruncated_normal"
-    )
+    initializer = normal("fan_in")
     for number in range(1, depth):
         x = layers.Dense(
             int(width),
@@ -76,4 +69,4 @@ def mlp(
         )(x)
     logits = layers.Dense(int(classes), kernel_initializer=initializer, name="logits")
     model = keras.Model(inputs, logits(x), name=f"mlp{depth}")
-    return finish(model, activation, init, stable)
+    return initialized(model, activation, init, stable)

@@ -4,15 +4,7 @@ import keras
 from keras import layers
 
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init.models.common import (
-    Init,
-    check_common,
-    check_image,
-    classifier,
-    conv,
-    finish,
-    normalization,
-)
+from keras_prune_init.models.common import Init, check_common, check_image, conv, finish
 from keras_prune_init.theory.mean_field import Activation
 
 # Filters and stride of each block.
@@ -49,12 +41,10 @@ def mobilenet(
             channels it runs sparsely.
         classes: Number of logits.
         version: 1 or 2 (inverted residual blocks).
-        alpha: Width multiplier of all layers, up to 100. The last layer of version 2
-            does not shrink.
+        alpha: Width multiplier, up to 100. The last layer of version 2 does not shrink.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: `True` (or `"uniform"`) and `"decreasing"` scale the residual branches
             of version 2 down, see `keras_prune_init.stabilize`.
 
@@ -89,12 +79,9 @@ def mobilenet(
     inputs = keras.Input(input_shape, name="input")
     x = conv(inputs, _width(32, alpha), "stem_conv", stride=2)
     x = layers.Activation(activation, name="stem_relu")(x)
-    body = _v1 if version == 1 else _v2
-    x = body(x, alpha, activation)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = (_v1 if version == 1 else _v2)(x, alpha, activation)
     name = f"mobilenet_v{version}"
-    model = keras.Model(inputs, classifier(x, classes), name=name)
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, name, activation, init, stable)
 
 
 def _v1(x, alpha, activation):
@@ -109,14 +96,9 @@ def _v2(x, alpha, activation):
     number = 0
     for expansion, filters, count, stride in V2:
         for i in range(count):
-            x = _inverted_residual(
-                x,
-                expansion,
-                _width(filters, alpha),
-                stride if i == 0 else 1,
-                activation,
-                f"block{number}",
-            )
+            name, step = f"block{number}", stride if i == 0 else 1
+            width = _width(filters, alpha)
+            x = _inverted_residual(x, expansion, width, step, activation, name)
             number += 1
     return _pointwise(x, _width(1280, max(alpha, 1.0)), activation, "head_conv")
 
@@ -140,24 +122,10 @@ def _pointwise(x, filters, activation, name):
 
 def _depthwise(x, stride, activation, name):
     name = f"{name}_depthwise"
-    if stride > 1 and min(x.shape[1:3]) > 2 * SMALLEST - 2:
-        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-        padding = "valid"
-    else:
-        stride, padding = 1, "same"
-    x = layers.DepthwiseConv2D(
-        3,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        depthwise_initializer=keras.initializers.VarianceScaling(
-            2.0, "fan_out", "untruncated_normal"
-        ),
-        name=name,
-    )(x)
-    return layers.Activation(activation, name=f"{name}_relu")(
-        normalization(x, f"{name}_bn")
-    )
+    if min(x.shape[1:3]) <= 2 * SMALLEST - 2:
+        stride = 1
+    x = conv(x, None, name, stride=stride)
+    return layers.Activation(activation, name=f"{name}_relu")(x)
 
 
 def _width(filters, alpha):

@@ -3,14 +3,7 @@
 import keras
 from keras import layers
 
-from keras_prune_init.models.common import (
-    Init,
-    check_common,
-    check_image,
-    classifier,
-    conv,
-    finish,
-)
+from keras_prune_init.models.common import Init, check_common, check_image, conv, finish
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -38,18 +31,16 @@ def resnet(
         depth: 6n + 2 with n blocks per stage, such as 20, 32, 50 or 104.
         width: Number of filters of the first stage.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
-        stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
-            see `keras_prune_init.stabilize`.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
+        stable: `True`, `"uniform"` or `"decreasing"` scale the residual branches as
+            `keras_prune_init.stabilize` does.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If `depth` is not 6n + 2, a number is not a positive integer, the
-            image is too small, or another argument is not one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -59,9 +50,8 @@ def resnet(
     (None, 10)
 
     Reference:
-        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016,
-        arXiv 1512.03385 (section 4.2); Hayou, Ton, Doucet, Teh, "Robust Pruning at
-        Initialization", 2021, arXiv 2002.08797 (the width-32 variant).
+        He, Zhang, Ren, Sun, 2016, arXiv 1512.03385 (section 4.2); Hayou, Ton, Doucet,
+        Teh, 2021, arXiv 2002.08797 (the width-32 variant).
     """
     check_common(activation, stable, classes=classes, depth=depth, width=width)
     if depth < 8 or depth % 6 != 2:
@@ -79,9 +69,7 @@ def resnet(
             stride = 2 if stage > 1 and number == 0 else 1
             name = f"stage{stage}_block{number}"
             x = _basic_block(x, width * 2 ** (stage - 1), name, stride, activation)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    model = keras.Model(inputs, classifier(x, classes), name=f"resnet{depth}")
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, f"resnet{depth}", activation, init, stable)
 
 
 def _basic_block(x, filters, name, stride, activation):

@@ -3,14 +3,7 @@
 import keras
 from keras import layers
 
-from keras_prune_init.models.common import (
-    Init,
-    check_common,
-    check_image,
-    classifier,
-    conv,
-    finish,
-)
+from keras_prune_init.models.common import Init, check_common, check_image, conv, finish
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -38,20 +31,17 @@ def vcnn(
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
         width: Number of filters of each convolution.
-        stride: Stride of the first convolution; 2 makes the net about four times
-            faster.
+        stride: Stride of the first convolution; 2 is about four times faster.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `"eoc"`, also `None`: edge of chaos, which a deep net
-            needs. `"ordered"`: far from it. `"orthogonal"`: orthogonal kernels. Or a
-            Keras initializer.
+        init: `"eoc"`, also `None` (edge of chaos, which a deep net needs), `"ordered"`
+            (far from it), `"orthogonal"`, or a Keras initializer.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If a number is not a positive integer, the image is too small, or
-            another argument is not one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -61,18 +51,11 @@ def vcnn(
     (None, 10)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797 (its CNN); Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington,
-        "Dynamical Isometry and a Mean Field Theory of CNNs", 2018, arXiv 1806.05393.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (its CNN); Xiao, Bahri,
+        Sohl-Dickstein, Schoenholz, Pennington, 2018, arXiv 1806.05393.
     """
-    check_common(
-        activation,
-        stable,
-        classes=classes,
-        depth=depth,
-        width=width,
-        stride=stride,
-    )
+    numbers = {"classes": classes, "depth": depth, "width": width, "stride": stride}
+    check_common(activation, stable, **numbers)
     check_image(input_shape, smallest=3)
     inputs = x = keras.Input(input_shape, name="input")
     for number in range(1, depth):
@@ -80,6 +63,5 @@ def vcnn(
         first = int(stride) if number == 1 else 1
         x = conv(x, width, name, stride=first, batch_norm=False, circular=True)
         x = layers.Activation(activation, name=f"{name}_activation")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    model = keras.Model(inputs, classifier(x, classes), name=f"vcnn{depth}")
-    return finish(model, activation, "eoc" if init is None else init, stable)
+    init = "eoc" if init is None else init
+    return finish(inputs, x, classes, f"vcnn{depth}", activation, init, stable)

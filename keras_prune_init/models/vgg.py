@@ -4,14 +4,7 @@ import keras
 from keras import layers
 
 from keras_prune_init._arguments import check_flag, is_whole
-from keras_prune_init.models.common import (
-    Init,
-    check_common,
-    check_image,
-    classifier,
-    conv,
-    finish,
-)
+from keras_prune_init.models.common import Init, check_common, check_image, conv, finish
 from keras_prune_init.theory.mean_field import Activation
 
 # Convolutions in each stage. The names count three linear layers on top; here is one.
@@ -50,21 +43,17 @@ def vgg(
         width: Number of filters of the first stage.
         batch_norm: Whether each convolution is followed by batch normalization. Without
             it convolutions have biases, and deep nets need a small learning rate.
-        circular: Whether convolutions pad with the opposite side of the image, as in
-            the code of Hayou et al., and not with zeros.
+        circular: Whether to pad with the image's opposite side, as Hayou et al. do.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
         stable: Must be `False`, because there are no residual branches.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If the depth is not one of the five, a number is not a positive
-            integer, the image is too small, or another argument is not one of
-            those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -74,9 +63,8 @@ def vgg(
     (None, 10)
 
     Reference:
-        Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-        Recognition", 2015, arXiv 1409.1556; Hayou, Ton, Doucet, Teh, "Robust Pruning at
-        Initialization", 2021, arXiv 2002.08797 (VGG-34, in its code).
+        Simonyan, Zisserman, 2015, arXiv 1409.1556; Hayou, Ton, Doucet, Teh, 2021,
+        arXiv 2002.08797 (VGG-34, in its code).
     """
     if not is_whole(depth) or depth not in STAGES:
         raise ValueError(
@@ -96,6 +84,4 @@ def vgg(
             name = f"stage{stage}_conv{number}"
             x = conv(x, filters, name, batch_norm=batch_norm, circular=circular)
             x = layers.Activation(activation, name=f"{name}_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    model = keras.Model(inputs, classifier(x, classes), name=f"vgg{depth}")
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, f"vgg{depth}", activation, init, stable)

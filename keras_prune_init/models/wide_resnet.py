@@ -8,7 +8,6 @@ from keras_prune_init.models.common import (
     Init,
     check_common,
     check_image,
-    classifier,
     conv,
     finish,
     normalization,
@@ -41,21 +40,18 @@ def wide_resnet(
         classes: Number of logits.
         depth: 6n + 4 with n blocks per stage, such as 10, 16, 22, 28 or 40.
         widening: Factor of the filters of a classic ResNet.
-        dropout: Fraction of values that are dropped between the convolutions of a
-            block, 0 <= dropout < 1.
+        dropout: Fraction of values dropped between the convolutions of a block, < 1.
         activation: Name of a Keras activation, or a callable.
-        init: Initial weights. `None`: convolutions N(0, 2 / fan_out), classifier
-            N(0, 0.01^2). `"eoc"`: edge of chaos. `"ordered"`: far from it.
-            `"orthogonal"`: orthogonal kernels. Or a Keras initializer.
-        stable: `True` (or `"uniform"`) and `"decreasing"` scale residual branches down,
-            see `keras_prune_init.stabilize`.
+        init: `"eoc"` (edge of chaos), `"ordered"` (far from it), `"orthogonal"`, or a
+            Keras initializer. `None`: N(0, 2 / fan_out), and N(0, 0.01^2) for logits.
+        stable: `True`, `"uniform"` or `"decreasing"` scale the residual branches as
+            `keras_prune_init.stabilize` does.
 
     Returns:
         A Functional `keras.Model` from `(batch, *input_shape)` to `(batch, classes)`.
 
     Raises:
-        ValueError: If `depth` is not 6n + 4, a number is not a positive integer, the
-            image is too small, or another argument is not one of those above.
+        ValueError: If an argument is not one of those above.
 
     Example:
 
@@ -89,10 +85,8 @@ def wide_resnet(
             filters = 16 * widening * 2 ** (stage - 1)
             x = _wide_block(x, filters, name, stride, dropout, activation)
     x = layers.Activation(activation, name="relu")(normalization(x, "bn"))
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
     name = f"wide_resnet{depth}_{widening}"
-    model = keras.Model(inputs, classifier(x, classes), name=name)
-    return finish(model, activation, init, stable)
+    return finish(inputs, x, classes, name, activation, init, stable)
 
 
 def _wide_block(x, filters, name, stride, dropout, activation):

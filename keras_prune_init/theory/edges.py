@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import keras
 import numpy as np
 
 from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
-from keras_prune_init.theory.mean_field import Activation, edge_of_chaos
+from keras_prune_init.theory.mean_field import Edge, edge_of_chaos
+from keras_prune_init.theory.quadrature import with_slopes
 
 # Points at which activations are compared with each other and their multiples.
 PROBE = np.concatenate([side * np.geomspace(1e-3, 1e3, 19) for side in (-1, 1)])
 
 
-class Deviations(NamedTuple):
-    """Standard deviations of weights, times the root of the fan-in, and of biases."""
-
-    sigma_w: float
-    sigma_b: float
-
-
-def deviations(
+def edges(
     model: keras.Model, kernels: list[Kernel], sigma_b: float | None = None
-) -> list[Deviations]:
-    """Return the standard deviations on the edge of chaos for each kernel.
+) -> list[Edge]:
+    """Return the edge of chaos for each kernel.
 
-    Args:
-        model: A Sequential or Functional model.
-        kernels: Its kernels.
-        sigma_b: Standard deviation of biases. Default: 0 for activations with
-            phi(2x) = 2 phi(x), else 0.2.
-
-    Raises:
-        ValueError: If the activation that a layer reads is not known, or has no edge of
-            chaos.
+    `sigma_b` is by default 0 for activations with phi(2x) = 2 phi(x), else 0.2.
     """
     nodes = flat_graph(model)
-    known: dict[bytes, Deviations | None] = {}
+    known: dict[bytes, Edge] = {}
     read: dict[int, set] = {}  # a shared layer is called in several places
     for i, activation in activations(nodes).items():
         found = activation and _edge(activation, sigma_b, known)
@@ -63,31 +47,24 @@ def _one(read, kernel):
     (edge,) = found
     if edge is not None and kernel.name == "pointwise_kernel":
         # It reads what the depthwise kernel made, and nothing lies between.
-        return Deviations(edge_of_chaos("linear").sigma_w, edge.sigma_b)
+        return edge._replace(sigma_w=edge_of_chaos("linear").sigma_w)
     return edge
 
 
-def _edge(activation: Activation, sigma_b, known):
-    """Return the edge of chaos of an activation, and remember it.
+def _edge(activation, sigma_b, known):
+    """Return the edge of chaos of an activation; `None` if it takes no single numbers.
 
     Two ReLU layers are different functions, but equal ones, and share one result.
     """
     try:
-        values = _values(activation, PROBE)
-    except Exception:  # a layer as an activation, say: it wants more than numbers
+        function = with_slopes(activation)
+    except ValueError:  # a softmax, say, or a layer that wants more than numbers
         return None
+    values, _ = function(PROBE)
     key = values.tobytes()
     if key not in known:
-        if not np.array_equal(_values(activation, PROBE[:2]), values[:2]):
-            known[key] = None  # a softmax, say: no function of single numbers
-            return None
         if sigma_b is None:
-            doubled = _values(activation, 2 * PROBE)
+            doubled, _ = function(2 * PROBE)
             sigma_b = 0.0 if np.allclose(doubled, 2 * values, rtol=1e-6) else 0.2
-        edge = edge_of_chaos(activation, sigma_b)
-        known[key] = Deviations(edge.sigma_w, sigma_b)
+        known[key] = edge_of_chaos(activation, sigma_b)
     return known[key]
-
-
-def _values(activation, x):
-    return keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(x)))

@@ -12,12 +12,8 @@ import numpy as np
 from keras_prune_init._arguments import called, check_whole, is_number, is_whole
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.masked import PACKAGE
-from keras_prune_init.theory.edges import deviations
-from keras_prune_init.theory.matrices import (
-    from_matrices,
-    matrices_shape,
-    matrix_kernels,
-)
+from keras_prune_init.theory import matrices
+from keras_prune_init.theory.edges import edges
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.orthogonal import Orthogonal
 from keras_prune_init.theory.quadrature import known_activation
@@ -30,17 +26,15 @@ class ScaledNormal(keras.initializers.VarianceScaling):
     """Draw normal weights and biases with the deviations of mean field theory.
 
     It is an initializer for kernels and biases alike: a tensor with one axis is a bias,
-    any other is a kernel. An initializer sees only the shape, and treats it as the
-    shape of a dense or convolution kernel. For a depthwise kernel (3, 3, channels, 1)
-    it counts a fan-in of 9 * channels instead of 9. `reinitialize` knows the layers and
-    counts right.
+    any other is the kernel of a dense or convolution layer. For a depthwise kernel
+    (3, 3, channels, 1) it counts a fan-in of 9 * channels instead of 9. `reinitialize`
+    knows the layers and counts right.
 
     Args:
         sigma_w: Standard deviation of a weight times the root of the fan-in, > 0.
         sigma_b: Standard deviation of a bias, >= 0.
         seed: Whole number, `keras.random.SeedGenerator`, or `None`.
-        input_axes: Input axes of a kernel; `EinsumDense` sets them.
-        output_axes: Output axes of a kernel; `EinsumDense` sets them.
+        input_axes, output_axes: Axes of a kernel; `EinsumDense` sets them.
 
     Raises:
         ValueError: If a deviation is out of its range.
@@ -56,8 +50,7 @@ class ScaledNormal(keras.initializers.VarianceScaling):
     0.075
 
     Reference:
-        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, "Exponential expressivity in deep
-        neural networks through transient chaos", 2016, arXiv 1606.05340.
+        Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, 2016, arXiv 1606.05340.
     """
 
     def __init__(
@@ -102,8 +95,7 @@ class EdgeOfChaos(ScaledNormal):
     by `ScaledNormal`.
 
     Args:
-        activation: The activation that the layers' inputs went through: a Keras
-            activation, its name, or a registered function.
+        activation: A Keras activation, its name, or a registered function.
         sigma_b: Standard deviation of biases, >= 0.
         seed: Whole number, `keras.random.SeedGenerator`, or `None`.
         **axes: `input_axes` and `output_axes` of a kernel; `EinsumDense` sets them.
@@ -125,8 +117,7 @@ class EdgeOfChaos(ScaledNormal):
     >>> layer = keras.layers.Dense(100, "tanh", **both)
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
 
     def __init__(
@@ -154,27 +145,25 @@ def reinitialize(
     Use it before `prune_at_init`, on a model that was made with Keras's defaults. Or
     use it after, to train given masks from other weights: removed weights stay 0, and
     scales go back to 1, because they belong to the old weights. A kernel is drawn with
-    its layer's own fan-in. This is right for depthwise, grouped and transposed
-    convolutions too; strides do not count. Other layers keep their weights:
-    normalization, embeddings, recurrent layers.
+    its layer's own fan-in, also of depthwise, grouped and transposed convolutions;
+    strides do not count. Normalization, embeddings and recurrent layers stay.
 
     Args:
         model: A built Keras model, pruned or not.
-        initializer: One of these: `"eoc"`: the edge of chaos of the activation that a
-            layer's inputs went through. It is found upstream, through normalization,
-            pooling, reshaping, dropout and additions. Layers that read the model's
-            inputs use the activation that follows them. `"orthogonal"`: `Orthogonal()`.
-            A Keras initializer or its name, for kernels. A `ScaledNormal` is used for
-            biases too. Otherwise biases are set by their layer's own initializer.
+        initializer: `"eoc"`: the edge of chaos of the activation that a layer's inputs
+            went through. It is found upstream, through normalization, pooling,
+            reshaping, dropout and additions. Layers that read the model's inputs use
+            the activation that follows them. `"orthogonal"`: `Orthogonal()`. Or a Keras
+            initializer or its name, for kernels; a `ScaledNormal` is used for biases
+            too. Otherwise biases are set by their layer's own initializer.
         sigma_b: Standard deviation of biases, for `"eoc"`. Default: 0 for activations
             with phi(2x) = 2 phi(x) (ReLU, leaky ReLU, none), else 0.2.
         seed: Seed of all draws, together with the paths of the variables.
 
     Raises:
         TypeError: If `model` is no Keras model.
-        ValueError: If the model is not built or has no such layer; if `initializer` is
-            not known; if the activation that a layer reads is not known or has no edge
-            of chaos. The model is unchanged then.
+        ValueError: If the model is not built or has no such layer; if `initializer`, or
+            an activation and its edge of chaos, is not known. The model is unchanged.
 
     Example:
 
@@ -187,15 +176,14 @@ def reinitialize(
     0.071
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797.
     """
-    kernels = matrix_kernels(model)
+    kernels = matrices.matrix_kernels(model)
     check_whole("seed", seed, 0)
     named = initializer if isinstance(initializer, str) else None
     if named == "eoc":
-        edges = deviations(model, kernels, sigma_b)
-        chosen = [ScaledNormal(*edge) for edge in edges]
+        found = edges(model, kernels, sigma_b)
+        chosen = [ScaledNormal(edge.sigma_w, edge.sigma_b) for edge in found]
     elif sigma_b is not None:
         raise ValueError(
             '`sigma_b` goes with initializer="eoc". '
@@ -230,21 +218,21 @@ def _known(initializer):
 def _values(kernel: Kernel, initializer, seed):
     """Yield pairs of a variable and its new value: kernel, scale, bias."""
     key = f"{seed} {kernel.path}"
-    groups, *shape = matrices_shape(kernel)
+    groups, *shape = matrices.matrices_shape(kernel)
     dtype = kernel.variable.dtype
     draws = [_draw(initializer, shape, dtype, f"{key} {i}") for i in range(groups)]
-    values = from_matrices(kernel, np.stack(draws))
-    yield kernel, values
+    yield kernel, matrices.from_matrices(kernel, np.stack(draws))
     if kernel.scale is not None:
         yield kernel.scale, np.ones(kernel.scale.shape)
     bias = getattr(kernel.owner, "bias", None)
     if bias is None or kernel.name == "depthwise_kernel":  # the pointwise one follows
         return
+    shape = list(bias.shape)
     if isinstance(initializer, ScaledNormal):  # which takes one axis for a bias
-        value = _draw(initializer, (math.prod(bias.shape),), bias.dtype, f"{key} b")
+        shape = [math.prod(shape)]
     else:
-        own = kernel.owner.bias_initializer
-        value = _draw(own, bias.shape, bias.dtype, f"{key} b")
+        initializer = kernel.owner.bias_initializer
+    value = _draw(initializer, shape, bias.dtype, f"{key} b")
     yield bias, np.reshape(value, bias.shape)
 
 

@@ -7,9 +7,8 @@ With V = mask * W reshaped to (positions * inputs, outputs), each kernel minimiz
 by gradient descent over its kept weights. Then the singular values of V are near 1, and
 neither signals nor gradients shrink from layer to layer. || V V^T - I || has the same
 minima, because its square differs by a constant, |rows - columns|; the smaller matrix
-of the two is used. The kernel of a convolution then preserves norms of single patches.
-The convolution preserves norms of images if all but its central weights are 0
-(`Orthogonal`).
+of the two is used. The kernel of a convolution then preserves norms of single patches,
+and norms of images if all but its central weights are 0 (`Orthogonal`).
 
 The norm is not squared, as in the authors' code. So its gradient does not fade near 0,
 and steps of a fixed rate would oscillate at a penalty of twice the rate. A step is
@@ -29,12 +28,7 @@ from tqdm.auto import tqdm
 from keras_prune_init._arguments import check_flag, is_number, is_whole
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.reports.table import aligned
-from keras_prune_init.theory.matrices import (
-    from_matrices,
-    matrices_shape,
-    matrix_kernels,
-    to_matrices,
-)
+from keras_prune_init.theory import matrices
 
 STEPS_A_CALL = 100
 STACK, COUNT = tf.TensorSpec([None, None, None]), tf.TensorSpec([], tf.int32)
@@ -97,14 +91,12 @@ def approximate_isometry(
     It needs no data. Use it on networks that are pruned so far that they train badly.
     It works best from orthogonal weights, because it restores what pruning took from
     them. It does for all directions what `rescale` does on average, so use one of the
-    two. It suits tanh. Deep plain ReLU networks cannot preserve norms in all
-    directions, whatever their weights are (Pennington, Schoenholz, Ganguli, 2017, arXiv
-    1711.04735).
+    two. It suits tanh. Deep plain ReLU networks cannot preserve norms in all directions
+    (Pennington, Schoenholz, Ganguli, 2017, arXiv 1711.04735).
 
-    It changes the masked kernels of dense and convolution layers. Embeddings, recurrent
-    layers, biases and masks stay as they are. Each step of a kernel costs two products
-    of matrices, rows * columns * min(rows, columns). This is little for CIFAR networks,
-    and too much for dense layers of many thousand units.
+    It changes only the masked kernels of dense and convolution layers. Each step of a
+    kernel costs two products of matrices, rows * columns * min(rows, columns). This is
+    little for CIFAR networks, and too much for dense layers of many thousand units.
 
     Args:
         pruned: A model from `prune_at_init` that is not trained yet.
@@ -115,9 +107,9 @@ def approximate_isometry(
 
     Returns:
         An `IsometryReport`; `str()` gives a table. The penalty of a kernel cannot reach
-        0 if its `zeros` is not 0. One reason is that the mask empties rows or columns.
-        Another is an orthogonal kernel from few channels to more: of 3x3 weights from
-        16 to 32 channels, all but 16 rows are 0 from the start.
+        0 if its `zeros` is not 0: the mask empties rows or columns, or an orthogonal
+        kernel leads from few channels to more. Of 3x3 weights from 16 to 32 channels,
+        all but 16 rows are 0 from the start.
 
     Raises:
         ValueError: If the model has no masked dense or convolution kernel, was
@@ -135,25 +127,29 @@ def approximate_isometry(
     True
 
     Reference:
-        Lee, Ajanthan, Gould, Torr, "A Signal Propagation Perspective for Pruning Neural
-        Networks at Initialization", 2020, arXiv 1906.06307.
+        Lee, Ajanthan, Gould, Torr, 2020, arXiv 1906.06307.
     """
-    _check(steps, learning_rate, tolerance)
+    rates = is_number(learning_rate) and learning_rate > 0
+    if not (is_whole(steps, 0) and rates and is_number(tolerance) and tolerance >= 0):
+        raise ValueError(
+            "`steps` must be a whole number, 0 or more, `learning_rate` positive, "
+            f"`tolerance` 0 or more. Received: steps={steps!r}, "
+            f"learning_rate={learning_rate!r}, tolerance={tolerance!r}. "
+            "The authors take 10_000 steps of rate 0.1."
+        )
     check_flag("verbose", verbose)
     rows, results = [], []
     kernels = _masked(pruned)
     for k in tqdm(kernels, "isometry", delay=3, disable=not verbose):
         before, mask = (_matrices(k, v) for v in (k.effective(), k.mask))
-        after = from_matrices(
-            k, _descend(before, mask, steps, learning_rate, tolerance)
-        )
-        results.append(after.astype(k.variable.dtype))
-        ends = before, _matrices(k, results[-1])
+        after = _descend(before, mask, steps, learning_rate, tolerance)
+        result = matrices.from_matrices(k, after).astype(k.variable.dtype)
+        ends = before, _matrices(k, result)
         first, last = (float(_penalty(_upright(v))[0]) for v in ends)
         values = tuple(_summary(_singular_values(v)) for v in ends)
-        rows.append(
-            KernelIsometry(k.path, before.shape, _zeros(before), (first, last), values)
-        )
+        zeros = _zeros(before)
+        rows.append(KernelIsometry(k.path, before.shape, zeros, (first, last), values))
+        results.append(result)
     for kernel, result in zip(kernels, results, strict=True):
         kernel.assign(result)
     return IsometryReport(rows)
@@ -166,7 +162,7 @@ def singular_values(model: keras.Model) -> dict[str, np.ndarray]:
         model: A built Keras model, pruned or not.
 
     Returns:
-        `{path of the kernel variable: array}`. The values fall. They are those of
+        `{path of the kernel variable: array}`, values that fall. They are those of
         mask * scale * weights reshaped to (positions * inputs, outputs), of all groups
         together. A depthwise convolution has one group for each channel.
 
@@ -183,32 +179,19 @@ def singular_values(model: keras.Model) -> dict[str, np.ndarray]:
     >>> [values.tolist() for values in kpi.singular_values(model).values()]
     [[1.0, 1.0]]
     """
-    kernels = matrix_kernels(model)
+    kernels = matrices.matrix_kernels(model)
     return {k.path: _singular_values(_matrices(k, k.effective())) for k in kernels}
 
 
-def _check(steps, learning_rate, tolerance):
-    rates = is_number(learning_rate) and learning_rate > 0
-    if not (is_whole(steps, 0) and rates and is_number(tolerance) and tolerance >= 0):
-        raise ValueError(
-            "`steps` must be a whole number, 0 or more, `learning_rate` positive, "
-            f"`tolerance` 0 or more. Received: steps={steps!r}, "
-            f"learning_rate={learning_rate!r}, tolerance={tolerance!r}. "
-            "The authors take 10_000 steps of rate 0.1."
-        )
-
-
 def _masked(model) -> list[Kernel]:
-    kernels = [k for k in matrix_kernels(model) if k.wrapper is not None]
+    kernels = [k for k in matrices.matrix_kernels(model) if k.wrapper is not None]
     if not kernels:
         raise ValueError(
             "`approximate_isometry` takes a pruned model: one that `prune_at_init` "
             f"returned. Received: model={model.name}, without a masked dense or "
             "convolution layer. Prune it first."
         )
-    scaled = [
-        k.path for k in kernels if k.scale is not None and np.any(k.scale.numpy() != 1)
-    ]
+    scaled = [k.path for k in kernels if k.scale is not None and np.any(k.scale != 1)]
     if scaled:
         raise ValueError(
             "Rescaling and approximate isometry are alternatives. "
@@ -220,8 +203,9 @@ def _masked(model) -> list[Kernel]:
 
 def _matrices(kernel, values):
     """Reshape kernel-shaped values to (groups, positions * inputs, outputs)."""
-    groups, *_, outputs = matrices_shape(kernel)
-    return to_matrices(kernel, values).reshape(groups, -1, outputs).astype(np.float32)
+    groups, *_, outputs = matrices.matrices_shape(kernel)
+    stack = matrices.to_matrices(kernel, values)
+    return stack.reshape(groups, -1, outputs).astype(np.float32)
 
 
 def _upright(stack):
@@ -241,8 +225,7 @@ def _descend(stack, mask, steps, rate, tolerance):
             best, lowest = v, penalty
         if not lowest < before - tolerance:
             break
-    wide = stack.shape[1] < stack.shape[2]
-    return best.numpy().swapaxes(1, 2) if wide else best.numpy()
+    return best.numpy() if best.shape == stack.shape else best.numpy().swapaxes(1, 2)
 
 
 @tf.function(input_signature=[STACK, STACK, tf.TensorSpec([]), COUNT])
@@ -272,6 +255,5 @@ def _singular_values(stack):
 
 
 def _summary(values):
-    return SingularValues(
-        *(float(f(values)) for f in (np.mean, np.min, np.max, np.std))
-    )
+    numbers = values.mean(), values.min(), values.max(), values.std()
+    return SingularValues(*map(float, numbers))

@@ -14,18 +14,13 @@ from keras_prune_init.layers.types import Trait, has
 
 
 def matrix_kernels(model: keras.Model) -> list[Kernel]:
-    """Return the kernels of dense and convolution layers, masked or not, in order.
-
-    Raises:
-        TypeError: If `model` is no Keras model.
-        ValueError: If it is not built, or has none.
-    """
+    """Return the kernels of dense and convolution layers, masked or not, in order."""
     check_model(model)
     found = [
-        kernel
-        for kernel in find_kernels(model)
+        k
+        for k in find_kernels(model)
         # Recurrent layers use a kernel many times, embeddings look its rows up.
-        if has(kernel.owner, Trait.LINEAR) and is_float(kernel.variable)
+        if has(k.owner, Trait.LINEAR) and is_float(k.variable)
     ]
     if not found:
         raise ValueError(

@@ -15,9 +15,8 @@ chi = 1.
 
 References:
     Poole et al., 2016, arXiv 1606.05340; Schoenholz et al., "Deep Information
-    Propagation", 2017, arXiv 1611.01232; Hayou, Doucet, Rousseau, "On the Impact of the
-    Activation Function on Deep Neural Networks Training", 2019, arXiv 1902.06853; Hayou
-    et al., 2021, arXiv 2002.08797.
+    Propagation", 2017, arXiv 1611.01232; Hayou, Doucet, Rousseau, 2019, arXiv
+    1902.06853; Hayou et al., 2021, arXiv 2002.08797.
 """
 
 from __future__ import annotations
@@ -83,18 +82,10 @@ def edge_of_chaos(activation: Activation, sigma_b: float = 0.0) -> Edge:
     1.3041 0.5121 1.0000
 
     Reference:
-        Hayou, Doucet, Rousseau, 2019, arXiv 1902.06853, algorithm 1 (here by
-        quadrature).
+        Hayou, Doucet, Rousseau, 2019, arXiv 1902.06853, algorithm 1 (by quadrature).
     """
-    _check_deviation("sigma_b", sigma_b)
+    _check_deviations(sigma_b=sigma_b)
     q, sigma_w, chi, slope = _edge(quadrature.known_activation(activation), sigma_b)
-    if q == math.inf:
-        raise ValueError(
-            "An activation needs a variance that its layers do not change. "
-            f"Received: activation={_name(activation)}, sigma_b={sigma_b!r}, with "
-            f"none between {quadrature.LOWEST} and {quadrature.HIGHEST}. "
-            "Choose another sigma_b."
-        )
     stable = slope < 1 + SLACK
     if not stable:
         warnings.warn(
@@ -120,7 +111,12 @@ def _edge(activation, sigma_b):
 
     q = quadrature.smallest_root(excess)
     if q == math.inf:
-        return q, math.inf, math.inf, math.inf
+        raise ValueError(
+            "An activation needs a variance that its layers do not change. "
+            f"Received: activation={_name(activation)}, sigma_b={sigma_b!r}, with "
+            f"none between {quadrature.LOWEST} and {quadrature.HIGHEST}. "
+            "Choose another sigma_b."
+        )
     moments = quadrature.moments(function, q)
     sigma_w = 1 / math.sqrt(moments.slope)
     return q, sigma_w, sigma_w**2 * moments.slope, sigma_w**2 * moments.change
@@ -133,8 +129,7 @@ def variance_map(
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         q: Variance of the pre-activations of the layer before, >= 0.
 
     Returns:
@@ -152,8 +147,7 @@ def variance_map(
     Reference:
         Poole et al., 2016, arXiv 1606.05340.
     """
-    _check_deviation("sigma_w", sigma_w)
-    _check_deviation("sigma_b", sigma_b)
+    _check_deviations(sigma_w=sigma_w, sigma_b=sigma_b)
     if not is_number(q) or q < 0:
         raise ValueError(
             f"`q` is a variance, a number, 0 or more. Received: q={q!r}. Pass for "
@@ -168,12 +162,11 @@ def fixed_variance(activation: Activation, sigma_w: float, sigma_b: float) -> fl
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
 
     Returns:
-        The variance. It is 0 if signals die out, and infinity if they grow without
-        bound. If every variance is fixed, as for ReLU on the edge of chaos, it is 1.
+        The variance: 0 if signals die out, infinity if they grow without bound, 1 if
+        every variance is fixed, as for ReLU on the edge of chaos.
 
     Raises:
         ValueError: If a deviation is out of its range.
@@ -188,8 +181,7 @@ def fixed_variance(activation: Activation, sigma_w: float, sigma_b: float) -> fl
         Poole et al., 2016, arXiv 1606.05340.
     """
     function = quadrature.with_slopes(activation)
-    _check_deviation("sigma_w", sigma_w)
-    _check_deviation("sigma_b", sigma_b)
+    _check_deviations(sigma_w=sigma_w, sigma_b=sigma_b)
 
     def excess(q):
         return sigma_b**2 + sigma_w**2 * quadrature.moments(function, q).square - q
@@ -204,13 +196,11 @@ def chi(
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         q: Variance of the pre-activations. Default: `fixed_variance`.
 
     Returns:
-        chi = sigma_w^2 E[phi'(sqrt(q) Z)^2]: below 1 in the ordered phase, above 1 in
-        the chaotic one.
+        sigma_w^2 E[phi'(sqrt(q) Z)^2]: < 1 in the ordered phase, > 1 in the chaotic.
 
     Raises:
         ValueError: If a deviation or `q` is out of its range.
@@ -222,8 +212,7 @@ def chi(
     1.0000
 
     Reference:
-        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
-        2017, arXiv 1611.01232.
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, 2017, arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b, q)
     return sigma_w**2 * quadrature.moments(quadrature.with_slopes(activation), q).slope
@@ -236,17 +225,13 @@ def correlation_map(
     c: float,
     q: float | None = None,
 ) -> float:
-    """Return the correlation of a layer's outputs for two inputs of correlation `c`.
+    """Return the correlation, -1 to 1, of a layer's outputs for two inputs.
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
         c: Correlation of the pre-activations of the layer before, -1 <= c <= 1.
         q: Variance of the pre-activations. Default: `fixed_variance`.
-
-    Returns:
-        A correlation, -1 to 1.
 
     Raises:
         ValueError: If `c`, `q` or a deviation is out of its range.
@@ -286,19 +271,14 @@ class DepthScales(NamedTuple):
 
 
 def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> DepthScales:
-    """Return how many layers a signal passes; a much deeper network does not train.
+    """Return how many layers signals pass; a much deeper network does not train.
 
     Args:
         activation: A Keras activation, its name, or a function of tensors.
-        sigma_w: Standard deviation of a weight times the root of its fan-in.
-        sigma_b: Standard deviation of a bias.
-
-    Returns:
-        `DepthScales`, in numbers of layers.
+        sigma_w, sigma_b: Deviations of weights (times the root of fan-in) and biases.
 
     Raises:
-        ValueError: If a deviation is out of its range, or the variance has no finite
-            fixed point.
+        ValueError: If a deviation is out of its range, or no finite variance is fixed.
 
     Example:
 
@@ -308,13 +288,12 @@ def depth_scales(activation: Activation, sigma_w: float, sigma_b: float) -> Dept
     1.44 1.44
 
     Reference:
-        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
-        2017, arXiv 1611.01232.
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, 2017, arXiv 1611.01232.
     """
     q = _variance(activation, sigma_w, sigma_b)
     moments = quadrature.moments(quadrature.with_slopes(activation), q)
-    rates = sigma_w**2 * moments.change, sigma_w**2 * moments.slope
-    return DepthScales(*(_scale(rate) for rate in rates))
+    factor = sigma_w**2
+    return DepthScales(_scale(factor * moments.change), _scale(factor * moments.slope))
 
 
 def _scale(rate):
@@ -325,17 +304,15 @@ def _scale(rate):
 def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
     """Return an upper bound on the critical sparsity of SBP in the ordered phase.
 
-    The bound on its expectation is (1 + log(k L N^2) / k) / L with k = |log chi| / 8,
-    without the term that vanishes for large L N^2.
-
     Args:
         chi: Factor by which a layer multiplies squared gradients, > 0.
         depth: Number of layers L.
         width: Number of units N of a layer.
 
     Returns:
-        The bound, at most 1. A bound of 1 says nothing; this is the case near or at the
-        edge of chaos.
+        The bound on its expectation, (1 + log(k L N^2) / k) / L with k = |log chi| / 8,
+        without the term that vanishes for large L N^2. It is at most 1. A bound of 1,
+        as near the edge of chaos, says nothing.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -348,8 +325,7 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
     0.240
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797, theorem 1.
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797, theorem 1.
     """
     if not is_number(chi) or chi <= 0:
         raise ValueError(
@@ -366,8 +342,7 @@ def critical_sparsity_bound(chi: float, depth: int, width: int) -> float:
 
 def _variance(activation, sigma_w, sigma_b, q=None):
     """Return `q`, or the fixed variance, or a small one where signals die out."""
-    _check_deviation("sigma_w", sigma_w)
-    _check_deviation("sigma_b", sigma_b)
+    _check_deviations(sigma_w=sigma_w, sigma_b=sigma_b)
     q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
     if not is_number(q) or q < 0:
         raise ValueError(
@@ -383,9 +358,10 @@ def _name(activation):
     return getattr(activation, "__name__", activation)
 
 
-def _check_deviation(name, value):
-    if not is_number(value) or not 0 <= value <= LARGEST:
-        raise ValueError(
-            f"`{name}` is a standard deviation, from 0 to {LARGEST:g}. Received: "
-            f"{name}={value!r}. Pass for example {name}=0.2."
-        )
+def _check_deviations(**deviations):
+    for name, value in deviations.items():
+        if not is_number(value) or not 0 <= value <= LARGEST:
+            raise ValueError(
+                f"`{name}` is a standard deviation, from 0 to {LARGEST:g}. Received: "
+                f"{name}={value!r}. Pass for example {name}=0.2."
+            )

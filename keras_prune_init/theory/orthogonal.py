@@ -18,17 +18,14 @@ class Orthogonal(keras.initializers.Orthogonal):
     Keras's own initializer spreads the matrix over all positions, so the convolution
     does not preserve norms.
 
-    If there are at least as many outputs as inputs, the norm of every input is
-    preserved. With fewer outputs this is impossible: an input keeps only the norm of
-    its part in a subspace, and gradients that go back keep theirs. The paper refuses
-    such convolutions, but networks have them.
+    With fewer outputs than inputs, an input keeps only the norm of its part in a
+    subspace, and gradients that go back keep theirs. The paper refuses such
+    convolutions, but networks have them.
 
-    Use it before `approximate_isometry`. All weights besides the centre are 0, so
-    methods that score a weight by its size, or by gradient times weight, remove these
-    first.
-
-    An initializer sees only the shape. So for kernels of depthwise, grouped and
-    transposed convolutions and of EinsumDense, use `reinitialize`.
+    Use it before `approximate_isometry`. Methods that score a weight by its size, or by
+    gradient times weight, remove the weights besides the centre first. An initializer
+    sees only the shape. So for kernels of depthwise, grouped and transposed
+    convolutions and of EinsumDense, use `reinitialize`.
 
     Args:
         gain: Factor, such as 2**0.5 for ReLU.
@@ -47,8 +44,7 @@ class Orthogonal(keras.initializers.Orthogonal):
     True
 
     Reference:
-        Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington, "Dynamical Isometry and a
-        Mean Field Theory of CNNs", 2018, arXiv 1806.05393.
+        Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington, 2018, arXiv 1806.05393.
     """
 
     def __init__(self, gain: float = 1.0, seed=None):

@@ -13,36 +13,23 @@ from keras_prune_init.graph.activations import activations
 from keras_prune_init.graph.wiring import flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.theory import mean_field
-from keras_prune_init.theory.matrices import (
-    matrix_kernels,
-    to_matrices,
-)
+from keras_prune_init.theory.matrices import matrix_kernels, to_matrices
 
 # Squared gradients may change by this factor over all layers.
 TOLERANCE = 10.0
 
 
 class Phase(NamedTuple):
-    """What mean field theory says of a plain network's weights and biases.
+    """What mean field theory says of a plain network's weights and biases."""
 
-    Attributes:
-        chi: Factor by which a layer multiplies squared gradients, going backward;
-            `None` if the activation is not known.
-        depth: Number of layers with a kernel.
-    """
-
-    chi: float | None
-    depth: int
-
-    @property
-    def growth(self) -> float:
-        """Factor of squared gradients over all layers."""
-        return 1.0 if self.chi is None else self.chi**self.depth
+    chi: float | None  # as `mean_field.chi`; `None` if the activation is not known
+    depth: int  # number of layers with a kernel
 
     @property
     def off(self) -> bool:
         """Whether the network is too deep for its distance from the edge of chaos."""
-        return not 1 / TOLERANCE <= self.growth <= TOLERANCE
+        growth = 1.0 if self.chi is None else self.chi**self.depth
+        return not 1 / TOLERANCE <= growth <= TOLERANCE
 
     def __str__(self):
         if self.chi is None:
@@ -59,10 +46,9 @@ class Phase(NamedTuple):
 
 
 def phase_of(model: keras.Model) -> Phase:
-    """Return the phase of a plain network of dense and convolutional layers.
+    """Return the phase of a plain network of dense and convolution layers.
 
-    It is computed from the mean variances of the weights and biases of the hidden
-    layers, and from the most common activation.
+    It is that of the hidden layers' mean variances and the most common activation.
     """
     kernels = matrix_kernels(model)
     read = activations(flat_graph(model))
@@ -82,11 +68,7 @@ def phase_of(model: keras.Model) -> Phase:
 
 
 def energy(stack: np.ndarray) -> np.ndarray:
-    """Return the sum of squares of each output unit's weights; summed axes keep size 1.
-
-    Args:
-        stack: A kernel as `to_matrices` returns it.
-    """
+    """Return the sum of squares of each unit's weights, given as by `to_matrices`."""
     return np.sum(np.square(stack), tuple(range(1, stack.ndim - 1)), keepdims=True)
 
 

@@ -46,30 +46,22 @@ def with_slopes(activation: str | Callable) -> Function:
 
 
 def known_activation(activation: str | Callable) -> Callable:
-    """Return the function of a Keras activation, its name, or a function.
-
-    Raises:
-        ValueError: If it is no function of a tensor that keeps the shape.
-    """
+    """Return the function of a Keras activation, its name, or a function."""
     try:
         function = keras.activations.get(activation)
         x = tf.constant([-1.0, 0.5, 1.0], tf.float64)
         values, less = np.asarray(function(x)), np.asarray(function(x[1:]))
         fits = values.dtype.kind == "f" and np.isfinite(values).all()
         # A softmax, say, is no function of single numbers.
-        fits = fits and np.allclose(less, values[1:]) and values.shape == (3,)
+        if not (fits and np.allclose(less, values[1:]) and values.shape == (3,)):
+            raise ValueError(f"of {x.numpy()} it makes {values}")
+        return function
     except Exception as e:  # whatever the function raises, or Keras of a name
-        raise ValueError(_NO_ACTIVATION.format(activation, f" ({e})")) from e
-    if not fits:
-        raise ValueError(_NO_ACTIVATION.format(activation, ""))
-    return function
-
-
-_NO_ACTIVATION = (
-    "`activation` must be a Keras activation, its name, or a function of a tensor that "
-    "works number by number and returns finite ones. Received: activation={!r}{}. Pass "
-    "for example 'tanh'."
-)
+        raise ValueError(
+            "`activation` must be a Keras activation, its name, or a function of a "
+            "tensor that works number by number and returns finite ones. Received: "
+            f"activation={activation!r} ({e}). Pass for example 'tanh'."
+        ) from e
 
 
 def moments(function: Function, q: float) -> Moments:
@@ -101,9 +93,7 @@ def _cells(count):
 def smallest_root(excess: Callable[[float], float]) -> float:
     """Return the variance at which `excess` first falls below 0.
 
-    Returns:
-        The root. It is 0 if `excess` is below 0 from the start, infinity if it stays
-        above 0, and 1 if it is 0 everywhere.
+    It is 0 if `excess` starts below 0, infinity if it stays above, 1 if it is always 0.
     """
     above = None
     for q in np.geomspace(LOWEST, HIGHEST, 33):

@@ -1,13 +1,10 @@
 """The rescaling trick: bring a network back to the edge of chaos after pruning.
 
-A mask removes part of the variance of the weights. So a network that was initialized on
-the edge of chaos is in the ordered phase afterwards. The kept weights of each output
-unit i are multiplied by
-
-    rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2)
-
-with the sigma_w of the edge of chaos. The formula as printed in the paper lacks
-sigma_w, which is right only for tanh without biases; the authors' code has it.
+A mask removes part of the variance of the weights, and puts a network that was on the
+edge of chaos in the ordered phase. The kept weights of each output unit i are therefore
+multiplied by rho_i = sigma_w / sqrt(sum_j (W_ij mask_ij)^2), with the sigma_w of the
+edge of chaos. The formula as printed in the paper lacks sigma_w, which is right only
+for tanh without biases; the authors' code has it.
 """
 
 from __future__ import annotations
@@ -24,18 +21,10 @@ from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import is_composite
 from keras_prune_init.surgery.exchange import masked_layers
-from keras_prune_init.theory.edges import deviations
-from keras_prune_init.theory.matrices import (
-    from_matrices,
-    matrix_kernels,
-    to_matrices,
-)
+from keras_prune_init.theory.edges import edges
+from keras_prune_init.theory.matrices import from_matrices, matrix_kernels, to_matrices
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
 from keras_prune_init.theory.phase import bias_deviation, energy
-
-L = keras.layers
-
-GRANULARITIES = ("unit", "layer", "position")
 
 
 def rescale(
@@ -65,14 +54,13 @@ def rescale(
             `"layer"`, or `"position"` (a filter's weights at one place of the kernel,
             as in the paper). Units without weights keep the factor 1.
         sigma_w: The target: standard deviation of a weight times the root of the
-            fan-in. Default: that of `mean_field.edge_of_chaos`, with sigma_b from the
-            model's biases.
-        force: Rescale even if the theory says that it is of no use.
+            fan-in. Default: the edge of chaos, with sigma_b from the model's biases.
+        force: Rescale even if the network is residual, normalized, or has layers that
+            the theory does not cover.
 
     Raises:
-        ValueError: If the model is not pruned or an argument does not fit; without
-            `force`, also if the network is residual, normalized, or has layers that the
-            theory does not cover. The model is unchanged then.
+        ValueError: If the model is not pruned or not such a network, or an argument is
+            out of its range. The model is unchanged then.
         TypeError: If `model` is no Keras model.
 
     Example:
@@ -85,10 +73,10 @@ def rescale(
     2.0
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797 (proposition 1, algorithms 1 and 2).
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (proposition 1, algorithms 1
+        and 2).
     """
-    check_choice("granularity", granularity, GRANULARITIES)
+    check_choice("granularity", granularity, ("unit", "layer", "position"))
     check_flag("force", force)
     if sigma_w is not None and not (is_number(sigma_w) and 0 < sigma_w <= LARGEST):
         raise ValueError(
@@ -98,19 +86,13 @@ def rescale(
     apply(targets(model, activation, sigma_w, force), granularity)
 
 
-Targets = list[tuple[Kernel, float]]
-
-
 def targets(
     model: keras.Model,
     activation: Activation | None = None,
     sigma_w: float | None = None,
     force: bool = False,
-) -> Targets:
-    """Return pairs of each masked kernel and its target sigma_w.
-
-    The arguments are those of `rescale`.
-    """
+) -> list[tuple[Kernel, float]]:
+    """Return masked kernels with their sigma_w; the arguments are as in `rescale`."""
     check_model(model)
     if not masked_layers(model):
         raise ValueError(
@@ -125,27 +107,24 @@ def targets(
         sigma_w = edge_of_chaos(activation, sigma_b).sigma_w
     if sigma_w is not None:
         return [(kernel, sigma_w) for kernel in kernels]
-    edges = deviations(model, kernels, sigma_b)
-    return [(k, edge.sigma_w) for k, edge in zip(kernels, edges, strict=True)]
+    found = edges(model, kernels, sigma_b)
+    return [(k, edge.sigma_w) for k, edge in zip(kernels, found, strict=True)]
 
 
-def apply(aims: Targets, granularity: str = "unit") -> None:
+def apply(aims: list[tuple[Kernel, float]], granularity: str = "unit") -> None:
     """Set the scale of kernels so that they reach what `targets` returned."""
-    factors = [_factors(kernel, sigma_w, granularity) for kernel, sigma_w in aims]
-    wrong = [k.path for (k, _), f in zip(aims, factors, strict=True) if not _fits(f)]
+    pairs = [(kernel, _factors(kernel, aim, granularity)) for kernel, aim in aims]
+    most = np.finfo("float32").max
+    wrong = [k.path for k, factors in pairs if not np.all(np.abs(factors) < most)]
     if wrong:
         raise ValueError(
             "Scales must be finite numbers. Received: weights in "
             f"{', '.join(wrong)} that need others. Look for NaN in them; nothing was "
             "changed."
         )
-    for (kernel, _), factor in zip(aims, factors, strict=True):
+    for kernel, factors in pairs:
         if kernel.scale is not None:
-            kernel.scale.assign(factor)
-
-
-def _fits(factor):
-    return np.all(np.abs(factor) < np.finfo("float32").max)
+            kernel.scale.assign(factors)
 
 
 def undo(model: keras.Model) -> None:
@@ -156,18 +135,8 @@ def undo(model: keras.Model) -> None:
 
 
 def check_plain(model: keras.Model) -> None:
-    """Raise an error, with the reason, if the rescaling trick does not suit a model.
-
-    Args:
-        model: A model, pruned or not.
-
-    Raises:
-        ValueError: If the network is residual, normalized, or has layers that the
-            theory does not cover.
-    """
-    nodes = flat_graph(model)
-    reason = obstacle(nodes)
-    if reason:
+    """Raise a ValueError, with the reason, if rescaling does not suit a model."""
+    if reason := obstacle(flat_graph(model)):
         raise ValueError(
             "The rescaling trick is for plain networks without normalization. "
             f"Received: {model.name}, {reason}. Leave `rescale` out, or call "
@@ -182,31 +151,22 @@ def obstacle(nodes: list[Node]) -> str | None:
             f"whose {blocks} residual additions keep it on the edge of chaos without "
             "(proposition 3); use `stabilize` or method 'sbp_sr'"
         )
-    for i in normalizations(nodes):
-        name = nodes[i].operation.name
-        return f"in which `{name}` normalizes away any factor of the layers before it"
-    other = [
-        n.operation.name
-        for n in nodes
-        if n.has_kernel and not has(n.layer, Trait.LINEAR)
-    ]
-    layers = [n.operation for n in nodes if isinstance(n.operation, L.Layer)]
-    other += [layer.name for layer in layers if is_composite(layer)]
-    if other:
-        return f"with layers that mean field theory does not cover: {', '.join(other)}"
-    return None
-
-
-def normalizations(nodes: list[Node]) -> list[int]:
-    """Return the positions of normalizing layers behind a layer with a kernel."""
-    behind: set[int] = set()
-    found = []
+    behind: set[int] = set()  # layers with a kernel, and all after them
     for i, node in enumerate(nodes):
         if node.has_kernel or behind & set(node.parents):
             behind.add(i)
             if has(node.operation, Trait.NORMALIZES):
-                found.append(i)
-    return found
+                return (
+                    f"in which `{node.operation.name}` normalizes away any factor of "
+                    "the layers before it"
+                )
+    kernels = [n for n in nodes if n.has_kernel]
+    other = [n.operation.name for n in kernels if not has(n.layer, Trait.LINEAR)]
+    layers = [n.operation for n in nodes if isinstance(n.operation, keras.layers.Layer)]
+    other += [layer.name for layer in layers if is_composite(layer)]
+    if other:
+        return f"with layers that mean field theory does not cover: {', '.join(other)}"
+    return None
 
 
 def _factors(kernel, sigma_w, granularity):

@@ -43,8 +43,7 @@ class SignalReport:
         missing: Paths of layers with a kernel that this batch did not pass, or passed
             inside a `tf.function`.
         samples: Number of samples in the batch.
-        dtype: Dtype of the computation: `"float64"` if numbers were lost in
-            `"float32"`.
+        dtype: Dtype of the computation: `"float64"` if float32 lost numbers.
     """
 
     rows: list[LayerSignal]
@@ -56,10 +55,9 @@ class SignalReport:
     def gradient_ratio(self) -> float:
         """`gradient` of the first row, divided by that of the last hidden row.
 
-        The last hidden row is the last but one that is not all dead. In a chain of
-        layers this is the last hidden layer. Near 1 is ideal. If the ratio is small,
-        gradients vanish on their way back; if it is large, they explode. NaN if both
-        are 0.
+        The last hidden row is the last but one that is not all dead. Near 1 is ideal.
+        If the ratio is small, gradients vanish on their way back; if it is large, they
+        explode. NaN if both are 0.
         """
         first, last = self.rows[0].gradient, self._last_hidden.gradient
         if last == 0:
@@ -109,24 +107,23 @@ class SignalReport:
 
     def _conditioning(self):
         ratio = self.gradient_ratio
-        there = f"they are {ratio:.2g} of those at the last hidden layer"
-        if ratio < 1 / FAR:
-            start = f"Gradients vanish: at the first layer {there}, as in the ordered"
-            return f"{start} phase. {self._remedy('larger')}"
-        if ratio > FAR:
-            start = f"Gradients explode: at the first layer {there}, as in the chaotic"
-            return f"{start} phase. {self._remedy('smaller')}"
-        if 1 / ALIKE <= ratio <= ALIKE:
-            return f"Well-conditioned: gradients are alike, at the first layer {there}."
-        return f"Uneven: gradients differ, at the first layer {there}."
-
-    def _remedy(self, direction):
-        if any(r.density is not None and r.density < 1 for r in self.rows):
-            return "`rescale` the pruned model, or prune it from the edge of chaos."
-        return (
-            "Start from the edge of chaos (`initializers.reinitialize`), here "
-            f"with {direction} weights."
+        sizes = (
+            f"at the first layer they are {ratio:.2g} of those at the last hidden layer"
         )
+        if 1 / ALIKE <= ratio <= ALIKE:
+            return f"Well-conditioned: gradients are alike, {sizes}."
+        if 1 / FAR <= ratio <= FAR:
+            return f"Uneven: gradients differ, {sizes}."
+        what, phase, better = "vanish", "ordered", "larger"
+        if ratio > 1:
+            what, phase, better = "explode", "chaotic", "smaller"
+        remedy = (
+            "Start from the edge of chaos (`initializers.reinitialize`), here "
+            f"with {better} weights."
+        )
+        if any(r.density is not None and r.density < 1 for r in self.rows):
+            remedy = "`rescale` the pruned model, or prune it from the edge of chaos."
+        return f"Gradients {what}: {sizes}, as in the {phase} phase. {remedy}"
 
     def __str__(self) -> str:
         header = "layer", "q", "correlation", "gradient", "m", "dead", "density"
@@ -162,7 +159,7 @@ class SignalReport:
         return json.dumps(finite, indent=2)
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draw q, correlation, gradient and m over the layers into an image file.
+        """Draw q, correlation, gradient and m over the layers into a file.
 
         Args:
             path: File name; its ending gives the format.
@@ -185,15 +182,14 @@ def signal_report(
     backward, and the model is not changed. For every layer with a kernel the report has
     the size and correlation of the pre-activations, the size of the gradients, the
     sensitivity of the weights, and the dead units; see `LayerSignal`. Attention has a
-    row for each projection, and a shared layer has one for each call. For recurrent and
-    time-distributed layers and embeddings, the outputs are recorded instead of the
-    pre-activations.
+    row for each projection, a shared layer one for each call. For recurrent and
+    time-distributed layers and embeddings, outputs stand for pre-activations.
 
     Args:
         model: A built Keras model of any kind, pruned or not.
-        batch: `(x, y)` or `(x, y, sample_weight)`, arrays with the batch axis first;
-            the first 128 samples are used. Or a batched dataset, as in `prune_at_init`;
-            the first batch is used. At least two samples are needed.
+        batch: `(x, y)` or `(x, y, sample_weight)`, arrays with the batch axis first, of
+            which the first 128 samples are used. Or a batched dataset, of which the
+            first batch is used. At least two samples are needed.
         loss: The loss to differentiate, as in `compile`. Default: the model's own, or
             one that is inferred from labels and outputs.
         batch_norm: Statistics that batch normalization uses: `"train"` those of the
@@ -207,27 +203,25 @@ def signal_report(
 
     Raises:
         TypeError: If `model` is no Keras model, or `batch` is none of the above.
-        ValueError: If the model is not built or has no layer with a kernel; if the
-            batch does not fit the model, or is a single sample.
+        ValueError: If the model is not built or has no layer with a kernel, or the
+            batch does not fit it.
 
     Example:
 
     >>> import numpy as np
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.mlp((4,), classes=2, depth=8, width=16, init="ordered",
-    ...                        activation="tanh")
+    >>> model = kpi.models.mlp((4,), 2, depth=8, activation="tanh", init="ordered")
     >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
     >>> print(kpi.signal_report(model, (x, y)).diagnosis)
     Gradients vanish: at the first layer they are ... of those at the last ...
 
     Reference:
-        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, "Deep Information Propagation",
-        2017, arXiv 1611.01232; Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797,
-        definition 1 (m).
+        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, 2017, arXiv 1611.01232; Hayou, Ton,
+        Doucet, Teh, 2021, arXiv 2002.08797, definition 1 (m).
     """
     check_choice("batch_norm", batch_norm, ("train", "eval"))
     check_model(model)
-    if not (isinstance(model, keras.Model) and rebuild.masked_layers(model)):
+    if not rebuild.masked_layers(model):
         checks.prunable_kernels(model)
     model = layouts.as_masked(model)
     places = signals.sites(model)
@@ -270,6 +264,5 @@ def signal_report(
 
 
 def _fits_float32(row, gain=1.0):
-    return (
-        row.gradient * gain > SAFE and np.isfinite([row.q, row.gradient, row.m]).all()
-    )
+    finite = np.isfinite([row.q, row.gradient, row.m]).all()
+    return finite and row.gradient * gain > SAFE

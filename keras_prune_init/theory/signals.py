@@ -80,15 +80,11 @@ def sites(model: keras.Model) -> list[Site]:
             path = kernel.layer.path or kernel.layer.name
             if runner is not kernel.layer:
                 path = f"{path}/{runner.name}"
-            attribute = "call" if _has_no_activation(runner) else "activation"
+            activates = callable(getattr(runner, "activation", None))
+            attribute = "activation" if activates and not has(runner, LOOPS) else "call"
             found[id(runner)] = Site(unique(path, taken), runner, attribute, [])
         found[id(runner)].kernels.append(kernel)
     return list(found.values())
-
-
-def _has_no_activation(layer):
-    loop = has(layer, LOOPS)
-    return loop or not callable(getattr(layer, "activation", None))
 
 
 def _density(kernels):
@@ -105,19 +101,9 @@ def record(
     batch_norm: str,
     gain: float = 1.0,
 ) -> list[LayerSignal]:
-    """Run a batch forward and backward.
+    """Run a batch forward and backward; return a row for each call of a layer.
 
-    Args:
-        model: A built model; it is only read.
-        places: The sites of the model.
-        batch: `(x, y or None, sample_weight or None)`.
-        loss: The objective to differentiate.
-        batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
-            with the running ones.
-        gain: Factor of the loss, so that small gradients fit into float32.
-
-    Returns:
-        One `LayerSignal` for each call of a layer, in the order of the calls.
+    `gain` is a factor of the loss, so that small gradients fit into float32.
     """
     x, y, sample_weight = batch
     heard: list[tuple[Site, tf.Tensor]] = []
@@ -152,21 +138,14 @@ def record(
 def _listener(site, heard) -> tuple[keras.layers.Layer, str, Any]:
     plain = getattr(site.layer, site.attribute)
 
-    def note(signal):
+    def listener(*args, **kwargs):
+        outputs = plain(*args, **kwargs)
+        signal = keras.tree.flatten(outputs if site.attribute == "call" else args)[0]
         # Inside a `tf.function` of the user's there are no numbers to note.
         if not tf.is_symbolic_tensor(signal):
             heard.append((site, signal))
-
-    def activation(signal):
-        note(signal)
-        return plain(signal)
-
-    def call(*args, **kwargs):
-        outputs = plain(*args, **kwargs)
-        note(keras.tree.flatten(outputs)[0])
         return outputs
 
-    listener = call if site.attribute == "call" else activation
     return site.layer, site.attribute, listener
 
 
@@ -184,8 +163,7 @@ def _sensitivity(site, slopes):
 def _statistics(site, signal, slope):
     axis = 1 if getattr(site.layer, "data_format", "") == "channels_first" else -1
     others = tuple(np.delete(np.arange(signal.ndim), axis))
-    carries = np.ptp(signal, others) != 0
-    carries &= slope.any(others)
+    carries = (np.ptp(signal, others) != 0) & slope.any(others)
     dead = 1 - np.mean(carries)
     return _rms(signal) ** 2, _correlation(signal), _rms(slope), float(dead)
 

@@ -32,12 +32,10 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     both.
 
     Args:
-        model: A built Sequential or Functional model with residual additions, in it or
-            in models nested in it, such as a `keras.applications.ResNet50`. Shortcuts
-            may be projections. It is not changed.
-        variant: `"uniform"` multiplies all branches of L residual blocks by
-            1 / sqrt(L). `"decreasing"` multiplies the branch of block k = 1..L by
-            1 / (sqrt(k) log(k + 1)).
+        model: A built Sequential or Functional model with residual additions, also in
+            nested models, such as a `keras.applications.ResNet50`. It is not changed.
+        variant: The factor of block k = 1..L: `"uniform"` for 1 / sqrt(L),
+            `"decreasing"` for 1 / (sqrt(k) log(k + 1)).
 
     Returns:
         A new model of ordinary layers with the weights of `model`. Each branch ends in
@@ -58,9 +56,8 @@ def stabilize(model: keras.Model, variant: str = "uniform") -> keras.Model:
     ['0.577', '0.577', '0.577']
 
     Reference:
-        Hayou, Ton, Doucet, Teh, "Robust Pruning at Initialization", 2021,
-        arXiv 2002.08797 (proposition 2); Hayou, Clerico, He, Deligiannidis, Doucet,
-        Rousseau, "Stable ResNet", 2021, arXiv 2010.12859 (decreasing).
+        Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (proposition 2); Hayou, Clerico,
+        He, Deligiannidis, Doucet, Rousseau, 2021, arXiv 2010.12859 (decreasing).
     """
     check_choice("variant", variant, VARIANTS)
     check_model(model)
@@ -103,20 +100,12 @@ def _scaled(changes):
         if key not in changes:
             return layer(*args, **kwargs)
         branches, factor = changes[key]
-        tensors = _operands(args)
+        tensors = keras.tree.flatten(args)  # a layer's are in a list
         for i in branches:
             name = f"{layer.name}_stable" + (f"_{i}" if len(branches) > 1 else "")
             dtype = keras.backend.standardize_dtype(tensors[i].dtype)
-            tensors[i] = keras.layers.Rescaling(factor, name=name, dtype=dtype)(
-                tensors[i]
-            )
-        listed = len(args) == 1 and isinstance(args[0], (list, tuple))
-        return layer(tensors, **kwargs) if listed else layer(*tensors, **kwargs)
+            scaling = keras.layers.Rescaling(factor, name=name, dtype=dtype)
+            tensors[i] = scaling(tensors[i])
+        return layer(*keras.tree.pack_sequence_as(args, tensors), **kwargs)
 
     return call
-
-
-def _operands(args):
-    """Return the addends of a layer (in a list) or of an operation (two arguments)."""
-    listed = len(args) == 1 and isinstance(args[0], (list, tuple))
-    return list(args[0] if listed else args)

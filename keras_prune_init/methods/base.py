@@ -126,7 +126,9 @@ class Method(abc.ABC):
         what these weights cost.
 
         Args:
-            network, weights: As in `scores`.
+            network: The model, its data and its gradients.
+            weights: The current kernel values, a list of tensors in the order of
+                `network.kernels`.
             channels: The function `channels.total` sums kernel-shaped tensors over the
                 weights of each channel. The vector `channels.cost` is what these cost.
 

@@ -166,15 +166,11 @@ class _BlockUnits(WeightUnits):
             left = [split(kernels[p], mask).any((1, 3)) for p, mask in pairs]
         masks = super().choose(sums, left, now)
         whole = np.ones((1, self.what.rows, 1, self.what.columns), bool)
-        masks = {
-            path: self.what.join(kernels[path], mask[:, None, :, None] & whole)
-            for path, mask in masks.items()
-        }
-        if within is None:
-            return masks
-        # A kept block may have lost single weights before.
-        pairs = zip(masks.items(), within, strict=True)
-        return {path: mask & inside for (path, mask), inside in pairs}
+        for i, (path, mask) in enumerate(masks.items()):
+            kept = self.what.join(kernels[path], mask[:, None, :, None] & whole)
+            # A kept block may have lost single weights before.
+            masks[path] = kept if within is None else kept & within[i]
+        return masks
 
 
 class NofM(_Tiles):

@@ -64,17 +64,7 @@ def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
 
 
 def group_norm(x, gamma, beta, epsilon, groups, axis, twice=False):
-    """Normalize the groups of channels in each sample, each as a batch normalization.
-
-    Args:
-        x: Float tensor.
-        gamma: Factor, a vector with one number for each channel, of the dtype of `x`.
-        beta: Offset, a vector like `gamma`.
-        epsilon: Number that is added to the variance.
-        groups: Number of groups.
-        axis: The axis of the channels.
-        twice: Whether the second derivative, with respect to `x` only, will be used.
-    """
+    """Normalize the groups of channels in each sample, each as by `batch_norm`."""
     axis %= x.shape.rank
     order = [0, axis, *(i for i in range(1, x.shape.rank) if i != axis)]
     first = tf.transpose(x, order)

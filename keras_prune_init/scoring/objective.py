@@ -63,7 +63,8 @@ class Objective:
         """
         if temperature != 1.0:
             outputs = self._tempered(outputs, temperature)
-        sample_weight = _like(outputs, sample_weight, model)
+        if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
+            sample_weight = [sample_weight.get(name) for name in model.output_names]
         with patched(self._changes(model, outputs)):
             return _call(model.compute_loss, x, y, outputs, sample_weight)
 
@@ -212,15 +213,8 @@ def _call(compute_loss, *arguments):
     return compute_loss(*arguments, **options)
 
 
-def _like(outputs, sample_weight, model):
-    """Turn weights by name of the output into a list, if the outputs are a list."""
-    if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
-        return [sample_weight.get(name) for name in model.output_names]
-    return sample_weight
-
-
 def _first(values, rows):
-    return keras.tree.map_structure(lambda v: None if v is None else v[:rows], values)
+    return keras.tree.map_structure(lambda v: v[:rows], values, none_is_leaf=False)
 
 
 def _wide_sum(loss):

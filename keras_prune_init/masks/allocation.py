@@ -1,9 +1,4 @@
-"""How much each kernel loses: from scores and a sparsity to exact masks.
-
-An allocation is a function `(shapes, density) -> densities` with one density for each
-kernel, or a dict from pattern to sparsity. Densities are rounded to counts with the
-exact sum. `"global"` needs no densities, because the scores decide.
-"""
+"""How much each kernel loses: from scores and a sparsity to exact masks."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ def select(
     sparsity: float,
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
 ) -> dict[str, np.ndarray]:
-    """Make exact masks from scores: the highest scores are kept.
-
-    Of equal scores the first ones are kept.
+    """Make exact masks from scores: the highest are kept, of equal ones the first.
 
     Args:
         scores: `{kernel path: array}`; larger means keep.

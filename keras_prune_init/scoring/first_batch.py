@@ -21,14 +21,17 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
 
     Args:
         model: The model to score.
-        loss: A loss as in `compile`. `None`: the loss that the model was compiled with
-            or computes itself, else one that is inferred from labels and outputs.
+        loss: A loss as in `compile`, or the `Objective` of a `Network`. `None`: the
+            loss that the model was compiled with or computes itself, else one that is
+            inferred from labels and outputs.
         batch: `(x, y or None, sample_weight or None)`.
 
     Raises:
         ValueError: If the batch does not fit the model or the loss, or if no loss is
             known.
     """
+    if isinstance(loss, Objective):
+        return loss
     x, y, sample_weight = batch
     if any(np.ndim(v) == 0 for v in keras.tree.flatten(y) if v is not None):
         raise ValueError(

@@ -189,17 +189,8 @@ def _traced_kinds(model, x):
     walk = _Walk(definition.node, functions)
     kinds = [walk.kind(tensor.name) for tensor in graph.structured_outputs]
     kinds = [None if kind == CONSTANT else kind for kind in kinds]
-    if SOFTMAX not in kinds:
-        return kinds
-    with keras.StatelessScope():
-        made = keras.tree.flatten(model(x, training=False))
-    return [
-        # Else its axes have been moved since.
-        None
-        if kind == SOFTMAX and not temperature.are_probabilities(output, kind)
-        else kind
-        for kind, output in zip(kinds, made, strict=True)
-    ]
+    # The axes of a softmax may have been moved since.
+    return temperature.confirmed(kinds, (SOFTMAX,), None, model, x)
 
 
 class _Walk:

@@ -21,14 +21,8 @@ from keras.src.losses import loss as keras_loss
 from keras.src.trainers.compile_utils import CompileLoss
 
 from keras_prune_init.layers.patching import patched
-from keras_prune_init.scoring.temperature import (
-    OTHER,
-    SIGMOID,
-    SOFTMAX,
-    are_probabilities,
-    kind_of,
-    tempered,
-)
+from keras_prune_init.scoring import temperature
+from keras_prune_init.scoring.temperature import OTHER, SIGMOID, SOFTMAX
 
 # So many numbers of an output suffice to find out how a loss treats it.
 ENOUGH = 2**22
@@ -105,23 +99,15 @@ class Objective:
                         model(x, training=False)
                     return self(model, x, y, varied, sample_weight)
 
-            return kind_of(loss, flat[i])
+            return temperature.kind_of(loss, flat[i])
 
         kinds = [kind(i) if v.dtype.is_floating else None for i, v in enumerate(flat)]
-        probable = SOFTMAX, SIGMOID
-        if not set(probable) & set(kinds):
-            return kinds
-        with keras.StatelessScope():
-            made = keras.tree.flatten(model(batch[0], training=False))
-        return [
-            OTHER if kind in probable and not are_probabilities(output, kind) else kind
-            for kind, output in zip(kinds, made, strict=True)
-        ]
+        return temperature.confirmed(kinds, (SOFTMAX, SIGMOID), OTHER, model, x)
 
-    def _tempered(self, outputs, temperature):
+    def _tempered(self, outputs, divisor):
         divided = []
         for kind, output in zip(self.kinds, keras.tree.flatten(outputs), strict=True):
-            new = tempered(output, kind, temperature)
+            new = temperature.tempered(output, kind, divisor)
             if new is not output and (mask := get_keras_mask(output)) is not None:
                 set_keras_mask(new, mask)
             divided.append(new)

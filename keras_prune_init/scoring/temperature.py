@@ -74,12 +74,22 @@ def _is_cross_entropy(slopes, points, p, axis):
     )
 
 
-def are_probabilities(output, kind: str) -> bool:
-    """Whether numbers can be the outputs of a softmax or a sigmoid."""
+def confirmed(kinds, suspects, otherwise, model: keras.Model, x) -> list[str | None]:
+    """Run a model, and replace a suspect kind whose outputs are no probabilities."""
+    if not set(suspects) & set(kinds):
+        return kinds
+    with keras.StatelessScope():
+        outputs = keras.tree.flatten(model(x, training=False))
+    return [
+        otherwise if kind in suspects and not _are_probabilities(output, kind) else kind
+        for kind, output in zip(kinds, outputs, strict=True)
+    ]
+
+
+def _are_probabilities(output, kind):
     output = np.asarray(output, "float64")
     inside = output.min() >= 0 and output.max() <= 1
-    rows = kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2)
-    return bool(inside and rows)
+    return inside and (kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2))
 
 
 def tempered(output, kind: str | None, temperature: float):

@@ -76,8 +76,13 @@ def make(
     check_schedule(method.schedule, method.iterations, options.sparsity)
     what = options.what
     before: Masks = {}
-    if isinstance(model, keras.Model) and masked_layers(model):
-        _check_has_masks(model, options)
+    if masked_layers(model):
+        if options.cuts_channels:
+            raise ValueError(
+                "Channels can be removed only from a model without masks. "
+                f"Received: what='channels' and {model.name}, which is pruned. "
+                "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
+            )
         # The copy's kernels have the names that the pruned ones go by.
         masks = [(k.path, k.mask) for k in find_kernels(model)]
         before = {path: mask for path, mask in masks if mask is not None}
@@ -106,12 +111,8 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
     The entries are `None` if they are all.
     """
     method, network, units = plan.method, plan.network, plan.units
-    strategy = network.model.distribute_strategy
-    weights, masks, total = (
-        method.start(network),
-        _masks_before(plan),
-        method.iterations,
-    )
+    strategy, total = network.model.distribute_strategy, method.iterations
+    weights, masks = method.start(network), _masks_before(plan)
     quiet = not plan.options.verbose
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=quiet):
         within = masks and list(masks.values())  # what is gone stays gone
@@ -128,15 +129,6 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
                 for k, w in zip(plan.kernels, weights, strict=True)
             ]
     return scores, within, masks
-
-
-def _check_has_masks(model, options):
-    if options.cuts_channels:
-        raise ValueError(
-            "Channels can be removed only from a model without masks. "
-            f"Received: what='channels' and {model.name}, which is pruned. "
-            "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
-        )
 
 
 def _masks_before(plan):

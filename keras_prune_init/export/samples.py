@@ -29,15 +29,9 @@ class Samples:
     """
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
-        """Take the first samples.
+        """Take the first samples of `representative_data`; without data, random ones.
 
-        Args:
-            model: The model that will be exported.
-            data: The argument `representative_data` of `export_tflite`.
-            batch_size: Number of samples in each batch; `None`: one.
-
-        Raises:
-            ValueError: If the data is empty or does not fit the model's inputs.
+        Batches have the size that is given, or that the model fixes, or 1.
         """
         self.real = data is not None
         self._tensors = model.inputs

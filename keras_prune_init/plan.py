@@ -32,14 +32,8 @@ from keras_prune_init.surgery.exchange import masked_layers
 class Plan(NamedTuple):
     """All that is needed to score and choose; everything is checked.
 
-    Attributes:
-        method: The method that scores.
-        recipe: What the method wants done to the model besides.
-        kernels: The kernels of the recipe's model that may be pruned.
-        before: `{kernel path: mask}` if the model is pruned already.
-        network: The recipe's model with its data.
-        units: The units that are removed.
-        options: The arguments of the user.
+    `kernels` are those of the recipe's model that may be pruned, and `network` is this
+    model with its data. `before` are the masks of a model that is pruned already.
     """
 
     method: Method
@@ -144,11 +138,8 @@ def _check_rises(options, kernels, masks):
     sparsity = options.sparsity
     if isinstance(options.allocation.rule, Mapping):
         return  # which says more, and is checked with the scores
-    sizes = {k.path: math.prod(k.shape) for k in kernels}
-    removed = sum(
-        n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
-    )
-    total = sum(sizes.values())
+    removed = sum(np.sum(~masks[k.path]) for k in kernels if k.path in masks)
+    total = sum(math.prod(k.shape) for k in kernels)
     if removed > removed_count(sparsity, total):
         raise ValueError(
             "A pruned model keeps its zeros, so `sparsity` cannot be lower now. "

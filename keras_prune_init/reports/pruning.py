@@ -142,17 +142,10 @@ class PruningReport:
             used = [(t.effective or 0) / t.total for t in self.tensors]
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
+        style = {"color": "tab:red", "rotation": 90, "ha": "center", "size": 8}
+        heights = axes.get_xaxis_transform()  # y as a fraction of the axes
         for i in np.flatnonzero(kept == 0):
-            axes.text(
-                int(i),
-                0.02,
-                "empty",
-                color="tab:red",
-                rotation=90,
-                ha="center",
-                size=8,
-                transform=axes.get_xaxis_transform(),  # y as a fraction of the axes
-            )
+            axes.text(int(i), 0.02, "empty", style, transform=heights)
         axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
         axes.set_xticks(
             range(count), [t.path for t in self.tensors], rotation=90, size=7

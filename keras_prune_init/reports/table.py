@@ -10,10 +10,8 @@ def aligned(
 ) -> list[str]:
     """Return lines of equal length: a header, a rule, and a line for each other row.
 
-    Args:
-        rows: Rows of cells; the first row is the header.
-        left: Number of first columns that are flush left. The others are flush right.
-        sums: Whether the last row has sums, so that a rule comes before it, too.
+    The first `left` columns are flush left, the others flush right. If the last row has
+    sums, a rule comes before it, too.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 

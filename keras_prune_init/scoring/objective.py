@@ -31,11 +31,8 @@ ENOUGH = 2**22
 class Objective:
     """What is differentiated, for any copy of a model.
 
-    Args:
-        loss: A loss as in `compile`. `None`: only the losses that layers add, or what
-            the model's own `compute_loss` returns.
-        loss_weights: Weights of the losses, as in `compile`.
-        output_names: Names of the model's outputs.
+    The loss is as in `compile`. `None`: only the losses that layers add, or what the
+    model's own `compute_loss` returns.
 
     Attributes:
         example: `(model, batch, outputs)` of the trial; empty before.

@@ -43,10 +43,7 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
             "`keras.Model(inputs, outputs)`."
         )
     given = keras.tree.map_structure(
-        lambda a: keras.Input(
-            a.shape[1:], dtype=keras.backend.standardize_dtype(a.dtype)
-        ),
-        example,
+        lambda a: keras.Input(a.shape[1:], dtype=a.dtype), example
     )
     return keras.Model(given, model(given), name=model.name)
 

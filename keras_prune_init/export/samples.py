@@ -101,9 +101,7 @@ class Samples:
         wanted = [tuple(t.shape) for t in self._tensors]
 
         def fits(shape, pattern):
-            return len(shape) == len(pattern) and all(
-                p in (None, n) for n, p in zip(shape[1:], pattern[1:], strict=True)
-            )
+            return tf.TensorShape((None, *pattern[1:])).is_compatible_with(shape)
 
         if len(given) != len(wanted) or not all(map(fits, given, wanted)):
             raise ValueError(
@@ -124,11 +122,8 @@ class Samples:
                 )
             shape = (RANDOM, *tensor.shape[1:])
             # Whole numbers are indices of a vocabulary of unknown size.
-            values = (
-                rng.normal(size=shape)
-                if "float" in tensor.dtype
-                else rng.integers(0, 2, shape)
-            )
+            real = "float" in tensor.dtype
+            values = rng.normal(size=shape) if real else rng.integers(0, 2, shape)
             arrays.append(values.astype(tensor.dtype))
         return arrays
 

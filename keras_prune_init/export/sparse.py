@@ -90,24 +90,16 @@ def _encode_graph(model, graph, sparse):
         tensor = graph.tensors[i]
         values = flatbuffer.data(model, tensor)
         rows = _Rows(values)
+        density = len(rows.values) / values.size
         smaller = rows.size + _overhead(tensor) < values.nbytes
-        wanted = (
-            len(rows.values) < values.size if sparse is True else sparse and smaller
-        )
+        wanted = density < 1 if sparse is True else sparse and smaller
         runs = not any((values.dtype.name, reader) in BROKEN for reader in readers)
         encoded = bool(runs and wanted)
         if encoded:
             operators.append(_make_sparse(model, graph, i, rows))
-        found.append(
-            KernelTensor(
-                flatbuffer.layer_name(tensor.name.decode()),
-                values.shape,
-                len(rows.values) / values.size,
-                values.nbytes,
-                rows.size,
-                encoded,
-            )
-        )
+        layer = flatbuffer.layer_name(tensor.name.decode())
+        sizes = values.nbytes, rows.size
+        found.append(KernelTensor(layer, values.shape, density, *sizes, encoded))
     graph.operators = operators + graph.operators
     return found
 

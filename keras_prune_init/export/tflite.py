@@ -95,7 +95,7 @@ def export_tflite(
         with _files.explained(what, advice):
             convert.save(model, folder, batch_size)
         del model  # memory for the converter
-        dense = convert.convert(folder, precision, inputs and inputs.__iter__)
+        dense = convert.convert(folder, precision, inputs.__iter__ if inputs else None)
     notes = []
     if precision == "int8":
         dense, silent = int8.silence(dense)

@@ -47,6 +47,7 @@ class Network:
     Attributes:
         weights: The kernel values, a list of tensors in the order of `kernels`.
         dtype: The dtype of the computation, `"float32"` or `"float64"`.
+        seed: The seed; methods that draw random numbers start from it.
 
     Example:
 

@@ -53,11 +53,7 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def called(name: str, function: Callable, *args: Any) -> Any:
-    """Call a function that the user gave as an argument, and return its result.
-
-    Raises:
-        ValueError: If the function raises; the message has the name of the argument.
-    """
+    """Call a function that the user gave as an argument, which errors then name."""
     try:
         return function(*args)
     except Exception as e:
@@ -69,12 +65,9 @@ def called(name: str, function: Callable, *args: Any) -> Any:
 
 
 def check_model(model: Any, built: bool = True) -> None:
-    """Raise an error unless this is a Keras model with weights.
+    """Raise an error unless this is a Keras model, and built if it must be.
 
-    Raises:
-        TypeError: If `model` is no `keras.Model`.
-        ValueError: If `built` is true and the model is not built; or within a graph or
-            a replica, where variables have no values.
+    Raise one within a graph or a replica too, because variables have no values there.
     """
     replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context()
     if not tf.executing_eagerly() or replica:

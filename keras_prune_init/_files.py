@@ -16,14 +16,11 @@ TEMPORARY = "tmp-"
 
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Explain errors while files are written, such as a full disk.
+    """Raise an OSError with advice for errors while files are written.
 
     Args:
         what: A sentence that says what could not be done.
         advice: What is there now, and what to do.
-
-    Raises:
-        OSError: In place of an OSError or an error of TensorFlow.
     """
     try:
         yield
@@ -33,11 +30,7 @@ def explained(what: str, advice: str) -> Iterator[None]:
 
 
 def regular(path: str | os.PathLike) -> pathlib.Path:
-    """Return the path of a file, or of nothing.
-
-    Raises:
-        ValueError: If it is a folder, or a pipe or device, which may never end.
-    """
+    """Return the path of a file, or of nothing; a pipe or device may never end."""
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(
@@ -49,11 +42,7 @@ def regular(path: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a path beside `path` to write to; at the end, move that file to `path`.
-
-    Raises:
-        ValueError: If `path` is something else than a file.
-    """
+    """Yield a path beside `path` to write to; at the end, move that file to `path`."""
     path = regular(path)
     # Another process may be writing the same file.
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")

@@ -19,7 +19,6 @@ from keras_prune_init.masks.densities import Densities
 from keras_prune_init.masks.patterns import What
 from keras_prune_init.methods import Method
 from keras_prune_init.options import Options
-from keras_prune_init.reports import pruning
 from keras_prune_init.scoring import checks
 from keras_prune_init.surgery import exchange, layouts, rebuild
 from keras_prune_init.surgery.agreement import check_copy
@@ -180,7 +179,7 @@ def _without_channels(made: plan.Plan) -> keras.Model:
         small = rebuild.change_layers(wrapped, exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)
-        pruning.keep_note(small, note)
+        small.pruning_note = note  # for `report`, as there is no `MaskedLayer`
     return small
 
 

@@ -21,10 +21,6 @@ class Options:
 
     The attributes have the names of the arguments. `what` and `allocation` are objects,
     also if names were given.
-
-    Raises:
-        ValueError: If an argument is out of range, or two do not go together.
-        TypeError: If `filters` is no pattern, list or function.
     """
 
     sparsity: float
@@ -63,11 +59,7 @@ class Options:
 
 
 def what_of(value: str | What) -> What:
-    """Return the object that an argument `what` stands for.
-
-    Raises:
-        ValueError: If it is neither such an object nor a name of one.
-    """
+    """Return the object that an argument `what` stands for."""
     if isinstance(value, What):
         return value
     named = {"weights": Weights, "channels": Channels}

@@ -32,14 +32,8 @@ from keras_prune_init.surgery.exchange import masked_layers
 class Plan(NamedTuple):
     """All that is needed to score and choose; everything is checked.
 
-    Attributes:
-        method: The method that scores.
-        recipe: What the method wants done to the model besides.
-        kernels: The kernels of the recipe's model that may be pruned.
-        before: `{kernel path: mask}` if the model is pruned already.
-        network: The recipe's model with its data.
-        units: The units that are removed.
-        options: The arguments of the user.
+    `kernels` are those of the recipe's model that may be pruned, and `network` is this
+    model with its data. `before` are the masks of a model that is pruned already.
     """
 
     method: Method
@@ -76,8 +70,13 @@ def make(
     check_schedule(method.schedule, method.iterations, options.sparsity)
     what = options.what
     before: Masks = {}
-    if isinstance(model, keras.Model) and masked_layers(model):
-        _check_has_masks(model, options)
+    if masked_layers(model):
+        if options.cuts_channels:
+            raise ValueError(
+                "Channels can be removed only from a model without masks. "
+                f"Received: what='channels' and {model.name}, which is pruned. "
+                "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
+            )
         # The copy's kernels have the names that the pruned ones go by.
         masks = [(k.path, k.mask) for k in find_kernels(model)]
         before = {path: mask for path, mask in masks if mask is not None}
@@ -106,12 +105,8 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
     The entries are `None` if they are all.
     """
     method, network, units = plan.method, plan.network, plan.units
-    strategy = network.model.distribute_strategy
-    weights, masks, total = (
-        method.start(network),
-        _masks_before(plan),
-        method.iterations,
-    )
+    strategy, total = network.model.distribute_strategy, method.iterations
+    weights, masks = method.start(network), _masks_before(plan)
     quiet = not plan.options.verbose
     for i in tqdm(range(1, total + 1), "scoring", delay=3, disable=quiet):
         within = masks and list(masks.values())  # what is gone stays gone
@@ -130,15 +125,6 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
     return scores, within, masks
 
 
-def _check_has_masks(model, options):
-    if options.cuts_channels:
-        raise ValueError(
-            "Channels can be removed only from a model without masks. "
-            f"Received: what='channels' and {model.name}, which is pruned. "
-            "`shrink` cuts out what its masks disconnect; `strip` it to begin anew."
-        )
-
-
 def _masks_before(plan):
     """Return the earlier masks of the kernels to prune; `None`: there are none."""
     if not any(k.path in plan.before for k in plan.kernels):
@@ -152,11 +138,8 @@ def _check_rises(options, kernels, masks):
     sparsity = options.sparsity
     if isinstance(options.allocation.rule, Mapping):
         return  # which says more, and is checked with the scores
-    sizes = {k.path: math.prod(k.shape) for k in kernels}
-    removed = sum(
-        n - np.count_nonzero(masks[p]) for p, n in sizes.items() if p in masks
-    )
-    total = sum(sizes.values())
+    removed = sum(np.sum(~masks[k.path]) for k in kernels if k.path in masks)
+    total = sum(math.prod(k.shape) for k in kernels)
     if removed > removed_count(sparsity, total):
         raise ValueError(
             "A pruned model keeps its zeros, so `sparsity` cannot be lower now. "

@@ -7,25 +7,27 @@ from keras_prune_init.masks import top_k
 
 
 def test_keeps_the_largest():
-    kept = top_k.top_k(np.array([[0.1, 0.9], [-0.2, 0.5]]), 2)
+    [kept] = top_k.top_k_of_all([np.array([[0.1, 0.9], [-0.2, 0.5]])], 2)
     np.testing.assert_array_equal(kept, [[False, True], [False, True]])
 
 
 def test_ties_go_to_the_first_index():
-    kept = top_k.top_k(np.array([1.0, 2.0, 1.0, 1.0]), 2)
+    [kept] = top_k.top_k_of_all([np.array([1.0, 2.0, 1.0, 1.0])], 2)
     np.testing.assert_array_equal(kept, [True, True, False, False])
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -1.0])
 @pytest.mark.parametrize("k", [0, 1, 5, 12])
 def test_all_equal_scores_keep_the_first(value, k):
-    kept = top_k.top_k(np.full((3, 4), value), k)
+    [kept] = top_k.top_k_of_all([np.full((3, 4), value)], k)
     np.testing.assert_array_equal(kept.ravel(), np.arange(12) < k)
 
 
 def test_a_single_weight():
-    assert top_k.top_k(np.array([[[0.0]]]), 1).tolist() == [[[True]]]
-    assert top_k.top_k(np.array([[[9.0]]]), 0).tolist() == [[[False]]]
+    [kept] = top_k.top_k_of_all([np.array([[[0.0]]])], 1)
+    assert kept.tolist() == [[[True]]]
+    [kept] = top_k.top_k_of_all([np.array([[[9.0]]])], 0)
+    assert kept.tolist() == [[[False]]]
 
 
 def test_agrees_with_a_stable_sort_on_many_ties():
@@ -35,7 +37,8 @@ def test_agrees_with_a_stable_sort_on_many_ties():
         k = int(rng.integers(0, 38))
         expected = np.zeros(37, bool)
         expected[np.argsort(-scores, kind="stable")[:k]] = True
-        np.testing.assert_array_equal(top_k.top_k(scores, k), expected)
+        [kept] = top_k.top_k_of_all([scores], k)
+        np.testing.assert_array_equal(kept, expected)
 
 
 @pytest.mark.parametrize("levels", [3, 1000, 10**9])

@@ -11,11 +11,7 @@ import tensorflow as tf
 
 
 def scope(model: keras.Model) -> contextlib.AbstractContextManager:
-    """Return the scope in which the variables of a copy of `model` are made.
-
-    Raises:
-        RuntimeError: If another strategy is in scope.
-    """
+    """Return the scope in which the variables of a copy of `model` are made."""
     if not tf.distribute.has_strategy():
         return model.distribute_strategy.scope()
     current = tf.distribute.get_strategy()
@@ -31,11 +27,9 @@ def scope(model: keras.Model) -> contextlib.AbstractContextManager:
 def shares(
     strategy: tf.distribute.Strategy, batches: Sequence[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Deal batches out to the replicas, one to each at a time.
+    """Deal batches out to the replicas, one to each at a time, with a number.
 
-    Yields:
-        Per-replica batches and per-replica numbers. A number is 1, or 0 on a replica
-        that has nothing left to do and gets another batch again.
+    It is 1, or 0 on a replica that has nothing left to do and gets a batch again.
     """
     for first in range(0, len(batches), strategy.num_replicas_in_sync):
 
@@ -44,7 +38,7 @@ def shares(
             present = number < len(batches)
             batch = batches[number if present else first]
             tensors = keras.tree.map_structure(
-                lambda v: None if v is None else tf.convert_to_tensor(v), batch
+                tf.convert_to_tensor, batch, none_is_leaf=False
             )
             return tensors, float(present)
 
@@ -54,14 +48,9 @@ def shares(
 def summed(
     strategy: tf.distribute.Strategy, function: Callable[..., list[tf.Tensor]]
 ) -> Callable[..., list[tf.Tensor]]:
-    """Run a function on all replicas and sum its results over the replicas with work.
+    """Sum the results of `function(weights, batch, ...)` over the replicas with work.
 
-    Args:
-        strategy: The strategy.
-        function: A function from `(weights, batch, ...)` to a list of tensors.
-
-    Returns:
-        A function of `(weights, share, ...)`, where a share is one item of `shares`.
+    The result is a function of `(weights, share, ...)`; `shares` yields each share.
     """
 
     def on_replica(weights, share, *args):

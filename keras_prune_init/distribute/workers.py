@@ -49,16 +49,13 @@ def hosts(strategy: tf.distribute.Strategy) -> int:
 def check_same(
     strategy: tf.distribute.Strategy, what: str, arrays: Iterable, advice: str
 ) -> None:
-    """Check that all workers have the same numbers.
+    """Raise a ValueError, on every worker, if the numbers of one of them differ.
 
     Args:
         strategy: The strategy. Nothing is checked if one process runs all of it.
         what: A name of the numbers for the error.
         arrays: The numbers.
-        advice: What to do if they differ.
-
-    Raises:
-        ValueError: On every worker, if the numbers of one of them differ.
+        advice: What to do if they differ, for the error.
     """
     if not several(strategy):
         return
@@ -106,14 +103,7 @@ def meet(addresses: Iterable[str], mine: str) -> None:
     """Wait until all workers have started, and say which ones are missing.
 
     TensorFlow waits for them too, but silently and without letting Python run, so no
-    signal can end the process then.
-
-    Args:
-        addresses: `"host:port"` of each worker.
-        mine: The address of this worker.
-
-    Raises:
-        OSError: If the port of this worker is in use.
+    signal can end the process then. An address is `"host:port"`.
     """
     missing = [address for address in addresses if address != mine]
     started, due = time.monotonic(), FIRST_WORD
@@ -162,11 +152,7 @@ def _reached(address):
 
 @contextlib.contextmanager
 def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Explain the error if a worker is lost; TensorFlow notices in 30 seconds.
-
-    Raises:
-        RuntimeError: If a worker was killed, hangs, or ended with an error of its own.
-    """
+    """Explain the error if a worker is lost; TensorFlow notices in 30 seconds."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as e:
@@ -185,13 +171,9 @@ def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
 def enable_fit(
     model: keras.Model, masks: Callable[[], Iterable[keras.Variable]]
 ) -> None:
-    """Let `fit` and `evaluate` of a model run on several workers.
+    """Let `fit` and `evaluate` of a model run, if several workers run its strategy.
 
-    Args:
-        model: A model that was made in the scope of a `MultiWorkerMirroredStrategy`. It
-            is left as it is if one process runs all of its strategy.
-        masks: Returns the variables that must be the same on all workers before each
-            training.
+    What `masks` returns must be the same on all of them before each training.
     """
     strategy = model.distribute_strategy
     if not several(strategy):

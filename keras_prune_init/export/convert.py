@@ -25,13 +25,7 @@ PRECISIONS = ("float32", "float16", "int8")
 def plain(model: keras.Model, example: Any = None) -> keras.Model:
     """Return a Functional or Sequential model without masks that computes in float32.
 
-    Args:
-        model: Any built model.
-        example: A batch of inputs, with which other kinds of model are called.
-
-    Raises:
-        ValueError: If it is not built, or if it is neither of these and there is no
-            example.
+    Other kinds of model are called with an example, a batch of inputs.
     """
     check_model(model)
     if masked_layers(model):
@@ -49,22 +43,15 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
             "`keras.Model(inputs, outputs)`."
         )
     given = keras.tree.map_structure(
-        lambda a: keras.Input(
-            a.shape[1:], dtype=keras.backend.standardize_dtype(a.dtype)
-        ),
-        example,
+        lambda a: keras.Input(a.shape[1:], dtype=a.dtype), example
     )
     return keras.Model(given, model(given), name=model.name)
 
 
 def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None:
-    """Write a plain model as a SavedModel.
+    """Write a plain model as a SavedModel that accepts only this batch size.
 
-    Args:
-        model: What `plain` returned.
-        folder: An empty folder.
-        batch_size: The only batch size that the file will accept. `None`: that of the
-            model's inputs, or any.
+    `None`: that of the model's inputs, or any.
     """
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
     # Some would leave operations in the file that phones do not have.
@@ -92,14 +79,7 @@ def convert(
     """Return the .tflite file of a saved model, with all tensors dense.
 
     Before it takes most of its memory, the converter calls the garbage collector.
-
-    Args:
-        folder: The folder that `save` wrote to.
-        precision: One of `PRECISIONS`.
-        samples: Returns inputs by name, one sample at a time; needed for int8.
-
-    Raises:
-        ValueError: If TFLite cannot express a layer.
+    For int8 it calls `samples`, which returns inputs by name, one sample at a time.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if precision != "float32":

@@ -20,11 +20,7 @@ DTYPES: dict[int, np.dtype] = {
 
 
 def read(content: bytes) -> schema.ModelT:
-    """Return the objects of a file.
-
-    Raises:
-        ValueError: If `content` is no .tflite file, or a broken one.
-    """
+    """Return the objects of a file, if it is a whole .tflite file."""
     if content[4:8] != b"TFL3":
         raise ValueError(
             "A .tflite file has `TFL3` as its bytes 4 to 8. Received: "
@@ -89,16 +85,24 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
 
 def data(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
     """Return the values of a densely stored constant; `None` for any other tensor."""
-    stored = model.buffers[tensor.buffer].data
-    if (
-        stored is None
-        or not len(stored)
-        or tensor.sparsity
-        or tensor.type not in DTYPES
-    ):
+    if not is_constant(model, tensor) or tensor.sparsity or tensor.type not in DTYPES:
         return None
-    values = np.asarray(stored, "uint8").view(DTYPES[tensor.type])
-    return values.reshape(tensor.shape)
+    stored = np.asarray(model.buffers[tensor.buffer].data, "uint8")
+    return stored.view(DTYPES[tensor.type]).reshape(tensor.shape)
+
+
+def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    """Whether the file holds the values of a tensor."""
+    stored = model.buffers[tensor.buffer].data
+    return stored is not None and len(stored) > 0
+
+
+def store(model: schema.ModelT, tensor: schema.TensorT, values: np.ndarray) -> None:
+    """Store values in a new buffer, because other tensors may share the old one."""
+    buffer = schema.BufferT()
+    buffer.data = values.ravel().view("uint8")
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1
 
 
 def layer_name(tensor_name: str) -> str:

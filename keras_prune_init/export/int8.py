@@ -16,14 +16,8 @@ def silence(content: bytes) -> tuple[bytes, list[str]]:
 
     Their outputs have no range, so the converter gives them a tiny scale. In int8 they
     are always 0 then. XNNPACK does not load a layer whose scales differ so much. Here
-    the kernel of such a layer becomes 0, with scales that load.
-
-    Args:
-        content: An int8 file.
-
-    Returns:
-        The new file, or `content` itself if nothing was changed, and the names of the
-        changed layers.
+    the kernel of such a layer becomes 0, with scales that load. The names of the
+    changed layers are returned with the file.
     """
     model = flatbuffer.read(content)
     found = []
@@ -54,19 +48,13 @@ def _silence(model, kernel, bias, divisor):
     values = flatbuffer.data(model, kernel)
     axis = kernel.quantization.quantizedDimension
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-    _store(model, kernel, np.where(divisor.reshape(shape) > 1, 0, values))
+    silent = np.where(divisor.reshape(shape) > 1, 0, values)
+    flatbuffer.store(model, kernel, silent.astype(values.dtype))
     for tensor in bias:  # one or none
         scale = tensor.quantization.scale / divisor
         tensor.quantization.scale = scale.astype("float32")
         values = flatbuffer.data(model, tensor).astype("float64") * divisor
         # What does not fit is far beyond the range of the output, too.
         limits = np.iinfo("int32")
-        _store(model, tensor, np.clip(values, limits.min, limits.max))
-
-
-def _store(model, tensor, values):
-    """Store new values in a new buffer, because other tensors may share the old one."""
-    buffer = flatbuffer.schema.BufferT()
-    buffer.data = values.astype(flatbuffer.DTYPES[tensor.type]).ravel().view("uint8")
-    model.buffers.append(buffer)
-    tensor.buffer = len(model.buffers) - 1
+        values = np.clip(values, limits.min, limits.max)
+        flatbuffer.store(model, tensor, values.astype("int32"))

@@ -104,10 +104,8 @@ class _Reader:
         return Operator(kind, layer, tuple(images), output, role, reason, kernel)
 
     def _constant(self, i):
-        if i in self.source:
-            return True
-        stored = self.model.buffers[self.graph.tensors[i].buffer].data
-        return stored is not None and len(stored) > 0
+        tensor = self.graph.tensors[i]
+        return i in self.source or flatbuffer.is_constant(self.model, tensor)
 
     def _joins(self, padded):
         """Whether one convolution, which pads nothing itself, reads this tensor."""

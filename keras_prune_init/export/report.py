@@ -87,17 +87,10 @@ class ExportReport:
         return sum(k.density * k.values for k in self.kernels) / total if total else 1.0
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                *aligned(self._kernel_rows(), left=2),
-                "",
-                *aligned(self._size_rows()),
-                "",
-                *self.notes,
-                str(self.comparison or "not compared with Keras"),
-                str(self.mobile),
-            ]
-        )
+        lines = [*aligned(self._kernel_rows(), left=2), ""]
+        lines += [*aligned(self._size_rows()), "", *self.notes]
+        lines.append(str(self.comparison or "not compared with Keras"))
+        return "\n".join([*lines, str(self.mobile)])
 
     def _kernel_rows(self):
         rows = [("kernel", "shape", "density", "dense bytes", "sparse bytes", "stored")]

@@ -29,15 +29,9 @@ class Samples:
     """
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
-        """Take the first samples.
+        """Take the first samples of `representative_data`; without data, random ones.
 
-        Args:
-            model: The model that will be exported.
-            data: The argument `representative_data` of `export_tflite`.
-            batch_size: Number of samples in each batch; `None`: one.
-
-        Raises:
-            ValueError: If the data is empty or does not fit the model's inputs.
+        Batches have the size that is given, or that the model fixes, or 1.
         """
         self.real = data is not None
         self._tensors = model.inputs
@@ -107,9 +101,7 @@ class Samples:
         wanted = [tuple(t.shape) for t in self._tensors]
 
         def fits(shape, pattern):
-            return len(shape) == len(pattern) and all(
-                p in (None, n) for n, p in zip(shape[1:], pattern[1:], strict=True)
-            )
+            return tf.TensorShape((None, *pattern[1:])).is_compatible_with(shape)
 
         if len(given) != len(wanted) or not all(map(fits, given, wanted)):
             raise ValueError(
@@ -130,11 +122,8 @@ class Samples:
                 )
             shape = (RANDOM, *tensor.shape[1:])
             # Whole numbers are indices of a vocabulary of unknown size.
-            values = (
-                rng.normal(size=shape)
-                if "float" in tensor.dtype
-                else rng.integers(0, 2, shape)
-            )
+            real = "float" in tensor.dtype
+            values = rng.normal(size=shape) if real else rng.integers(0, 2, shape)
             arrays.append(values.astype(tensor.dtype))
         return arrays
 

@@ -16,12 +16,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from keras_prune_init.export import flatbuffer
 
 # Operators that have a kernel, all as their second argument.
-KERNEL_OPERATORS = (
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "FULLY_CONNECTED",
-    "TRANSPOSE_CONV",
-)
+KERNEL_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 # Of these ai-edge-litert 2.3.0 does not run sparse kernels with its default delegates:
 # it does not load the file with the one, and computes NaN with the other.
 BROKEN = (("int8", "FULLY_CONNECTED"), ("float16", "TRANSPOSE_CONV"))
@@ -64,12 +59,7 @@ class KernelTensor(NamedTuple):
 def encode(
     content: bytes, sparse: bool | str = "auto"
 ) -> tuple[bytes, list[KernelTensor]]:
-    """Store kernels with zeros as sparse tensors.
-
-    Args:
-        content: A .tflite file.
-        sparse: `"auto"`: kernels that get smaller, `True`: all that have a zero,
-            `False`: none.
+    """Store kernels of a file sparsely; `sparse` is that of `export_tflite`.
 
     Returns:
         The new file, or `content` itself if there is nothing to encode, and its kernels
@@ -100,24 +90,16 @@ def _encode_graph(model, graph, sparse):
         tensor = graph.tensors[i]
         values = flatbuffer.data(model, tensor)
         rows = _Rows(values)
+        density = len(rows.values) / values.size
         smaller = rows.size + _overhead(tensor) < values.nbytes
-        wanted = (
-            len(rows.values) < values.size if sparse is True else sparse and smaller
-        )
+        wanted = density < 1 if sparse is True else sparse and smaller
         runs = not any((values.dtype.name, reader) in BROKEN for reader in readers)
         encoded = bool(runs and wanted)
         if encoded:
             operators.append(_make_sparse(model, graph, i, rows))
-        found.append(
-            KernelTensor(
-                flatbuffer.layer_name(tensor.name.decode()),
-                values.shape,
-                len(rows.values) / values.size,
-                values.nbytes,
-                rows.size,
-                encoded,
-            )
-        )
+        layer = flatbuffer.layer_name(tensor.name.decode())
+        sizes = values.nbytes, rows.size
+        found.append(KernelTensor(layer, values.shape, density, *sizes, encoded))
     graph.operators = operators + graph.operators
     return found
 
@@ -188,9 +170,7 @@ def _make_sparse(model, graph, i, rows):
     last = len(graph.tensors) - 1
     for operator in graph.operators:
         operator.inputs = [last if j == i else j for j in operator.inputs]
-    model.buffers.append(schema.BufferT())
-    model.buffers[-1].data = rows.values.view("uint8")
-    tensor.buffer = len(model.buffers) - 1
+    flatbuffer.store(model, tensor, rows.values)
     tensor.sparsity = _sparsity(rows)
     operator = schema.OperatorT()
     operator.opcodeIndex = _densify_code(model)

@@ -83,22 +83,19 @@ def export_tflite(
         )
     path = pathlib.Path(path)
     _check_arguments(path, precision, sparse, representative_data, batch_size, check)
-    data = representative_data
     with _gc.old_objects_aside(), tempfile.TemporaryDirectory() as folder:
-        model = convert.plain(model, None if data is None else samples.first(data))
+        model = convert.plain(model, samples.first(representative_data))
         name = model.name
         inputs: samples.Samples | None = None
         if check or precision == "int8":
-            inputs = samples.Samples(model, data, batch_size)
+            inputs = samples.Samples(model, representative_data, batch_size)
             wanted = inputs.predict(model) if check else None
         what = f"The converter's files could not be written to {folder}"
-        with _files.explained(
-            what, "Free some space, or set TMPDIR to another folder."
-        ):
+        advice = "Free some space, or set TMPDIR to another folder."
+        with _files.explained(what, advice):
             convert.save(model, folder, batch_size)
         del model  # memory for the converter
-        calibrate = inputs.__iter__ if inputs and precision == "int8" else None
-        dense = convert.convert(folder, precision, calibrate)
+        dense = convert.convert(folder, precision, inputs.__iter__ if inputs else None)
     notes = []
     if precision == "int8":
         dense, silent = int8.silence(dense)

@@ -1,12 +1,8 @@
-"""How much each kernel loses: from scores and a sparsity to exact masks.
-
-An allocation is a function `(shapes, density) -> densities` with one density for each
-kernel, or a dict from pattern to sparsity. Densities are rounded to counts with the
-exact sum. `"global"` needs no densities, because the scores decide.
-"""
+"""How much each kernel loses: from scores and a sparsity to exact masks."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +79,7 @@ class Allocation:
         within: Sequence[np.ndarray] | None = None,
         now: Now = float,
     ) -> Masks:
-        """Return the masks of the best weights.
+        """Return the masks of the best weights, `{kernel path: bool array}`.
 
         Args:
             scores: `{kernel path: array}`.
@@ -92,36 +88,32 @@ class Allocation:
             now: Function from a final sparsity to the sparsity of this iteration.
                 Default: this is the last one.
 
-        Returns:
-            `{kernel path: bool array}`.
-
         Raises:
             ValueError: If the sparsity, the minimum of each kernel and the sparsities
                 of a dict contradict each other, or if a key of a dict is found in no
                 path.
         """
         values = [np.asarray(v) for v in scores.values()]
+        total = sum(v.size for v in values)
+        keep = total - removed_count(float(now(sparsity)), total)
+        if within is not None:  # more may be removed already
+            keep = min(keep, sum(int(np.count_nonzero(w)) for w in within))
+        if self.rule == "global" and not self.min_per_layer:
+            masks = top_k_of_all(values, keep, within)
+            return dict(zip(scores, masks, strict=True))
+        pools = [np.ones(v.shape, bool) for v in values] if within is None else within
         if isinstance(self.rule, Mapping):
-            counts = self._by_pattern(list(scores), values, sparsity, within, now)
+            counts = self._by_pattern(list(scores), values, sparsity, pools, now)
         else:
-            total = sum(v.size for v in values)
-            keep = total - removed_count(float(now(sparsity)), total)
-            if within is not None:  # more may be removed already
-                keep = min(keep, sum(int(np.count_nonzero(w)) for w in within))
-            if self.rule == "global" and not self.min_per_layer:
-                masks = top_k_of_all(values, keep, within)
-                return dict(zip(scores, masks, strict=True))
-            counts = self._counts(values, keep, within, sparsity)
-        pools: list = [*within] if within else [None] * len(values)
+            counts = self._counts(values, keep, pools, sparsity)
         masks = [
-            top_k_of_all([v], k, None if p is None else [p])[0]
+            top_k_of_all([v], k, within and [p])[0]
             for v, k, p in zip(values, counts, pools, strict=True)
         ]
         return dict(zip(scores, masks, strict=True))
 
-    def _counts(self, values, keep, within, sparsity):
+    def _counts(self, values, keep, pools, sparsity):
         """Return how many weights each kernel keeps, for a rule that is no dict."""
-        pools = [np.ones(v.shape, bool) for v in values] if within is None else within
         sizes = [int(np.count_nonzero(p)) for p in pools]
         floors = [min(self.min_per_layer, n) for n in sizes]
         self._check_room(floors, keep, sparsity)
@@ -184,9 +176,8 @@ class Allocation:
     def _split(self, paths, sizes, sparsity):
         """Return what a dict says of each kernel, and how much the two parts lose.
 
-        The first result is a list of sparsities, `None` where the dict says nothing.
-        The second is what the kernels with a sparsity lose, the third what all others
-        lose.
+        That is a list of sparsities (`None` where the dict says nothing), what each
+        kernel with a sparsity loses, and what all others lose together.
         """
         goals = _goals(self.rule, paths)
         pairs = zip(goals, sizes, strict=True)
@@ -194,11 +185,8 @@ class Allocation:
         rest = sizes[[g is None for g in goals]].sum()
         left = removed_count(sparsity, sizes.sum()) - removed.sum()
         if rest and not 0 <= left < rest:
-            ends = ((removed.sum() + n) / sizes.sum() for n in (0, rest - 1))
-            least, most = (
-                f(n * 1e6) / 1e6
-                for f, n in zip((math.ceil, math.floor), ends, strict=True)
-            )
+            least = math.ceil(removed.sum() / sizes.sum() * 1e6) / 1e6
+            most = math.floor((removed.sum() + rest - 1) / sizes.sum() * 1e6) / 1e6
             raise ValueError(
                 "`sparsity` is that of the whole model, and `allocation` says how much "
                 f"some kernels lose. Received: sparsity={sparsity}, but with "
@@ -207,12 +195,11 @@ class Allocation:
             )
         return goals, removed, left
 
-    def _by_pattern(self, paths, values, sparsity, within, now):
+    def _by_pattern(self, paths, values, sparsity, pools, now):
         sizes = np.array([v.size for v in values])
         goals, removed, left = self._split(paths, sizes, sparsity)
         others = np.array([goal is None for goal in goals])
         rest = sizes[others].sum()
-        pools = [np.ones(v.shape, bool) for v in values] if within is None else within
         inside = np.array([np.count_nonzero(p) for p in pools])
         pool = inside[others].sum()
         lost = ~others & (sizes - removed > inside)
@@ -224,22 +211,20 @@ class Allocation:
             )
         floors = np.minimum(self.min_per_layer, inside)
         self._check_floors((sizes - removed)[~others], floors[~others])
-        counts = [
+        kept = [
             0 if g is None else min(n - removed_count(float(now(g)), n), p)
             for g, n, p in zip(goals, sizes, inside, strict=True)
         ]
+        counts = np.array(kept)
         if rest:
             keep = rest - removed_count(float(now(float(left / rest))), rest)
-            chosen = np.flatnonzero(others)
-            found = _global_counts(
-                [values[i] for i in chosen],
+            counts[others] = _global_counts(
+                list(itertools.compress(values, others)),
                 min(int(keep), int(pool)),
-                [int(floors[i]) for i in chosen],
-                [pools[i] for i in chosen],
+                floors[others].tolist(),
+                list(itertools.compress(pools, others)),
             )
-            for i, count in zip(chosen, found, strict=True):
-                counts[i] = count
-        return [int(count) for count in counts]
+        return counts.tolist()
 
 
 def _checked_rule(rule):

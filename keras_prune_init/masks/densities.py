@@ -7,17 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Shape = tuple[int, ...]
-
-
 Densities = Callable[[Sequence[Shape], float], Sequence[float]]
 
 
-def uniform_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
+def uniform_densities(shapes: Sequence[Shape], density: float) -> list[float]:
     """Return the same density for every kernel."""
     return [density for _ in shapes]
 
 
-def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
+def erk_densities(shapes: Sequence[Shape], density: float) -> list[float]:
     """Erdos-Renyi-Kernel: density in proportion to sum(shape) / prod(shape).
 
     Kernels whose density would exceed 1 are kept whole, and the densities of the others

@@ -1,11 +1,9 @@
 """What is removed as one unit: a weight, a block, or M - N of each M weights.
 
 A kernel is seen as a matrix. Each row makes one output; a filter has one row for each
-of its positions. Each column reads one input. A block of R x C covers R neighbouring
-outputs and C neighbouring inputs. In N:M, the M weights are neighbouring inputs of one
-output. Sparse kernels of processors work in this way (1x4: dense layers of TensorFlow
-Lite; 2:4: the tensor cores of NVIDIA). A channel belongs to several kernels, so
-channels are in another module, `channels.choosing`.
+of its positions. Each column reads one input. Sparse kernels of processors work in this
+way (1x4: dense layers of TensorFlow Lite; 2:4: the tensor cores of NVIDIA). A channel
+belongs to several kernels, so channels are in another module, `channels.choosing`.
 """
 
 from __future__ import annotations
@@ -34,13 +32,10 @@ class Units(abc.ABC):
 
     @abc.abstractmethod
     def choose(self, scores: Scores, within: Sequence | None, now: Now) -> Masks:
-        """Return the masks by the path of the kernel.
+        """Return the masks by the path of the kernel, from the result of `scores`.
 
-        Args:
-            scores: The result of `scores`.
-            within: The earlier masks, from which more weights are removed; `None`:
-                none.
-            now: Function from a final sparsity to the sparsity of this iteration.
+        More weights are removed from the earlier masks `within`. `now` is a function
+        from a final sparsity to the sparsity of this iteration.
         """
 
 
@@ -66,14 +61,18 @@ class What(abc.ABC):
 
 
 class Weights(What):
-    """Single weights are removed."""
+    """Single weights are removed; base class of units that lie within one kernel."""
 
     def units(self, model, kernels, sparsity, allocation):
         return WeightUnits(self, kernels, sparsity, allocation)
 
+    def choose(self, units: WeightUnits, scores, within, now) -> Masks:
+        """Do what `Units.choose` does."""
+        return units.allocation.masks(scores, units.sparsity, within, now)
+
 
 class WeightUnits(Units):
-    """The single weights of a model; base class of units that lie within one kernel."""
+    """The units of a model if each of them lies within one kernel."""
 
     def __init__(self, what, kernels, sparsity, allocation):
         self.what, self.kernels = what, {k.path: k for k in kernels}
@@ -95,10 +94,10 @@ class WeightUnits(Units):
         return {kernel.path: np.asarray(value) for kernel, value in pairs}
 
     def choose(self, scores, within, now):
-        return self.allocation.masks(scores, self.sparsity, within, now)
+        return self.what.choose(self, scores, within, now)
 
 
-class _Tiles(What):
+class _Tiles(Weights):
     """Tiles of R rows and C columns of the kernels' matrices."""
 
     def __init__(self, rows: int, columns: int):
@@ -152,29 +151,20 @@ class Blocks(_Tiles):
     def __repr__(self):
         return f"Blocks(rows={self.rows}, columns={self.columns})"
 
-    def units(self, model, kernels, sparsity, allocation):
-        return _BlockUnits(self, kernels, sparsity, allocation)
-
-
-class _BlockUnits(WeightUnits):
-    def choose(self, scores, within, now):
-        split, kernels = self.what.split, self.kernels
+    def choose(self, units, scores, within, now):
+        split, kernels = self.split, units.kernels
         sums = {p: split(kernels[p], s).sum((1, 3)) for p, s in scores.items()}
         left = within
         if within is not None:
             pairs = zip(scores, within, strict=True)
             left = [split(kernels[p], mask).any((1, 3)) for p, mask in pairs]
-        masks = super().choose(sums, left, now)
-        whole = np.ones((1, self.what.rows, 1, self.what.columns), bool)
-        masks = {
-            path: self.what.join(kernels[path], mask[:, None, :, None] & whole)
-            for path, mask in masks.items()
-        }
-        if within is None:
-            return masks
-        # A kept block may have lost single weights before.
-        pairs = zip(masks.items(), within, strict=True)
-        return {path: mask & inside for (path, mask), inside in pairs}
+        masks = super().choose(units, sums, left, now)
+        whole = np.ones((1, self.rows, 1, self.columns), bool)
+        for i, (path, mask) in enumerate(masks.items()):
+            kept = self.join(kernels[path], mask[:, None, :, None] & whole)
+            # A kept block may have lost single weights before.
+            masks[path] = kept if within is None else kept & within[i]
+        return masks
 
 
 class NofM(_Tiles):
@@ -226,22 +216,17 @@ class NofM(_Tiles):
                 f"{allocation.min_per_layer}. Leave them out."
             )
 
-    def units(self, model, kernels, sparsity, allocation):
-        return _GroupUnits(self, kernels, sparsity, allocation)
-
-
-class _GroupUnits(WeightUnits):
-    def choose(self, scores, within, now):
+    def choose(self, units, scores, within, now):
         # The first of several iterations keeps more than N.
-        count = math.ceil((1 - float(now(self.sparsity))) * self.what.m - 1e-6)
+        count = math.ceil((1 - float(now(units.sparsity))) * self.m - 1e-6)
         masks = {}
         for i, (path, values) in enumerate(scores.items()):
             if within is not None:
                 values = np.where(within[i], values, -np.inf)
-            groups = self.what.split(self.kernels[path], values)
+            groups = self.split(units.kernels[path], values)
             best = np.argsort(-groups, axis=-1, kind="stable")[..., :count]
             mask = np.zeros(groups.shape, bool)
             np.put_along_axis(mask, best, True, axis=-1)
             mask &= groups > -np.inf
-            masks[path] = self.what.join(self.kernels[path], mask)
+            masks[path] = self.join(units.kernels[path], mask)
         return masks

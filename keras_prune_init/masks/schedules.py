@@ -25,13 +25,7 @@ SCHEDULES = {"exponential": exponential, "linear": linear}
 
 
 def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
-    """Return the schedule of a name; return a function as it is.
-
-    A schedule is a function `(progress in (0, 1], sparsity) -> sparsity`.
-
-    Raises:
-        ValueError: If `schedule` is neither.
-    """
+    """Return the function `(progress in (0, 1], sparsity) -> sparsity` of a name."""
     if callable(schedule):
         return schedule
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
@@ -45,11 +39,7 @@ def get_schedule(schedule: Schedule) -> Callable[[float, float], float]:
 def check_schedule(
     schedule: Callable[[float, float], float], iterations: int, sparsity: float
 ) -> None:
-    """Check that the sparsity rises from iteration to iteration, up to `sparsity`.
-
-    Raises:
-        ValueError: If a value is no number from 0 to 1, or smaller than the one before.
-    """
+    """Check that the sparsity rises from iteration to iteration, up to `sparsity`."""
     before = 0.0
     for i in range(1, iterations):
         value = called("schedule", schedule, i / iterations, sparsity)

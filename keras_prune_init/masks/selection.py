@@ -18,9 +18,7 @@ def select(
     sparsity: float,
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
 ) -> dict[str, np.ndarray]:
-    """Make exact masks from scores: the highest scores are kept.
-
-    Of equal scores the first ones are kept.
+    """Make exact masks from scores: the highest are kept, of equal ones the first.
 
     Args:
         scores: `{kernel path: array}`; larger means keep.
@@ -51,7 +49,6 @@ def select(
     check_sparsity(sparsity)
     allocation = Allocation.of(allocation)
     _check_scores(scores)
-    check_finite(scores)
     return allocation.masks(scores, sparsity)
 
 
@@ -84,6 +81,7 @@ def _check_scores(scores):
             "The scores of a kernel are an array of its shape. Received: a single "
             f"number for {', '.join(map(str, scalars))}. Leave out what is no kernel."
         )
+    check_finite(scores)
 
 
 class CriticalSparsity(NamedTuple):
@@ -120,7 +118,6 @@ def critical_sparsity(scores: Scores) -> CriticalSparsity:
         arXiv 2002.08797, section 3.
     """
     _check_scores(scores)
-    check_finite(scores)
     scores = {path: np.asarray(v) for path, v in scores.items() if np.size(v)}
     if not scores:
         raise ValueError(

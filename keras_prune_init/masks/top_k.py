@@ -36,34 +36,18 @@ def removed_count(sparsity: float, total: int) -> int:
     return min(count, max(int(total) - 1, 0))
 
 
-def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the mask of the `k` largest entries; of equal ones the first are kept.
-
-    Args:
-        scores: Array of any shape, finite.
-        k: Number of entries to keep, 0 <= k <= scores.size.
-
-    Returns:
-        A bool array of the shape of `scores` with exactly `k` times `True`.
-    """
-    return top_k_of_all([scores], k)[0]
-
-
 def top_k_of_all(
     scores: Sequence[np.ndarray],
     k: int,
     within: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Return masks of the `k` largest entries of several arrays together.
+    """Return bool masks of the `k` largest entries of several arrays together.
 
     Args:
-        scores: Arrays of any shapes.
+        scores: Finite arrays of any shapes.
         k: Number of entries to keep in all arrays together.
         within: Bool arrays of the same shapes, with at least `k` times `True`. Only
             these entries can be kept. Default: all.
-
-    Returns:
-        A list of bool arrays of the same shapes.
     """
     if k <= 0:
         return [np.zeros(s.shape, bool) for s in scores]

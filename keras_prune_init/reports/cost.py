@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import keras
 from absl import logging
@@ -18,7 +19,7 @@ from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.layers.patching import patched
 from keras_prune_init.layers.roles import CELL
 from keras_prune_init.layers.types import Trait, has
-from keras_prune_init.reports.table import aligned
+from keras_prune_init.reports import table
 
 # How many numbers an optimizer keeps for each trainable weight.
 SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -79,12 +80,12 @@ class CostReport:
     @property
     def macs(self) -> int | None:
         """Multiply-adds of a sample with all weights of kernels, if known."""
-        return _sum(k.macs for k in self.kernels)
+        return known_sum(k.macs for k in self.kernels)
 
     @property
     def effective_macs(self) -> int | None:
         """Multiply-adds of a sample with the kept weights of kernels, if known."""
-        return _sum(k.effective_macs for k in self.kernels)
+        return known_sum(k.effective_macs for k in self.kernels)
 
     def state_bytes(self, layout: str, optimizer: str = "adam") -> int:
         """Return the bytes of weights, masks and optimizer state, in float32.
@@ -103,16 +104,17 @@ class CostReport:
         return 4 * (numbers * self.weights + masks[layout])
 
     def __str__(self) -> str:
-        rows = [("kernel", "shape", "weights", "kept", "multiply-adds", "effective")]
+        header = ("kernel", "shape", "weights", "kept", "multiply-adds", "effective")
+        rows: list[tuple[str, ...]] = [header]
         for k in self.kernels:
             shape = "x".join(map(str, k.shape))
             counts = (k.total, k.kept, k.macs, k.effective_macs)
-            rows.append((k.path, shape, *map(_number, counts)))
-        rows.append(("others", "", *map(_number, (self.others, self.others, 0, 0))))
+            rows.append((k.path, shape, *map(table.count, counts)))
+        others = (self.others, self.others, 0, 0)
+        rows.append(("others", "", *map(table.count, others)))
         sums = (self.weights, self.kept, self.macs, self.effective_macs)
-        rows.append(("total", "", *map(_number, sums)))
-        lines = aligned(rows, left=2)
-        lines.insert(-1, lines[1])  # a second rule, above the sum
+        rows.append(("total", "", *map(table.count, sums)))
+        lines = table.aligned(rows, left=2, sums=True)
         return "\n".join([*lines, self.state_text()])
 
     def state_text(self) -> str:
@@ -153,13 +155,13 @@ def cost(model: keras.Model) -> CostReport:
     (58, 48)
     """
     check_model(model)
-    inside = 0
     costs = by_path(model)
-    for kernel in find_kernels(model):
-        found = costs[kernel.path]
-        inside += (
-            found.kept if isinstance(kernel.wrapper, CompactLayer) else found.total
-        )
+    inside = sum(
+        costs[k.path].kept
+        if isinstance(k.wrapper, CompactLayer)
+        else costs[k.path].total
+        for k in find_kernels(model)
+    )
     trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
     return CostReport([*costs.values()], max(trainable - inside, 0))
 
@@ -216,13 +218,10 @@ def _noting(layer, kernels, uses):
     return call
 
 
-def _sum(values):
-    values = list(values)
-    return None if None in values else sum(values)
-
-
-def _number(value):
-    return "unknown" if value is None else f"{value:,}"
+def known_sum(values: Iterable[Any]) -> int | None:
+    """Return a sum; `None` if one of the values is not known."""
+    known = list(values)
+    return None if None in known else sum(known)
 
 
 def _bytes(count):

@@ -32,15 +32,10 @@ WHOLE = Trait.LOOP | Trait.ATTENTION
 
 
 def used_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Find the weights of a pruned model that can change its output.
+    """Return `{kernel path: bool array}` of the weights that can change the output.
 
-    Args:
-        model: A model with `MaskedLayer`s.
-
-    Returns:
-        `{kernel path: bool array}`, `True` where a weight is kept and lies on a path
-        from an input to an output. If this package does not know an operation, it
-        assumes a path.
+    They are kept and lie on a path from an input to an output. If this package does not
+    know an operation, it assumes a path.
     """
     kernels = find_kernels(model)
     probes = {
@@ -51,19 +46,18 @@ def used_weights(model: keras.Model) -> dict[str, np.ndarray]:
         within[id(kernel.layer)].append(kernel)
     mapping = [(v, tf.abs(v.value)) for v in model.weights if is_float(v)]
     with tf.GradientTape() as tape:
-        tape.watch(list(probes.values()))
+        tape.watch(probes)
         leaves = [leaf for _, leaf in walk(model)]
         patches = [p for leaf in leaves for p in _patches(leaf, within, probes)]
         with patched(patches), keras.StatelessScope(mapping):
             outputs = tf.nest.flatten(model(ones_input(model), training=False))
         # With equal weights, a sum of probabilities would be constant.
         total = tf.add_n([tf.reduce_sum(v * _ramp(v)) for v in outputs])
-    gradients = tape.gradient(total, list(probes.values()))
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = tape.gradient(total, probes, unconnected_gradients=zero)
     return {
-        path: np.zeros(p.shape, bool)
-        if g is None
-        else ((p != 0) & (tf.convert_to_tensor(g) != 0)).numpy()
-        for (path, p), g in zip(probes.items(), gradients, strict=True)
+        path: ((probe != 0) & (tf.convert_to_tensor(gradients[path]) != 0)).numpy()
+        for path, probe in probes.items()
     }
 
 
@@ -82,9 +76,9 @@ def _patches(leaf, within, probes):
     for unit, found in units.items():
         kernels = [(k.variable, probes.get(k.path)) for k in found]
         yield unit, "call", _kernel_call(unit, kernels)
-        if callable(getattr(unit, "activation", None)) and not _is_whole(unit):
+        if callable(getattr(unit, "activation", None)) and not has(unit, WHOLE):
             yield unit, "activation", keras.activations.linear
-    whole = {id(v) for u in units if _is_whole(u) for v in flatten(u)}
+    whole = {id(v) for u in units if has(u, WHOLE) for v in flatten(u)}
     for part in flatten(inner):
         if part not in units and id(part) not in whole:
             yield from _passing(part)
@@ -98,10 +92,6 @@ def _passing(layer):
     elif mean := getattr(TYPES.get(type(layer)), "mean", None):
         config = {k: v for k, v in layer.get_config().items() if k != "name"}
         yield layer, "call", mean(**config).call
-
-
-def _is_whole(layer):
-    return has(layer, WHOLE)
 
 
 def _kernel_call(layer, kernels):

@@ -19,13 +19,9 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.prunable import FILTERED, prunable
 from keras_prune_init.masks import top_k
-from keras_prune_init.reports import live_paths
-from keras_prune_init.reports.cost import CostReport, cost
-from keras_prune_init.reports.table import aligned
+from keras_prune_init.reports import live_paths, table
+from keras_prune_init.reports.cost import CostReport, cost, known_sum
 from keras_prune_init.surgery import rebuild
-
-# The attribute of a model that says how its channels were chosen.
-NOTE = "pruning_note"
 
 
 class TensorReport(NamedTuple):
@@ -74,8 +70,7 @@ class PruningReport:
     @property
     def effective(self) -> int | None:
         """Number of kept weights on a path from input to output, if known."""
-        counts = [t.effective for t in self.tensors if t.effective is not None]
-        return sum(counts) if len(counts) == len(self.tensors) else None
+        return known_sum(t.effective for t in self.tensors)
 
     @property
     def effective_sparsity(self) -> float | None:
@@ -89,38 +84,28 @@ class PruningReport:
 
     def __str__(self) -> str:
         rows = [("kernel", "shape", "weights", "kept", "density", "effective")]
-        for t in (*self.tensors, self._sum()):
+        sums = TensorReport("total", (), self.total, self.kept, self.effective)
+        for t in (*self.tensors, sums):
             shape = "x".join(map(str, t.shape))
-            effective = "unknown" if t.effective is None else f"{t.effective:,}"
+            total, kept, effective = map(table.count, (t.total, t.kept, t.effective))
             density = f"{t.kept / t.total:.2%}"
-            rows.append(
-                (t.path, shape, f"{t.total:,}", f"{t.kept:,}", density, effective)
-            )
-        lines = aligned(rows, left=2)
-        lines.insert(-1, lines[1])  # a second rule, above the sum
-        lines.append(f"sparsity {self.sparsity:.4%}" + self._effective_text())
+            rows.append((t.path, shape, total, kept, density, effective))
+        lines = table.aligned(rows, left=2, sums=True)
+        lines.append(f"sparsity {self.sparsity:.4%}")
+        if self.effective is not None:
+            lines[-1] += f", effective sparsity {self.effective_sparsity:.4%}"
         if self.collapsed:
             lines.append(f"COLLAPSED, nothing is kept of: {', '.join(self.collapsed)}")
         reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         lines += [f"not pruned, {r}: {', '.join(p)}" for r, p in reasons.items()]
-        lines += [*self.notes, *self._cost_lines()]
-        return "\n".join([*lines, f"masks sha256 {self.digest[:16]}"])
-
-    def _cost_lines(self):
-        macs = self.cost.effective_macs, self.cost.macs
-        if None not in macs:
-            yield f"multiply-adds {macs[0]:,} of {macs[1]:,} a sample"
-        yield self.cost.state_text()
-
-    def _sum(self):
-        return TensorReport("total", (), self.total, self.kept, self.effective)
-
-    def _effective_text(self):
-        if self.effective is None:
-            return ""
-        return f", effective sparsity {self.effective_sparsity:.4%}"
+        lines += self.notes
+        macs, left = self.cost.macs, self.cost.effective_macs
+        if macs is not None:
+            lines.append(f"multiply-adds {left:,} of {macs:,} a sample")
+        lines += [self.cost.state_text(), f"masks sha256 {self.digest[:16]}"]
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """Return all numbers of the report as JSON text."""
@@ -143,8 +128,7 @@ class PruningReport:
     def plot(self, path: str | os.PathLike) -> None:
         """Draw the kept and the effective fraction of each kernel into an image file.
 
-        Args:
-            path: File name; its ending gives the format.
+        The ending of its `path` gives the format.
         """
         # Not pyplot: it holds global state and may ask for a screen.
         from matplotlib.figure import Figure
@@ -158,17 +142,10 @@ class PruningReport:
             used = [(t.effective or 0) / t.total for t in self.tensors]
             axes.bar(range(count), used, width=0.45, color="#08519c", label="effective")
         axes.axhline(1 - self.sparsity, color="0.4", ls="--", lw=1, label="whole model")
+        style = {"color": "tab:red", "rotation": 90, "ha": "center", "size": 8}
+        heights = axes.get_xaxis_transform()  # y as a fraction of the axes
         for i in np.flatnonzero(kept == 0):
-            axes.text(
-                int(i),
-                0.02,
-                "empty",
-                color="tab:red",
-                rotation=90,
-                ha="center",
-                size=8,
-                transform=axes.get_xaxis_transform(),  # y as a fraction of the axes
-            )
+            axes.text(int(i), 0.02, "empty", style, transform=heights)
         axes.set_yscale("log" if kept[kept > 0].min() < 0.1 else "linear")
         axes.set_xticks(
             range(count), [t.path for t in self.tensors], rotation=90, size=7
@@ -235,11 +212,11 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         tensors.append(TensorReport(whole.path, whole.shape, *counts))
         masks.append(mask)
     made = cost(model)
-    notes = [getattr(model, NOTE, ""), *(layer.note for layer in masked)]
+    notes = [getattr(model, "pruning_note", ""), *(layer.note for layer in masked)]
     if dense is not None:
         notes += _saved(cost(dense), made)
     notes = list(dict.fromkeys(filter(None, notes)))
-    skipped = _skipped(model if masked or dense is None else dense, bool(masked))
+    skipped = _skipped(model) if masked else prunable(dense)[1]
     return PruningReport(tensors, skipped, top_k.digest(masks), notes, made)
 
 
@@ -300,15 +277,8 @@ def _fits_into(shape, other):
     return len(shape) == len(other) and all(map(operator.le, shape, other))
 
 
-def keep_note(model: keras.Model, note: str) -> None:
-    """Store how a model without `MaskedLayer`s was pruned, for `report`."""
-    setattr(model, NOTE, note)
-
-
-def _skipped(model, pruned):
+def _skipped(model):
     kernels, skipped = prunable(model)
-    if not pruned:
-        return skipped
     masked = {k.layer.path for k in kernels if k.wrapper}
     left_out = dict.fromkeys((k.layer.path, FILTERED) for k in kernels)
     return [s for s in [*left_out, *skipped] if s[0] not in masked]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+def aligned(
+    rows: Sequence[Sequence[str]], left: int = 1, sums: bool = False
+) -> list[str]:
     """Return lines of equal length: a header, a rule, and a line for each other row.
 
-    Args:
-        rows: Rows of cells; the first row is the header.
-        left: Number of first columns that are flush left. The others are flush right.
+    The first `left` columns are flush left, the others flush right. If the last row has
+    sums, a rule comes before it, too.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
@@ -22,4 +23,12 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
         )
 
     lines = [line(row) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    rule = "-" * len(lines[0])
+    if sums:
+        lines.insert(-1, rule)
+    return [lines[0], rule, *lines[1:]]
+
+
+def count(value: int | None) -> str:
+    """Return a number with commas; `None` is one that is not known."""
+    return "unknown" if value is None else f"{value:,}"

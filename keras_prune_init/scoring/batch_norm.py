@@ -22,16 +22,11 @@ import tensorflow as tf
 
 
 def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
-    """Normalize by batch statistics.
+    """Normalize by batch statistics; the axis is that of the channels.
 
-    Args:
-        x: Float tensor.
-        gamma: Factor, a vector with one number for each channel, of the dtype of `x`.
-        beta: Offset, a vector like `gamma`.
-        epsilon: Number that is added to the variance.
-        axis: The axis of the channels.
-        twice: Whether the second derivative, with respect to `x` only, will be used.
-            If not, TensorFlow's first derivative is used, which takes less memory.
+    `gamma` and `beta` are vectors of the dtype of `x`. `twice` says whether the second
+    derivative, with respect to `x` only, will be used. If not, TensorFlow's first
+    derivative is used, which takes less memory.
     """
     rank = x.shape.rank
     # One operation where TensorFlow has it.
@@ -64,17 +59,7 @@ def batch_norm(x, gamma, beta, epsilon, axis, twice=False):
 
 
 def group_norm(x, gamma, beta, epsilon, groups, axis, twice=False):
-    """Normalize the groups of channels in each sample, each as a batch normalization.
-
-    Args:
-        x: Float tensor.
-        gamma: Factor, a vector with one number for each channel, of the dtype of `x`.
-        beta: Offset, a vector like `gamma`.
-        epsilon: Number that is added to the variance.
-        groups: Number of groups.
-        axis: The axis of the channels.
-        twice: Whether the second derivative, with respect to `x` only, will be used.
-    """
+    """Normalize the groups of channels in each sample, each as by `batch_norm`."""
     axis %= x.shape.rank
     order = [0, axis, *(i for i in range(1, x.shape.rank) if i != axis)]
     first = tf.transpose(x, order)

@@ -29,27 +29,18 @@ def take(
     dtype: str = "float32",
     array_batch: int = ARRAY_BATCH,
 ) -> list[Batch]:
-    """Return the scoring batches of a dataset.
+    """Return a dataset's first batches `(x, y or None, sample_weight or None)`.
 
     Args:
-        dataset: A batched `tf.data.Dataset` of `x`, `(x, y)` or `(x, y,
-            sample_weight)`, a tuple of such arrays, a `keras.utils.PyDataset`, or an
-            iterator, which loses the batches that are read.
+        dataset: What `prune_at_init` takes.
         inspect: Called with the first batch. It raises an error if the batch does not
             fit the model, and returns the number of classes, which `samples_per_class`
             needs.
-        batches: Number of batches, from the start; `None`: all.
+        batches: Number of batches; `None`: all.
         samples_per_class: If given, take the first so many samples of each class, in
             batches of the dataset's size.
         dtype: What arrays of floats are cast to, as `fit` does.
         array_batch: Number of samples in the batches that are made of arrays.
-
-    Returns:
-        A list of `(x, y or None, sample_weight or None)`, of tensors.
-
-    Raises:
-        ValueError: If the dataset is empty, unbatched, too small or endless.
-        TypeError: If it is none of these kinds.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
         if value is not None:
@@ -59,7 +50,7 @@ def take(
             "An endless dataset has no last batch. Received: batches=None, and a "
             f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
         )
-    rest = map(_tensors, _iterate(dataset, dtype, array_batch))
+    rest = (_map(_tensor, batch) for batch in _iterate(dataset, dtype, array_batch))
     first = next(rest, None)
     if first is None:
         raise ValueError(
@@ -117,7 +108,7 @@ def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
 
 
 def _array_batches(arrays, dtype, array_batch):
-    arrays = keras.tree.map_structure(lambda a: _array(a, dtype), arrays)
+    arrays = _map(lambda a: _array(a, dtype), arrays)
     flat = [a for a in keras.tree.flatten(arrays) if a is not None]
     if any(a.ndim == 0 for a in flat):
         raise ValueError(
@@ -136,16 +127,10 @@ def _array_batches(arrays, dtype, array_batch):
 
 
 def _array(value, dtype):
-    if value is None:
-        return value
     if tf.is_tensor(value):
         return tf.cast(value, dtype) if value.dtype.is_floating else value
     value = np.asarray(value)
     return value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
-
-
-def _tensors(batch):
-    return _map(_tensor, batch)
 
 
 def _tensor(value):
@@ -161,11 +146,9 @@ def _tensor(value):
         ) from e
 
 
-def _map(function, values):
-    """Apply a function to each array of a structure; `None` stays `None`."""
-    return keras.tree.map_structure(
-        lambda v: None if v is None else function(v), values
-    )
+def _map(function, *structures):
+    """Apply a function to the arrays of structures; `None` stays `None`."""
+    return keras.tree.map_structure(function, *structures, none_is_leaf=False)
 
 
 def _balanced(source, count, classes):
@@ -189,22 +172,16 @@ def _balanced(source, count, classes):
             f"Received: samples_per_class={count}; class {poor} has only "
             f"{count - int(left[poor])}. Lower it, or pass more data."
         )
-    whole = [
-        keras.tree.map_structure(_concatenate, *part)
-        for part in zip(*parts, strict=True)
-    ]
+    whole = _map(lambda *arrays: np.concatenate(arrays), *parts)
     total = count * classes
     return [
-        _tensors(_rows(whole, np.arange(i, min(i + size, total))))
+        _map(tf.convert_to_tensor, _rows(whole, slice(i, i + size)))
         for i in range(0, total, size)
     ]
 
 
 def class_indices(y, classes: int) -> np.ndarray:
-    """Return the labels of one output as a vector of class indices.
-
-    One-hot rows are turned into indices.
-    """
+    """Return the labels of one output, indices or one-hot rows, as class indices."""
     y = np.asarray(keras.tree.flatten(y)[0])
     y = y.argmax(1) if y.shape[1:] not in ((), (1,)) else y.reshape(-1)
     if y.min() < 0 or y.max() >= classes or np.any(y != np.floor(y)):
@@ -223,9 +200,5 @@ def _first_of_each(labels, left):
     return np.sort(order[rank < left[ordered]])
 
 
-def _concatenate(*arrays):
-    return None if arrays[0] is None else np.concatenate(arrays)
-
-
 def _rows(batch, rows):
-    return tuple(_map(lambda v: np.asarray(v)[rows], batch))
+    return _map(lambda v: np.asarray(v)[rows], batch)

@@ -19,12 +19,7 @@ def prunable_kernels(
     filters: Filters = None,
     fits: Callable[[Kernel], bool] = lambda kernel: True,
 ) -> list[Kernel]:
-    """Return the kernels to prune: they pass `filters` and consist of whole units.
-
-    Raises:
-        TypeError: If `model` is no Keras model.
-        ValueError: If it is not built, or has nothing to prune.
-    """
+    """Return the kernels to prune: they pass `filters` and consist of whole units."""
     check_model(model)
     kernels, skipped = prunable(model, filters)
     if not kernels:

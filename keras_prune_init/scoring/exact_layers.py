@@ -78,13 +78,9 @@ def _passing(layer):
 
 
 def boundary(model: keras.Model, inputs: Any) -> Boundary:
-    """Find the first and last layers, also within blocks, by running the model.
+    """Find the first and last layers, also within blocks, by running on inputs.
 
     Layers that only reshape or drop their inputs are skipped.
-
-    Args:
-        model: The model.
-        inputs: Inputs to run it on.
     """
     calls = []
 

@@ -17,14 +17,14 @@ from keras_prune_init.scoring.objective import Objective, has_own, known_objecti
 
 
 def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
-    """Return the objective to differentiate, after a trial on a batch.
+    """Return the objective to differentiate, after a trial on a batch of tensors.
 
     Args:
         model: The model to score.
-        loss: A loss as in `compile`, or an `Objective`. `None`: the loss that the model
-            was compiled with or computes itself, else one that is inferred from labels
-            and outputs.
-        batch: `(x, y or None, sample_weight or None)`, tensors.
+        loss: A loss as in `compile`, or the `Objective` of a `Network`. `None`: the
+            loss that the model was compiled with or computes itself, else one that is
+            inferred from labels and outputs.
+        batch: `(x, y or None, sample_weight or None)`.
 
     Raises:
         ValueError: If the batch does not fit the model or the loss, or if no loss is
@@ -33,7 +33,11 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
     if isinstance(loss, Objective):
         return loss
     x, y, sample_weight = batch
-    check_batched(y)
+    if any(np.ndim(v) == 0 for v in keras.tree.flatten(y) if v is not None):
+        raise ValueError(
+            "The dataset must be batched: the first axis of y counts samples. "
+            "Received: a scalar label. Call `dataset.batch(128)`."
+        )
     found = known_objective(model, loss)
     if found is None and has_own(model, "train_step"):
         raise ValueError(
@@ -52,9 +56,7 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
         if found is None:
             added = bool(scope.losses) and (y is None or model.compiled)
             found = Objective() if added else _inferred(model, x, y, outputs)
-        value, outputs = _tried(found, model, x, y, outputs, sample_weight)
-    if not np.isfinite(value).all() and _out_of_range(y, outputs):
-        raise _misfit(y, outputs, "There is no loss for these labels.")
+        outputs = _tried(found, model, x, y, outputs, sample_weight)
     if not found.was_used:
         logging.warning("%s: its own `compute_loss` ignores `loss=`.", model.name)
     found.example = model, batch, outputs
@@ -62,17 +64,7 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
 
 
 def check_others(objective: Objective, batches: list[tuple]) -> None:
-    """Check that batches after the first one fit the model too.
-
-    Args:
-        objective: What `objective_of` returned for the first batch.
-        batches: All batches.
-
-    Raises:
-        ValueError: If a batch does not fit; the message has its number.
-    """
-    if not objective.example:
-        return
+    """Check that batches after the first, which `objective_of` tried, fit the model."""
     model, _, outputs = objective.example
     for number, (x, y, sample_weight) in enumerate(batches[1:], 2):
         try:
@@ -81,31 +73,28 @@ def check_others(objective: Objective, batches: list[tuple]) -> None:
             # Only labels that look wrong are tried, as this runs the model.
             if y is not None and _out_of_range(y, outputs):
                 with keras.StatelessScope(collect_losses=True):
-                    made = _run(model, x)
-                    value, _ = _tried(objective, model, x, y, made, sample_weight)
-                if not np.isfinite(value).all():
-                    raise _misfit(y, made, "There is no loss for these labels.")
+                    _tried(objective, model, x, y, _run(model, x), sample_weight)
         except ValueError as e:
             raise ValueError(f"{e} This is batch {number} of the dataset.") from e
 
 
 def _tried(objective, model, x, y, outputs, sample_weight):
-    """Return the loss and the outputs it was computed of.
-
-    Shapes of the given outputs may differ from these.
-    """
+    """Return the outputs of which there is a loss: the given ones, or real ones."""
     try:
-        return objective(model, x, y, outputs, sample_weight), outputs
-    except Exception:
+        value = objective(model, x, y, outputs, sample_weight)
+    except Exception:  # the model may make other shapes than the given ones
         outputs = _run(model, x)
-    try:
-        return objective(model, x, y, outputs, sample_weight), outputs
-    except Exception as e:
-        if y is None:
-            raise _no_labels() from e
-        _check_keys("loss", objective.user_loss, model, outputs, e)
-        _check_keys("labels", y, model, outputs, e)
-        raise _misfit(y, outputs, e) from e
+        try:
+            value = objective(model, x, y, outputs, sample_weight)
+        except Exception as e:
+            if y is None:
+                raise _no_labels() from e
+            _check_keys("loss", objective.user_loss, model, outputs, e)
+            _check_keys("labels", y, model, outputs, e)
+            raise _misfit(y, outputs, e) from e
+    if not np.isfinite(value).all() and _out_of_range(y, outputs):
+        raise _misfit(y, outputs, "There is no loss for these labels.")
+    return outputs
 
 
 def _check_keys(what, given, model, outputs, error):
@@ -184,11 +173,10 @@ def _run(model, x):
 
 
 def _check_ranks(model, x):
+    if isinstance(x, dict):
+        x = [x[v.name] for v in model.inputs if v.name in x]
     given = [v.shape for v in keras.tree.flatten(x) if hasattr(v, "shape")]
     wanted = [tuple(v.shape) for v in model.inputs]
-    if isinstance(x, dict):
-        x = {v.name: x[v.name] for v in model.inputs if v.name in x}
-        given = [v.shape for v in x.values()]
     if len(given) != len(wanted):
         raise ValueError(
             "The dataset must give one array for each input of the model. "
@@ -219,14 +207,6 @@ def _check_input(shape, wanted):
         raise ValueError(
             "x must have the shape of the model's input. "
             f"Received: x of shape {shape} for an input of shape {wanted}. Reshape it."
-        )
-
-
-def check_batched(y: Any) -> None:
-    if any(np.ndim(v) == 0 for v in keras.tree.flatten(y) if v is not None):
-        raise ValueError(
-            "The dataset must be batched: the first axis of y counts samples. "
-            "Received: a scalar label. Call `dataset.batch(128)`."
         )
 
 

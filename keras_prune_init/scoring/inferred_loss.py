@@ -43,16 +43,9 @@ KINDS = {
 
 
 def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
-    """Return losses for the outputs of a model, in the form that `compile` takes.
+    """Return losses for a model's outputs on a batch, in the form of `compile`.
 
-    Args:
-        model: A model that was not compiled.
-        x: The inputs of one batch.
-        y: The labels of one batch.
-        outputs: The model's outputs for the batch, or tensors of their shapes.
-
-    Raises:
-        ValueError: If the kind of an output is not known, or labels do not fit it.
+    Of `outputs`, only structure and shapes are read.
     """
     flat = keras.tree.flatten(outputs)
     if any(len(output.shape) == 0 for output in flat):
@@ -62,7 +55,9 @@ def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
             "mean over samples to the loss."
         )
     labels = _by_output(model, y, outputs)
-    kinds = [*map(_kind_in_graph, _symbolic(model, len(flat)))]
+    kinds: list[str | None] = [None] * len(flat)
+    if runs_its_graph(model):
+        kinds = [*map(_kind_in_graph, keras.tree.flatten(model.outputs))]
     if None in kinds:
         traced = _traced_kinds(model, x)
         kinds = [a or b for a, b in zip(kinds, traced, strict=True)]
@@ -125,16 +120,8 @@ def runs_its_graph(model: keras.Model) -> bool:
     return is_graph(model) and module.split(".")[0] == "keras"
 
 
-def _symbolic(model, count):
-    if not runs_its_graph(model):
-        return [None] * count
-    return keras.tree.flatten(model.outputs)
-
-
 def _kind_in_graph(tensor) -> str | None:
     """Return what made a symbolic tensor of Keras; `None` if its layers do not say."""
-    if tensor is None:
-        return None
     shape = tensor.shape
     while tensor is not None:
         operation, _, index = tensor._keras_history
@@ -162,9 +149,7 @@ def _only_input(layer):
 
 
 def _kind_of_layer(layer):
-    if isinstance(layer, MaskedLayer):
-        return _kind_of_layer(layer.layer)
-    if has(layer, Trait.REPEATS):
+    if isinstance(layer, MaskedLayer) or has(layer, Trait.REPEATS):
         return _kind_of_layer(layer.layer)
     if type(layer) is L.Softmax:
         return SOFTMAX if layer.axis == -1 else None
@@ -204,17 +189,8 @@ def _traced_kinds(model, x):
     walk = _Walk(definition.node, functions)
     kinds = [walk.kind(tensor.name) for tensor in graph.structured_outputs]
     kinds = [None if kind == CONSTANT else kind for kind in kinds]
-    if SOFTMAX not in kinds:
-        return kinds
-    with keras.StatelessScope():
-        made = keras.tree.flatten(model(x, training=False))
-    return [
-        # Else its axes have been moved since.
-        None
-        if kind == SOFTMAX and not temperature.are_probabilities(output, kind)
-        else kind
-        for kind, output in zip(kinds, made, strict=True)
-    ]
+    # The axes of a softmax may have been moved since.
+    return temperature.confirmed(kinds, (SOFTMAX,), None, model, x)
 
 
 class _Walk:

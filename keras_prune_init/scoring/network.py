@@ -1,9 +1,8 @@
 """The gradients that saliency methods use.
 
-A `Network` is a Keras model seen as a function of its kernels. It runs the given model
-itself, with other tensors in place of the kernels (`keras.StatelessScope`). So nothing
-is ever assigned: weights, batch statistics, seeds and optimizer stay exactly as they
-are.
+A `Network` runs the given model itself, with other tensors in place of the kernels
+(`keras.StatelessScope`). So nothing is ever assigned: weights, batch statistics, seeds
+and optimizer stay exactly as they are.
 """
 
 from __future__ import annotations
@@ -88,29 +87,17 @@ class Network:
         ]
 
     def recast(self, dtype: str) -> None:
-        """Continue with a copy of the model in another dtype.
-
-        Args:
-            dtype: `"float32"` or `"float64"`.
-        """
-        keys = [(k.address, k.name) for k in self.kernels]
+        """Continue with a copy of the model in `"float32"` or `"float64"`."""
         self.model = rebuild.copy_model(self.model, dtype)
-        found = {(k.address, k.name): k for k in find_kernels(self.model)}
+        layers = {k.address: k.layer for k in find_kernels(self.model)}
         # The paths stay those of the given model.
-        self.kernels = [
-            k._replace(layer=found[key].layer)
-            for k, key in zip(self.kernels, keys, strict=True)
-        ]
+        self.kernels = [k._replace(layer=layers[k.address]) for k in self.kernels]
         self.dtype = dtype
 
     def map_others(self, function: Callable) -> list[tuple]:
-        """Apply a function to the float variables that are no kernels.
+        """Return pairs of variable and `function(value)`, for `forward`.
 
-        Args:
-            function: Function from a variable to its value.
-
-        Returns:
-            A list of pairs of variable and value, for `forward`.
+        They are those of the float variables that are no kernels.
         """
         kernels = {id(k.variable) for k in self.kernels}
         return [
@@ -120,15 +107,12 @@ class Network:
         ]
 
     def forward(self, x, weights: Tensors, others: Sequence[tuple] = ()):
-        """Run the model in inference mode.
+        """Run the model in inference mode and return its outputs.
 
         Args:
             x: Inputs.
             weights: Kernel values, a list of tensors in the order of `kernels`.
             others: Pairs of another variable of the model and its value.
-
-        Returns:
-            The outputs of the model.
         """
         with self._scope(weights, others):
             return self.model(x, training=False)
@@ -181,10 +165,10 @@ class Network:
                 gradients = self._loss_gradients(
                     weights, batch, batch_norm, temperature, twice=True
                 )
-                if total is None:  # one batch: its own gradient, without a second pass
-                    total = [tf.stop_gradient(g) for g in gradients]
-                flow = _inner(gradients, total)
-            return zeros_for_none(tape.gradient(flow, weights), weights)
+            if total is None:  # one batch: its own gradient, without a second pass
+                total = gradients
+            found = tape.gradient(gradients, weights, output_gradients=total)
+            return zeros_for_none(found, weights)
 
         total = None
         if len(self.batches) > 1:
@@ -192,22 +176,13 @@ class Network:
         return self._summed(("hg", batch_norm, temperature), product, weights, total)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
-        """Return the result of the first call of `make` under this key.
-
-        Args:
-            key: Any key of a dict.
-            make: Function without arguments; it is called once for each key.
-        """
+        """Return what `make()` returned for this key; it is called once for each."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def graph_if_it_pays(self, function: Callable) -> Callable:
-        """Return a `tf.function`, or the function itself if it will run too rarely.
-
-        Args:
-            function: A function of tensors.
-        """
+        """Return a function of tensors as a `tf.function` if it runs often enough."""
         if self._calls <= EAGER_CALLS:
             return function
         # Keras runs layers without AutoGraph too, and its analysis takes a second.
@@ -227,15 +202,12 @@ class Network:
         """Return the sum of `function(weights, batch, *args)` over the batches."""
         if key[-1] != 1.0 and self.loss is not None:
             _ = self.loss.kinds  # what a temperature needs, before anything is traced
-        strategy = self.model.distribute_strategy
+        strategy, batches = self.model.distribute_strategy, self.batches
         if strategy.num_replicas_in_sync > 1:
             step = self.once(key, lambda: replicas.summed(strategy, function))
-            batches = self.once(
-                "shares", lambda: [*replicas.shares(strategy, self.batches)]
-            )
+            batches = self.once("shares", lambda: [*replicas.shares(strategy, batches)])
         else:
             step = self.once(key, lambda: self.graph_if_it_pays(function))
-            batches = self.batches
         total: Tensors = []
         for batch in batches:
             part = step(weights, batch, *args)
@@ -243,10 +215,6 @@ class Network:
                 part = [a + b for a, b in zip(total, part, strict=True)]
             total = part
         return total
-
-
-def _inner(a, b):
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
 
 
 def zeros_for_none(gradients, weights) -> Tensors:

@@ -21,14 +21,8 @@ from keras.src.losses import loss as keras_loss
 from keras.src.trainers.compile_utils import CompileLoss
 
 from keras_prune_init.layers.patching import patched
-from keras_prune_init.scoring.temperature import (
-    OTHER,
-    SIGMOID,
-    SOFTMAX,
-    are_probabilities,
-    kind_of,
-    tempered,
-)
+from keras_prune_init.scoring import temperature
+from keras_prune_init.scoring.temperature import OTHER, SIGMOID, SOFTMAX
 
 # So many numbers of an output suffice to find out how a loss treats it.
 ENOUGH = 2**22
@@ -37,11 +31,8 @@ ENOUGH = 2**22
 class Objective:
     """What is differentiated, for any copy of a model.
 
-    Args:
-        loss: A loss as in `compile`. `None`: only the losses that layers add, or what
-            the model's own `compute_loss` returns.
-        loss_weights: Weights of the losses, as in `compile`.
-        output_names: Names of the model's outputs.
+    The loss is as in `compile`. `None`: only the losses that layers add, or what the
+    model's own `compute_loss` returns.
 
     Attributes:
         example: `(model, batch, outputs)` of the trial; empty before.
@@ -63,7 +54,8 @@ class Objective:
         """
         if temperature != 1.0:
             outputs = self._tempered(outputs, temperature)
-        sample_weight = _like(outputs, sample_weight, model)
+        if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
+            sample_weight = [sample_weight.get(name) for name in model.output_names]
         with patched(self._changes(model, outputs)):
             return _call(model.compute_loss, x, y, outputs, sample_weight)
 
@@ -104,23 +96,15 @@ class Objective:
                         model(x, training=False)
                     return self(model, x, y, varied, sample_weight)
 
-            return kind_of(loss, flat[i])
+            return temperature.kind_of(loss, flat[i])
 
         kinds = [kind(i) if v.dtype.is_floating else None for i, v in enumerate(flat)]
-        probable = SOFTMAX, SIGMOID
-        if not set(probable) & set(kinds):
-            return kinds
-        with keras.StatelessScope():
-            made = keras.tree.flatten(model(batch[0], training=False))
-        return [
-            OTHER if kind in probable and not are_probabilities(output, kind) else kind
-            for kind, output in zip(kinds, made, strict=True)
-        ]
+        return temperature.confirmed(kinds, (SOFTMAX, SIGMOID), OTHER, model, x)
 
-    def _tempered(self, outputs, temperature):
+    def _tempered(self, outputs, divisor):
         divided = []
         for kind, output in zip(self.kinds, keras.tree.flatten(outputs), strict=True):
-            new = tempered(output, kind, temperature)
+            new = temperature.tempered(output, kind, divisor)
             if new is not output and (mask := get_keras_mask(output)) is not None:
                 set_keras_mask(new, mask)
             divided.append(new)
@@ -212,15 +196,8 @@ def _call(compute_loss, *arguments):
     return compute_loss(*arguments, **options)
 
 
-def _like(outputs, sample_weight, model):
-    """Turn weights by name of the output into a list, if the outputs are a list."""
-    if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
-        return [sample_weight.get(name) for name in model.output_names]
-    return sample_weight
-
-
 def _first(values, rows):
-    return keras.tree.map_structure(lambda v: None if v is None else v[:rows], values)
+    return keras.tree.map_structure(lambda v: v[:rows], values, none_is_leaf=False)
 
 
 def _wide_sum(loss):

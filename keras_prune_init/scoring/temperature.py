@@ -17,20 +17,17 @@ import tensorflow as tf
 # What a loss takes an output for.
 LOGITS, SOFTMAX, SIGMOID, OTHER = "logits", "softmax", "sigmoid", "other"
 
+# Kinds of probabilities p, with p(z) and the axes of gradients that share one w.
+PROBABILITIES = ((SOFTMAX, tf.nn.softmax, (0, -1)), (SIGMOID, tf.sigmoid, (0,)))
+
 POINTS = 4
 TOLERANCE = 1e-3
 
 
 def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | None:
-    """Return how a loss treats an output.
+    """Return how a loss treats an output of such a shape and dtype.
 
-    Args:
-        loss: Function from an output to the loss; all else is fixed.
-        output: An output of the right shape and dtype.
-
-    Returns:
-        Logits or probabilities of a cross-entropy, or something else; `None` if the
-        loss does not depend on this output.
+    `None`: it does not depend on this output. All else that the loss reads is fixed.
     """
     draw = np.random.default_rng(0)
     dtype = output.dtype if output.dtype.size >= 4 else tf.float32
@@ -41,13 +38,10 @@ def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | 
     slopes = _slopes(loss, points, tf.identity)
     if slopes is None or not np.any(slopes):
         return None
-    for p, axis in ((tf.nn.softmax, (0, -1)), (tf.sigmoid, (0,))):
+    for _, p, axis in PROBABILITIES:
         if _is_cross_entropy(slopes, points, p, axis):
             return LOGITS
-    for kind, p, axis in (
-        (SOFTMAX, tf.nn.softmax, (0, -1)),
-        (SIGMOID, tf.sigmoid, (0,)),
-    ):
+    for kind, p, axis in PROBABILITIES:
         if _is_cross_entropy(_slopes(loss, points, p), points, p, axis):
             return kind
     return OTHER
@@ -80,12 +74,22 @@ def _is_cross_entropy(slopes, points, p, axis):
     )
 
 
-def are_probabilities(output, kind: str) -> bool:
-    """Whether numbers can be the outputs of a softmax or a sigmoid."""
+def confirmed(kinds, suspects, otherwise, model: keras.Model, x) -> list[str | None]:
+    """Run a model, and replace a suspect kind whose outputs are no probabilities."""
+    if not set(suspects) & set(kinds):
+        return kinds
+    with keras.StatelessScope():
+        outputs = keras.tree.flatten(model(x, training=False))
+    return [
+        otherwise if kind in suspects and not _are_probabilities(output, kind) else kind
+        for kind, output in zip(kinds, outputs, strict=True)
+    ]
+
+
+def _are_probabilities(output, kind):
     output = np.asarray(output, "float64")
     inside = output.min() >= 0 and output.max() <= 1
-    rows = kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2)
-    return bool(inside and rows)
+    return inside and (kind == SIGMOID or np.allclose(output.sum(-1), 1, atol=1e-2))
 
 
 def tempered(output, kind: str | None, temperature: float):

@@ -142,6 +142,15 @@ def test_a_sparsity_that_layers_do_not_leave_is_refused_with_those_they_do():
     kpi.select(scores, least + 1e-3, {"a": 0.25})
 
 
+def test_what_a_dict_leaves_has_a_minimum_too():
+    scores = dict(zip("abc", np.random.default_rng(0).random((3, 10)), strict=True))
+    allocation = {"a": 0.5}
+    counts = kept(kpi.select(scores, 0.7, kpi.Allocation(allocation, 2)))
+    assert counts["a"] == 5 and counts["b"] + counts["c"] == 4 and counts["b"] == 2
+    with pytest.raises(ValueError, match="leave room for the sparsities of `alloc"):
+        kpi.select(scores, 0.7, kpi.Allocation(allocation, 3))
+
+
 def test_a_function_says_how_much_is_kept():
     def halves(shapes, density):
         sizes = np.array([np.prod(s) for s in shapes])

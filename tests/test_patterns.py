@@ -70,6 +70,12 @@ def test_the_best_of_each_group_stay():
     )
 
 
+def test_a_sparsity_that_is_nearly_that_of_the_groups_removes_as_many():
+    model = keras.Sequential([keras.Input((9,)), L.Dense(2)])
+    new = pruned(model, "1:3", sparsity=0.6666)
+    assert kpi.report(new).kept == 6
+
+
 @pytest.mark.parametrize("rows, columns", [(1, 4), (4, 1), (2, 2), (8, 4)])
 def test_blocks_come_and_go_together(rows, columns):
     model = pruned(net(), f"{rows}x{columns}", "snip", sparsity=0.6)

@@ -148,8 +148,9 @@ class Allocation:
                 f"sparsity={sparsity} keeps {keep} weights. Lower one of the two."
             )
 
-    def _check_floors(self, kept, floors):
-        if np.any(kept < floors):
+    def _check_floors(self, kept, floors, others, rest):
+        """Compare with what each kernel keeps, or all `others` together: `rest`."""
+        if np.any((kept < floors)[~others]) or floors[others].sum() > max(rest, 0):
             raise ValueError(
                 "`min_per_layer` must leave room for the sparsities of `allocation`. "
                 f"Received: min_per_layer={self.min_per_layer} with {self.rule!r}. "
@@ -165,8 +166,11 @@ class Allocation:
         """
         sizes = np.array([math.prod(s) for s in shapes.values()])
         if isinstance(self.rule, Mapping):
-            _, removed, _ = self._split(list(shapes), sizes, sparsity)
-            self._check_floors(sizes - removed, np.minimum(self.min_per_layer, sizes))
+            goals, removed, left = self._split(list(shapes), sizes, sparsity)
+            others = np.array([goal is None for goal in goals])
+            floors = np.minimum(self.min_per_layer, sizes)
+            rest = sizes[others].sum() - left
+            self._check_floors(sizes - removed, floors, others, rest)
             return
         keep = sizes.sum() - removed_count(sparsity, sizes.sum())
         self._check_room(np.minimum(self.min_per_layer, sizes), keep, sparsity)
@@ -210,7 +214,7 @@ class Allocation:
                 "kernel has lost more already. Pass more, or `strip` the model first."
             )
         floors = np.minimum(self.min_per_layer, inside)
-        self._check_floors((sizes - removed)[~others], floors[~others])
+        self._check_floors(sizes - removed, floors, others, rest - left)
         kept = [
             0 if g is None else min(n - removed_count(float(now(g)), n), p)
             for g, n, p in zip(goals, sizes, inside, strict=True)

@@ -218,7 +218,7 @@ class NofM(_Tiles):
 
     def choose(self, units, scores, within, now):
         # The first of several iterations keeps more than N.
-        count = math.ceil((1 - float(now(units.sparsity))) * self.m - 1e-6)
+        count = math.ceil((1 - float(now(self.sparsity))) * self.m - 1e-6)
         masks = {}
         for i, (path, values) in enumerate(scores.items()):
             if within is not None:

@@ -177,7 +177,7 @@ def _without_channels(made: plan.Plan) -> keras.Model:
             rescaling.rescale(wrapped)
         elif finish:
             note = f"{note} {finish(wrapped, made.network)}"
-        small = rebuild.change_layers(wrapped, exchange.folded)
+        small = rebuild.copy_model(wrapped, change=exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)
         pruning.keep_note(small, note)

@@ -32,16 +32,16 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
     for i, node in enumerate(nodes):
         for parent in node.parents:
             children[parent].append(i)
-    up = [node.parents for node in nodes]
+    parents = [node.parents for node in nodes]
     found: dict[int, Callable | None] = {}
     known: dict = {}
     for i, node in enumerate(nodes):
         if node.has_kernel:
-            functions = _search(nodes, up, up[i])
+            functions = _search(nodes, parents, parents[i])
             if functions == []:  # nothing but inputs
                 own = _activation(node)
-                functions = [own] if own not in (None, LINEAR) else []
-                functions = functions or _search(nodes, children, children[i])
+                bends = own not in (None, LINEAR)
+                functions = [own] if bends else _search(nodes, children, children[i])
             function = _one(functions)
             found[i] = known.setdefault(_key(function), function)
     return found

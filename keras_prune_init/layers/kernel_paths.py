@@ -56,17 +56,14 @@ def steps(layer: keras.layers.Layer, name: str) -> list:
     return found
 
 
+def around(layer: keras.layers.Layer, name: str) -> list[keras.layers.Layer]:
+    """Return the layers that kernel `name` is in, from `layer` to its owner."""
+    return [v for v in steps(layer, name)[:-1] if isinstance(v, keras.layers.Layer)]
+
+
 def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
     """Return the layer that holds kernel `name`: `layer` itself or one inside it."""
-    within = steps(layer, name)[:-1]
-    return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
-
-
-def runner(layer, name, traits=types.Trait.LOOP) -> keras.layers.Layer:
-    """Return the layer whose call uses a kernel: one with a trait, or the owner."""
-    around = steps(layer, name)[:-1]
-    found = (v for v in around if isinstance(v, keras.layers.Layer))
-    return next((v for v in found if types.has(v, traits)), owner(layer, name))
+    return around(layer, name)[-1]
 
 
 def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:

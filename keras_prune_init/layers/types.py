@@ -94,9 +94,8 @@ _PLAIN = T.STRAIGHT | T.HOMOGENEOUS
 _ACTIVATION = T.ACTIVATES | T.IN_PLACE
 
 
-def _rows(classes, kernels=None, traits=None):
-    row = LayerType(kernels or {}, traits or Trait(0))
-    return dict.fromkeys(classes, row)
+def _rows(classes, *fields, **named):
+    return dict.fromkeys(classes, LayerType(*fields, **named))
 
 
 TYPES: dict[type, LayerType] = {

@@ -31,15 +31,10 @@ def check_copy(
 ) -> None:
     """Run a model and its copy in inference, and compare the outputs.
 
-    Nothing is compared in three cases: the model does not run on these inputs, it draws
-    random numbers in inference, or several processes hold it.
-
-    Args:
-        model: The original; it is only read.
-        copy: The copy.
-        inputs: A small batch. Default: one sample of ones.
-        kernels: Kernels of `model` of which the copy lacks weights.
-        masks: `{kernel path: mask}`: the weights that the copy still has.
+    Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
+    path which weights of `kernels` it still has. Nothing is compared in three cases:
+    the model does not run on these inputs, it draws random numbers in inference, or
+    several processes hold it.
 
     Raises:
         ValueError: If outputs differ (the message names the first layer where they do),
@@ -103,17 +98,13 @@ def _close(a, b):
         return True
     tolerance = TOLERANCE.get(getattr(a.dtype, "name", ""))
     if isinstance(a, (tf.RaggedTensor, tf.SparseTensor)) or not tolerance:
-        return _same(a, b)
+        a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
+        return np.array_equal(a, b)
     if a.shape != b.shape:
         return False
     a, b = (np.asarray(tf.cast(v, "float64")) for v in (a, b))
     size = np.max(np.abs(a), initial=0, where=np.isfinite(a))
     return np.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
-
-
-def _same(a, b):
-    a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
-    return np.array_equal(a, b)
 
 
 def _first_difference(model, copy, inputs, mapping):

@@ -138,9 +138,10 @@ class MaskedComposite(_Mixin):
             self.__class__ = original
             config = self.get_config()
         except Exception as e:
+            first_line = str(e).strip().partition("\n")[0]
             raise NotImplementedError(
                 f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
-                f"`get_config` fails ({_first_line(e)}); use `save_weights` or "
+                f"`get_config` fails ({first_line}); use `save_weights` or "
                 "`tf.train.Checkpoint`, or let the class implement `get_config`."
             ) from e
         finally:
@@ -172,7 +173,3 @@ class MaskedComposite(_Mixin):
         layer = Copier(layer, exchange.masking(plain))(layer)
         remember_masks(layer)
         return layer
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]

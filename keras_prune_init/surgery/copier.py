@@ -132,7 +132,8 @@ class Copier(PythonCopier):
         self._attributes(attributes, new)
         if layer:
             # A wrapper shows there how the layer in it is built.
-            vars(new.build).update(_signature_of(value.build))
+            if "__signature__" in vars(value.build):
+                new.build.__signature__ = value.build.__signature__
             if self._call:  # which may have put in layers of its own
                 for inner in vars(new).get("_operations", ()):
                     new._tracker.track(inner)
@@ -245,9 +246,3 @@ class Copier(PythonCopier):
         (TrackableReference, _reference),
         *PythonCopier.rules,
     )
-
-
-def _signature_of(function) -> dict:
-    """Return the attribute with the signature of a function, if it has one."""
-    found = vars(function)
-    return {k: found[k] for k in ("__signature__",) if k in found}

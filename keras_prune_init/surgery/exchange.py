@@ -38,7 +38,7 @@ def masking(options: Mapping[int, dict]) -> Change:
         absent = []
         if given["layout"] == "compact" and layer.built:
             absent = [get_kernel(layer, name) for name in given["kernels"]]
-        return masked(copier.without_values(layer, absent), given)
+        return masked(copier.without_values(layer, absent), **given)
 
     return change
 
@@ -57,15 +57,10 @@ def to_layout(layout: str) -> Change:
     def change(layer, copier):
         if not isinstance(layer, MaskedLayer):
             return None
-        kernels = layer.kernels
-        values = {}
-        if layout == "masked":
-            values = {name: layer.kernel_value(name) for name in kernels}
-        inner = unwrapped(layer, copier, values)
-        options = options_of(layer) | {"layout": layout}
-        options.pop("counts", None)
-        new = masked(inner, options)
-        for name in kernels:
+        stored = layer.kernels if layout == "masked" else ()
+        values = {name: layer.kernel_value(name) for name in stored}
+        new = wrapped_like(layer, unwrapped(layer, copier, values), layout)
+        for name in layer.kernels:
             new.install(name, layer.kept_mask(name), layer.kernel_value(name))
             new.scales[name].assign(layer.scales[name].value)
         return new
@@ -87,10 +82,9 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
     return inner
 
 
-def masked(layer: Layer, options: Mapping) -> MaskedLayer:
+def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
     """Return a layer in a wrapper that removes nothing yet."""
-    options = dict(options)
-    wrapper = LAYOUTS[options.pop("layout")](layer, **options)
+    wrapper = LAYOUTS[layout](layer, **options)
     if layer.built:
         wrapper.build()
     return wrapper
@@ -107,8 +101,9 @@ def options_of(layer: MaskedLayer) -> dict:
     return options
 
 
-def wrapped_like(wrapper: MaskedLayer, layer: Layer) -> MaskedLayer:
+def wrapped_like(wrapper: MaskedLayer, layer: Layer, layout: str = "") -> MaskedLayer:
     """Return a layer in a wrapper like another one; it removes nothing yet."""
     options = options_of(wrapper)
     options.pop("counts", None)
-    return masked(layer, options)
+    options["layout"] = layout or options["layout"]
+    return masked(layer, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 
 import keras
 import tensorflow as tf
@@ -13,7 +12,6 @@ from keras_prune_init._arguments import check_choice, check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
-from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery import exchange, rebuild
 from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
@@ -71,7 +69,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
             "`to_layout` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
-    new = rebuild.change_layers(model, exchange.to_layout(layout))
+    new = rebuild.copy_model(model, change=exchange.to_layout(layout))
     check_copy(model, new)
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
@@ -84,7 +82,7 @@ def as_masked(model: keras.Model) -> keras.Model:
     """Return the model, or a copy with kernels if the layout has none."""
     if not any(isinstance(v, CompactLayer) for v in exchange.masked_layers(model)):
         return model
-    return rebuild.change_layers(model, exchange.to_layout("masked"))
+    return rebuild.copy_model(model, change=exchange.to_layout("masked"))
 
 
 def _copy_optimizer(old, new, source, target):
@@ -112,17 +110,16 @@ def _copy_optimizer(old, new, source, target):
 def _weights(model):
     """Return what optimizers see of a model, in the same order for every layout.
 
-    Returns:
-        Pairs of a trainable variable and its `KeptWeights`, or `None` if it is not the
-        vector of a kernel's kept weights.
+    These are pairs of a trainable variable and its `KeptWeights`, or `None` if it is
+    not the vector of a kernel's kept weights.
     """
     found = {}
-    for _, layer in walk(model):
-        for name in getattr(layer, "kernels", ()):
+    for layer in exchange.masked_layers(model):
+        for name in layer.kernels:
             if isinstance(layer, CompactLayer):
                 kept = layer.kept[name]
                 found[id(kept.values)] = kept.values, kept
-            elif isinstance(layer, exchange.MaskedLayer):
+            else:
                 kernel = get_kernel(layer.layer, name)
                 found[id(kernel)] = kernel, None
     trainable = {id(v): (v, None) for v in model.trainable_variables}
@@ -139,7 +136,7 @@ def _slots(optimizer, references):
     # A twin without any storage is built, to see it.
     owners = {}
 
-    def note(plain, reference_variable, *args, **kwargs):
+    def note(reference_variable, *args, **kwargs):
         slot = plain(reference_variable, *args, **kwargs)
         owners[id(slot)] = id(reference_variable)
         return slot
@@ -148,8 +145,7 @@ def _slots(optimizer, references):
         twin = Copier(optimizer)(optimizer)
         makes = getattr(twin, "inner_optimizer", twin)
         plain = makes.add_variable_from_reference
-        name = "add_variable_from_reference"
-        object.__setattr__(makes, name, functools.partial(note, plain))
+        vars(makes)["add_variable_from_reference"] = note
         twin.build(references)
     slots = collections.defaultdict(list)
     for variable, other in zip(optimizer.variables, twin.variables, strict=True):

@@ -37,17 +37,25 @@ def preserved_random_state():
 
 
 def copy_model(
-    model: keras.Model, dtype: str | None = None, call: Callable | None = None
+    model: keras.Model,
+    dtype: str | None = None,
+    change: exchange.Change | None = None,
+    call: Callable | None = None,
+    scope: bool = True,
 ) -> keras.Model:
     """Return a copy of a model with its weights.
 
-    Args:
-        model: Any model. Only the Functional models in it use `call`.
-        dtype: Dtype of the copy. Default: the same.
-        call: Function `call(model, layer, *args, **kwargs)` that connects layers, where
-            `model` is the original. Default: `layer(*args, **kwargs)`.
+    `dtype`, `change` and `call` are those of `Copier`. `call` is needed if layers have
+    other shapes. The copy belongs to the strategy of the model if `scope` is true.
     """
-    return _copy_model(model, dtype=dtype, call=call)
+    inside = replicas.scope(model) if scope else contextlib.nullcontext()
+    with preserved_random_state(), inside:
+        new = Copier(model, change, call, dtype)(model)
+        if call is not None:
+            composites.remember_graphs(model, new)
+        composites.remember_masks(new)
+        composites.forget_masks(new)
+        return enable_workers(new) if scope else new
 
 
 def wrap(
@@ -67,25 +75,18 @@ def wrap(
         wrapper = wrappers.setdefault(id(kernel.layer), options)
         wrapper["kernels"].append(kernel.name)
         wrapper["paths"].append(kernel.path)
-    return _copy_model(model, exchange.masking(wrappers))
+    return copy_model(model, change=exchange.masking(wrappers))
 
 
 def set_masks(
     pruned: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
 ) -> None:
-    """Set masks and kept weights of a model that `wrap` made.
-
-    Args:
-        pruned: The model from `wrap`.
-        kernels: The kernels that were given to `wrap`.
-        masks: `{kernel path: array of 0 and 1 of the kernel's shape}`.
-    """
+    """Set masks and kept weights of a model that `wrap` made, for the same kernels."""
     layers = dict(walk(pruned))
     with replicas.scope(pruned):
         for kernel in kernels:
-            layer = layers[kernel.address]
-            value = kernel.variable.value
-            layer.install(kernel.name, masks[kernel.path], value)
+            mask, value = masks[kernel.path], kernel.variable.value
+            layers[kernel.address].install(kernel.name, mask, value)
 
 
 def set_note(pruned: keras.Model, note: str) -> None:
@@ -126,19 +127,9 @@ def strip(model: keras.Model) -> keras.Model:
             f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
         )
     # It leaves its strategy: one process of several may want it.
-    plain = _copy_model(model, exchange.folded, scope=False)
+    plain = copy_model(model, change=exchange.folded, scope=False)
     check_copy(model, plain)
     return plain
-
-
-def change_layers(
-    model: keras.Model, change: exchange.Change, call: Callable | None = None
-) -> keras.Model:
-    """Return a copy of a model with other layers, where `change` makes one.
-
-    `call` is needed if these have other shapes, as in `copy_model`.
-    """
-    return _copy_model(model, change, call=call)
 
 
 def enable_workers(model: keras.Model) -> keras.Model:
@@ -172,7 +163,6 @@ def enable_workers(model: keras.Model) -> keras.Model:
     >>> kpi.report(loaded).sparsity
     0.75
     """
-
     check_model(model, built=False)
 
     def fixed():
@@ -180,14 +170,3 @@ def enable_workers(model: keras.Model) -> keras.Model:
 
     workers.enable_fit(model, fixed)
     return model
-
-
-def _copy_model(model, change=None, dtype=None, call=None, scope=True):
-    inside = replicas.scope(model) if scope else contextlib.nullcontext()
-    with preserved_random_state(), inside:
-        new = Copier(model, change, call, dtype)(model)
-        if call is not None:
-            composites.remember_graphs(model, new)
-        composites.remember_masks(new)
-        composites.forget_masks(new)
-        return enable_workers(new) if scope else new

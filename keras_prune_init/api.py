@@ -161,7 +161,8 @@ def _masked(made: plan.Plan) -> keras.Model:
         rescaling.apply(targets)
     elif made.recipe.finish:
         more = made.recipe.finish(pruned, made.network)
-        rebuild.set_note(pruned, f"{note} {more}")
+        for layer in exchange.masked_layers(pruned):
+            layer.note = f"{note} {more}"
     return pruned
 
 

@@ -50,10 +50,6 @@ class Analysis(NamedTuple):
     reasons: dict[str, set[int]]
     first: bool
 
-    def axis(self, shape) -> int:
-        """Return the axis of channels in a tensor of this model."""
-        return rules.channel_axis(shape, self.first)
-
     def keeps(self, node: int) -> np.ndarray:
         """Return which channels of a node's output stay."""
         return self.kept[self.groups[node]]

@@ -8,7 +8,7 @@ import numpy as np
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.channels import analysis
-from keras_prune_init.channels.rules import is_depthwise
+from keras_prune_init.channels.rules import channel_axis, is_depthwise
 from keras_prune_init.surgery import exchange, rebuild
 from keras_prune_init.surgery.agreement import check_copy
 
@@ -84,7 +84,8 @@ def _smaller_input(plan, i):
     """Return the shape that a layer reads, without the channels that are cut out."""
     node = plan.nodes[i]
     shape = list(node.given[0])
-    shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())
+    axis = channel_axis(shape, plan.first)
+    shape[axis] = int(plan.keeps(node.parents[0]).sum())
     return tuple(shape)
 
 

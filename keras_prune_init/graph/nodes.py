@@ -29,7 +29,7 @@ def in_order(model: keras.Function) -> Iterator[Any]:
 
 def arguments(node: Any) -> list[keras.KerasTensor]:
     """Return the tensors that a call was given; a nested model may get them by name."""
-    first = next(iter(node.arguments.args), None)
+    first: Any = next(iter(node.arguments.args), None)
     inputs = getattr(node.operation, "inputs", None)
     by_name = isinstance(first, dict) and isinstance(node.operation, keras.Model)
     if by_name and inputs and not isinstance(node.operation.input, dict):

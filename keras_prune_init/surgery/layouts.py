@@ -17,11 +17,6 @@ from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
 
 
-def check_layout(layout: str) -> None:
-    """Raise a ValueError unless there is such a layout."""
-    check_choice("layout", layout, exchange.LAYOUTS)
-
-
 def check_optimizer(model: keras.Model, layout: str) -> None:
     """Raise a ValueError if the optimizer of a model cannot train it in a layout."""
     optimizer = getattr(model, "optimizer", None)
@@ -62,7 +57,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     False
     """
     check_model(model)
-    check_layout(layout)
+    check_choice("layout", layout, exchange.LAYOUTS)
     check_optimizer(model, layout)
     if not exchange.masked_layers(model):
         raise ValueError(

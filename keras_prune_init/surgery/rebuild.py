@@ -54,7 +54,6 @@ def copy_model(
         if call is not None:
             composites.remember_graphs(model, new)
         composites.remember_masks(new)
-        composites.forget_masks(new)
         return enable_workers(new) if scope else new
 
 
@@ -87,12 +86,6 @@ def set_masks(
         for kernel in kernels:
             mask, value = masks[kernel.path], kernel.variable.value
             layers[kernel.address].install(kernel.name, mask, value)
-
-
-def set_note(pruned: keras.Model, note: str) -> None:
-    """Set the text with which `report` explains the masks of a model."""
-    for layer in masked_layers(pruned):
-        layer.note = note
 
 
 @one_at_a_time

@@ -56,11 +56,7 @@ class Analysis(NamedTuple):
 
 
 def analyse(model: keras.Model) -> Analysis:
-    """Find what can be cut out of a model.
-
-    Raises:
-        ValueError: If the model is not Sequential or Functional.
-    """
+    """Find what can be cut out of a Sequential or Functional model."""
     return _Search(model).result()
 
 
@@ -124,9 +120,8 @@ class _Search:
 
     def _forward(self, node):
         parents = [(self.groups[p], self.constants[p]) for p in node.parents]
-        made = None
-        if id(node.operation) not in self.shared and not self._enters(node):
-            made = self._made(node, parents)
+        known = id(node.operation) not in self.shared and not self._enters(node)
+        made = self._made(node, parents) if known else None
         if made is None:  # nothing is known: all inputs and outputs stay
             self.unknown.add(len(self.groups))
             for groups, _ in parents:
@@ -140,9 +135,8 @@ class _Search:
 
     def _enters(self, node):
         """Whether a nested model begins here; its inputs have their own shape."""
-        return any(self.nodes[p].owner is not node.owner for p in node.parents) and (
-            node.owner is not self.model
-        )
+        owners = [self.nodes[p].owner for p in node.parents]
+        return node.owner is not self.model and any(v is not node.owner for v in owners)
 
     def _made(self, node, parents):
         operation, first = node.operation, self.first

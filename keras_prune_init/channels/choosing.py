@@ -83,7 +83,7 @@ class ChannelUnits(Units):
 
     The allocation `"global"` ranks all channels; `"uniform"` removes the same fraction
     of each set of channels that the same layers make. Its minimum is the number of
-    channels that each layer keeps at least. Errors are those of `ChannelGroups`.
+    channels that each layer keeps at least.
     """
 
     def __init__(self, what, model, kernels, sparsity, allocation):

@@ -63,10 +63,6 @@ class ChannelGroups:
         cost: Cost of the whole model.
         sets: The groups that can be removed; the groups that the same layers make are
             one set.
-
-    Raises:
-        ValueError: If the model is of another kind, if no channel can be removed, or if
-            the multiply-adds are not known.
     """
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):

@@ -220,12 +220,12 @@ def _checked_counts(counts, kernels):
 
 
 @contextlib.contextmanager
-def without_storage(kernels: Iterable[str]):
-    """Make new variables at these attribute paths with a shape but without storage."""
-    names = {path.rpartition(".")[2] for path in kernels}
+def without_storage(kernels: Iterable[str] | None = None):
+    """Make new variables, or only these kernels, with a shape but without storage."""
+    names = None if kernels is None else {path.rpartition(".")[2] for path in kernels}
 
     def create(next_creator, **kwargs):
-        if kwargs["name"] in names:
+        if names is None or kwargs["name"] in names:
             # A function, because TensorFlow may lift this out of a graph.
             dtype = kwargs["dtype"]
             kwargs["initial_value"] = lambda: tf.zeros([0], dtype)

@@ -71,14 +71,10 @@ def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
 
 
 def role(layer: keras.layers.Layer, name: str) -> Role:
-    """Return what kernel `name` does, from the table of layer classes.
-
-    Raises:
-        ValueError: If the class is not known.
-    """
+    """Return what kernel `name` does, from the table of layer classes."""
     keys = name.split(".")
     for i, part in enumerate(steps(layer, name)[:-1]):
-        kind = types.type_of(part) if isinstance(part, keras.layers.Layer) else None
+        kind = types.type_of(part)
         found = kind and kind.kernels.get(".".join(keys[i:]))
         if found:
             return found
@@ -92,11 +88,7 @@ def role(layer: keras.layers.Layer, name: str) -> Role:
 
 
 def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
-    """Return the axes of a kernel over which a sum makes one output unit.
-
-    Raises:
-        ValueError: If the kernel has no such axis.
-    """
+    """Return the axes of a kernel over which a sum makes one output unit."""
     shape = tuple(get_kernel(layer, name).shape)
     axes = role(layer, name).inputs
     if callable(axes):

@@ -33,20 +33,11 @@ NOT_PLAIN = "its kernel is quantized or has LoRA weights"
 def prunable(
     model: keras.Model, filters: Filters = None
 ) -> tuple[list[Kernel], list[tuple[str, str]]]:
-    """Find the kernels of a model that can be pruned, and the layers that are left out.
+    """Find the kernels of a built model that can be pruned, in definition order.
 
-    Args:
-        model: A built Keras model.
-        filters: The argument of `prune_at_init`.
-
-    Returns:
-        The kernels, in definition order, and a list of `(layer path, reason)` for every
-        layer with weights that is not pruned.
-
-    Raises:
-        TypeError: If `filters` is of another kind.
-        ValueError: If a regular expression is wrong, or a layer does not have the
-            kernels that its class was registered with.
+    Also return `(layer path, reason)` for every layer with weights that is not pruned.
+    Wrong `filters` are refused, and layers without the kernels that their class was
+    registered with.
     """
     check_filters(filters)
     _check_registered(model)

@@ -32,13 +32,10 @@ def check_copy(
     """Run a model and its copy in inference, and compare the outputs.
 
     Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
-    path which weights of `kernels` it still has. Nothing is compared in three cases:
-    the model does not run on these inputs, it draws random numbers in inference, or
-    several processes hold it.
-
-    Raises:
-        ValueError: If outputs differ (the message names the first layer where they do),
-            or if the copy uses variables of the model.
+    path which weights of `kernels` it still has. A copy is refused if outputs differ
+    (the message names the first layer where they do), or if it uses variables of the
+    model. Nothing is compared in three cases: the model does not run on these inputs,
+    it draws random numbers in inference, or several processes hold it.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
@@ -108,11 +105,10 @@ def _close(a, b):
 
 
 def _first_difference(model, copy, inputs, mapping):
-    pairs = ((model, keras.StatelessScope(mapping)), (copy, keras.StatelessScope()))
-    heard = [_outputs(one, inputs, scope) for one, scope in pairs]
-    for address, outputs in heard[0]:
-        others = [v for at, v in heard[1] if at == address]
-        if not others or not _equal(outputs, others[0]):
+    heard = _outputs(model, inputs, keras.StatelessScope(mapping))
+    copied = dict(reversed(_outputs(copy, inputs, keras.StatelessScope())))
+    for address, outputs in heard:  # of layers called twice, the first call
+        if address not in copied or not _equal(outputs, copied[address]):
             layer = dict(walk(model))[address]
             kind = type(layer).__name__
             return f"other outputs of its copy, first of `{layer.name}` ({kind})"

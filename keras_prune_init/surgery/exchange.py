@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_prune_init._arguments import check_model
 from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
@@ -26,6 +27,16 @@ LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     """Return the `MaskedLayer`s of a model, each once, in definition order."""
     return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
+
+
+def check_pruned(function: str, model: Any) -> None:
+    """Raise an error unless the argument of a function is a pruned Keras model."""
+    check_model(model)
+    if not masked_layers(model):
+        raise ValueError(
+            f"`{function}` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
+        )
 
 
 def masking(options: Mapping[int, dict]) -> Change:

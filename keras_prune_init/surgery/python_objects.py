@@ -123,8 +123,7 @@ class PythonCopier:
         else:
             base = list if isinstance(value, list) else collections.deque
             base.extend(new, [self(v) for v in list(value)])
-        if kind is type(value):
-            self._attributes(getattr(value, "__dict__", {}), new)
+        self._attributes(getattr(value, "__dict__", {}), new)
         return new
 
     def _method(self, value):

@@ -113,12 +113,7 @@ def strip(model: keras.Model) -> keras.Model:
     >>> [type(layer).__name__ for layer in kpi.strip(pruned).layers[1:]]
     ['Dense', 'Dense']
     """
-    check_model(model)
-    if not masked_layers(model):
-        raise ValueError(
-            "`strip` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
-        )
+    exchange.check_pruned("strip", model)
     # It leaves its strategy: one process of several may want it.
     plain = copy_model(model, change=exchange.folded, scope=False)
     check_copy(model, plain)

@@ -75,6 +75,7 @@ class ChannelGroups:
             self._grid(i, kernel, prices[kernel.record.path])
             for i, kernel in self.plan.kernels.items()
         ]
+        self.pruned = [k for k in self.kernels if k.path is not None]
         self.sets = self._sets()
         if not self.sets:
             raise ValueError(
@@ -127,8 +128,7 @@ class ChannelGroups:
         values = dict(zip(self.shapes, tensors, strict=True))
         return self._sums(
             (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
-            for k in self.kernels
-            if k.path is not None
+            for k in self.pruned
         )
 
     def _sums(self, pairs):
@@ -151,19 +151,16 @@ class ChannelGroups:
     def masks(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Return the masks of the kernels to prune, by path."""
         masks = {path: np.ones(shape, bool) for path, shape in self.shapes.items()}
-        for kernel in self.kernels:
-            if kernel.path is not None:
-                mask = masks[kernel.path]
-                mask &= kernel.kept(kept).reshape(mask.shape)
+        for kernel in self.pruned:
+            masks[kernel.path] &= kernel.kept(kept).reshape(self.shapes[kernel.path])
         return masks
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return which groups these masks keep; the inverse of `masks`."""
         kept = self.all()
-        for kernel in self.kernels:
-            if kernel.path is not None:
-                made = masks[kernel.path].reshape(kernel.shape).any((0, 1))
-                kept[kernel.outputs[~made]] = False
+        for kernel in self.pruned:
+            made = masks[kernel.path].reshape(kernel.shape).any((0, 1))
+            kept[kernel.outputs[~made]] = False
         return kept
 
 

@@ -48,10 +48,7 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
 
 
 def _search(nodes, ways, start):
-    """Find the activations that are first met in one direction.
-
-    Returns `None` if an operation is unknown.
-    """
+    """Find the activations first met in one direction; `None`: one is not known."""
     found, queue, seen = [], list(start), set()
     while queue:
         i = queue.pop()

@@ -17,9 +17,8 @@ def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
     """
     if not isinstance(layer, keras.layers.Layer):  # an operation of a graph
         return ()
-    if is_graph(layer) or is_composite(layer):
-        return ()
-    return tuple(_names(layer, set()))
+    holds = is_graph(layer) or is_composite(layer)
+    return () if holds else tuple(_names(layer, set()))
 
 
 def _names(layer, seen):

@@ -114,10 +114,7 @@ def find_kernels(model: keras.Model) -> list[Kernel]:
 
 
 def unique(path: str, taken: dict[str, int]) -> str:
-    """Return a path, with a number if it is not the first of its kind.
-
-    Paths in nested models may be equal.
-    """
+    """Return a path, with a number if it is taken; those of nested models may be."""
     count = taken[path] = taken.get(path, 0) + 1
     return path if count == 1 else f"{path}_{count}"
 

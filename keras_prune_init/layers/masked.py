@@ -79,7 +79,8 @@ class MaskedLayer(keras.layers.Wrapper):
             a layer that contains such layers, or one of a class that was given to
             `register_layer`.
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
-            `["cell.kernel"]`. Default: every kernel of the layer.
+            `["cell.kernel"]`. Default: every kernel of the layer. The methods get such
+            a path as `name`.
         note: How the masks were chosen, for `report`.
         paths: Names of the kernels in reports, in the order of `kernels`. Default: the
             paths of their variables.
@@ -216,17 +217,11 @@ class MaskedLayer(keras.layers.Wrapper):
         return dict(zip(self.kernels, self.paths, strict=False)).get(name)
 
     def kept_mask(self, name: str) -> np.ndarray:
-        """Return which weights are kept, as a bool array of the kernel's shape.
-
-        `name` is the attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return which weights of kernel `name` are kept, a bool array of its shape."""
         return np.asarray(self.masks[name].value) != 0
 
     def kernel_value(self, name: str) -> np.ndarray:
-        """Return the kept weights before `scale` is applied, 0 elsewhere.
-
-        `name` is the attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return kernel `name` before `scale`, an array with 0 for removed weights."""
         kernel = np.asarray(get_kernel(self.layer, name).value)
         return np.where(self.kept_mask(name), kernel, 0)
 
@@ -253,10 +248,7 @@ class MaskedLayer(keras.layers.Wrapper):
         kernel.assign(values * self.masks[name].value)
 
     def masked_kernel(self, name: str):
-        """Return the kernel that the forward pass uses, a tensor.
-
-        `name` is the attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return kernel `name` as the forward pass uses it, a tensor of its shape."""
         # In this order backpropagation multiplies once, not twice.
         factor = self.masks[name].value * self.scales[name].value
         return get_kernel(self.layer, name).value * factor

@@ -25,9 +25,8 @@ Address = tuple[str, ...]
 
 def is_graph(layer: keras.layers.Layer) -> bool:
     """Whether the layer is a Sequential or Functional model, which Keras can clone."""
-    if isinstance(layer, keras.Sequential):
-        return True
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    graph = isinstance(layer, (keras.Sequential, keras.Function))
+    return graph and isinstance(layer, keras.Model)
 
 
 def is_composite(layer: keras.layers.Layer) -> bool:

@@ -1,11 +1,8 @@
 """Copy Keras objects as they are, attribute by attribute.
 
 A config says what a constructor needs, not what an object is. It forgets closures,
-state that is no variable, and layers that the first call makes. So layers, models,
-metrics, losses and optimizers are copied here as Python objects.
-
-This module depends on how Keras keeps its objects, which is private.
-tests/test_copier.py lists what it uses, and fails if a new Keras changes it.
+state that is no variable, and layers that the first call makes. How Keras keeps its
+objects is private: tests/test_copier.py fails if a new Keras changes what is used here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Replace a layer in a copy: by a masked one, or by an ordinary one again.
-
-The functions here make a `change` for a `Copier`.
-"""
+"""Replace a layer in a copy: by a masked one, or by an ordinary one again."""
 
 from __future__ import annotations
 

@@ -117,10 +117,7 @@ def _weights(model):
 
 
 def _slots(optimizer, references):
-    """Return the variables of an optimizer by the id of the variable they belong to.
-
-    The key for variables that belong to none is `id(None)`.
-    """
+    """Return an optimizer's variables by the id of their reference, or of `None`."""
     # A twin without any storage is built, to see it.
     owners = {}
 

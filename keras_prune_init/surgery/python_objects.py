@@ -1,7 +1,4 @@
-"""Copy Python objects: containers, functions, and what refers to a model.
-
-The module `copier` copies Keras objects on top of this.
-"""
+"""Copy Python objects: containers, functions, and what refers to a model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Rebuild a model with other layers: put `MaskedLayer`s in, take them out again.
-
-The given model is never changed. Every function returns a copy, including weights.
-"""
+"""Copy a model with its weights: put `MaskedLayer`s in, take them out again."""
 
 from __future__ import annotations
 

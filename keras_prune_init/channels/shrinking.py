@@ -124,11 +124,7 @@ def _smaller_kernel(plan, i, copier):
             values = values[..., keep_in, :]
         return values if depthwise else values[..., keep_out]
 
-    if masked is None:
-        new.kernel.assign(cut(layer.kernel.numpy()))
-        return new
-    wrapper = exchange.wrapped_like(masked, new)
-    mask, value = masked.kept_mask("kernel"), masked.kernel_value("kernel")
-    wrapper.install("kernel", cut(mask), cut(value))
-    wrapper.scales["kernel"].assign(cut(masked.scales["kernel"].value))
-    return wrapper
+    if masked is not None:
+        return exchange.wrapped_like(masked, new, cut=cut)
+    new.kernel.assign(cut(layer.kernel.numpy()))
+    return new

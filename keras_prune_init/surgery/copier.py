@@ -117,16 +117,13 @@ class Copier(PythonCopier):
         new = (Layer if layer else object).__new__(type(value))
         vars(new).pop("_auto_config", None)  # of a constructor without arguments
         self._remember(value, new)
-        attributes = dict(vars(value))
-        if layer:
-            attributes = {k: v for k, v in attributes.items() if k not in MADE_ANEW}
+        anew = {*EMPTY, *(MADE_ANEW if layer else ())}
         if isinstance(value, keras.Function):
             vars(new).update(self._graph(value))
-            attributes = {k: v for k, v in attributes.items() if k not in GRAPH}
-        for name in EMPTY.keys() & attributes.keys():
+            anew.update(GRAPH)
+        for name in EMPTY.keys() & vars(value).keys():
             vars(new)[name] = EMPTY[name]()
-            del attributes[name]
-        self._attributes(attributes, new)
+        self._attributes({k: v for k, v in vars(value).items() if k not in anew}, new)
         if layer:
             # A wrapper shows there how the layer in it is built.
             if "__signature__" in vars(value.build):

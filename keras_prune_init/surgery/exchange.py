@@ -67,11 +67,7 @@ def to_layout(layout: str) -> Change:
             return None
         stored = layer.kernels if layout == "masked" else ()
         values = {name: layer.kernel_value(name) for name in stored}
-        new = wrapped_like(layer, unwrapped(layer, copier, values), layout)
-        for name in layer.kernels:
-            new.install(name, layer.kept_mask(name), layer.kernel_value(name))
-            new.scales[name].assign(layer.scales[name].value)
-        return new
+        return wrapped_like(layer, unwrapped(layer, copier, values), layout)
 
     return change
 
@@ -109,9 +105,18 @@ def options_of(layer: MaskedLayer) -> dict:
     return options
 
 
-def wrapped_like(wrapper: MaskedLayer, layer: Layer, layout: str = "") -> MaskedLayer:
-    """Return a layer in a wrapper like another one; it removes nothing yet."""
+def wrapped_like(
+    wrapper: MaskedLayer,
+    layer: Layer,
+    layout: str | None = None,
+    cut: Callable = lambda values: values,
+) -> MaskedLayer:
+    """Return a layer in a wrapper like another one, with `cut` of its kernels."""
     options = options_of(wrapper)
     options.pop("counts", None)
-    options["layout"] = layout or options["layout"]
-    return masked(layer, **options)
+    new = masked(layer, **options | ({"layout": layout} if layout else {}))
+    for name in wrapper.kernels:
+        mask, value = wrapper.kept_mask(name), wrapper.kernel_value(name)
+        new.install(name, cut(mask), cut(value))
+        new.scales[name].assign(cut(wrapper.scales[name].value))
+    return new

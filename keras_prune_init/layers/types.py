@@ -131,11 +131,8 @@ TYPES: dict[type, LayerType] = {
     L.TimeDistributed: LayerType(traits=T.REPEATS),
     # Normalization, and what prepares the inputs.
     L.BatchNormalization: LayerType(traits=_NORMALIZATION | T.HOMOGENEOUS),
-    **_rows(
-        [L.LayerNormalization, L.GroupNormalization, L.RMSNormalization],
-        traits=_NORMALIZATION,
-    ),
-    L.UnitNormalization: LayerType(traits=_NORMALIZATION),
+    **_rows([L.LayerNormalization, L.GroupNormalization], traits=_NORMALIZATION),
+    **_rows([L.RMSNormalization, L.UnitNormalization], traits=_NORMALIZATION),
     L.Normalization: LayerType(traits=_PLAIN | T.IN_PLACE | T.PREPARES),
     L.Rescaling: LayerType(traits=_PLAIN | _ACTIVATION | T.PREPARES),
     # Activations.

@@ -24,9 +24,9 @@ Layer = keras.layers.Layer
 
 # Copied attribute by attribute, whatever their attributes are.
 KERAS_OBJECTS = (
-    *(keras.Operation, keras.Metric, keras.Loss, keras.optimizers.Optimizer),
-    *(keras.optimizers.schedules.LearningRateSchedule, keras.regularizers.Regularizer),
-    *(keras.constraints.Constraint, keras.random.SeedGenerator, Tracker, tf.Module),
+    *(keras.Metric, keras.Loss, keras.optimizers.schedules.LearningRateSchedule),
+    *(keras.regularizers.Regularizer, keras.constraints.Constraint),
+    *(keras.random.SeedGenerator, tf.Module),
 )
 # Where a Functional model keeps its graph.
 GRAPH = (

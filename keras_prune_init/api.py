@@ -160,7 +160,8 @@ def _masked(made: plan.Plan) -> keras.Model:
         rescaling.apply(targets)
     elif made.recipe.finish:
         more = made.recipe.finish(pruned, made.network)
-        rebuild.set_note(pruned, f"{note} {more}")
+        for layer in exchange.masked_layers(pruned):
+            layer.note = f"{note} {more}"
     return pruned
 
 
@@ -176,7 +177,7 @@ def _without_channels(made: plan.Plan) -> keras.Model:
             rescaling.rescale(wrapped)
         elif finish:
             note = f"{note} {finish(wrapped, made.network)}"
-        small = rebuild.change_layers(wrapped, exchange.folded)
+        small = rebuild.copy_model(wrapped, change=exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)
         small.pruning_note = note  # for `report`, as there is no `MaskedLayer`

@@ -6,13 +6,13 @@ import dataclasses
 import re
 from typing import Any
 
-from keras_prune_init._arguments import check_flag, check_whole
+from keras_prune_init._arguments import check_choice, check_flag, check_whole
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.layers.filters import Filters, check_filters
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.patterns import Blocks, NofM, Weights, What
 from keras_prune_init.masks.selection import check_sparsity
-from keras_prune_init.surgery import layouts
+from keras_prune_init.surgery.exchange import LAYOUTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
         object.__setattr__(self, "allocation", Allocation.of(self.allocation))
         self.what.check(self.sparsity, self.allocation)
         check_filters(self.filters)
-        layouts.check_layout(self.layout)
+        check_choice("layout", self.layout, LAYOUTS)
         if self.cuts_channels and self.layout != "masked":
             raise ValueError(
                 "If channels are cut out there are no masks, so there is no `layout`."

@@ -26,25 +26,15 @@ from keras_prune_init.layers.types import Trait, has
 L = keras.layers
 
 
-class NodeChannels(NamedTuple):
-    """The channels of the output of a node.
-
-    Attributes:
-        groups: Number of the group of each channel.
-        constant: The value of each channel in inference, NaN if it varies.
-    """
-
-    groups: np.ndarray
-    constant: np.ndarray
-
-
 class Analysis(NamedTuple):
     """The result of `analyse`.
 
     Attributes:
         nodes: The nodes of the graph.
         kernels: The `ChannelMap` of each node that has one, by position.
-        channels: The `NodeChannels` of each node.
+        groups: For each node, the number of the group of each channel of its output.
+        constants: For each node, the value of each of these channels in inference, NaN
+            if it varies.
         kept: Whether each group stays.
         fixed: Whether each group must stay, whatever the weights are.
         reasons: `{reason: groups that stay only because of it}`.
@@ -53,27 +43,20 @@ class Analysis(NamedTuple):
 
     nodes: list[Node]
     kernels: dict[int, rules.ChannelMap]
-    channels: list[NodeChannels]
+    groups: list[np.ndarray]
+    constants: list[np.ndarray]
     kept: np.ndarray
     fixed: np.ndarray
     reasons: dict[str, set[int]]
     first: bool
 
-    def axis(self, shape) -> int:
-        """Return the axis of channels in a tensor of this model."""
-        return rules.channel_axis(shape, self.first)
-
     def keeps(self, node: int) -> np.ndarray:
         """Return which channels of a node's output stay."""
-        return self.kept[self.channels[node].groups]
+        return self.kept[self.groups[node]]
 
 
 def analyse(model: keras.Model) -> Analysis:
-    """Find what can be cut out of a model.
-
-    Raises:
-        ValueError: If the model is not Sequential or Functional.
-    """
+    """Find what can be cut out of a Sequential or Functional model."""
     return _Search(model).result()
 
 
@@ -103,22 +86,18 @@ class _Search:
         kept = np.zeros(len(self.parent), bool)
         for ids, constant, need in zip(groups, self.constants, needed, strict=True):
             kept[ids[need & np.isnan(constant)]] = True
-        useful = kept.copy()
-        for reason, found in self.reasons.items():
-            roots = {self._root(g) for g in found}
-            self.reasons[reason] = {g for g in roots if not useful[g]}
-            kept[list(roots)] = True
+        reasons = {
+            reason: {g for g in map(self._root, found) if not kept[g]}
+            for reason, found in self.reasons.items()
+        }
         fixed = np.zeros(len(kept), bool)
         fixed[[self._root(g) for g in self.pinned]] = True
         kept |= fixed
         for ids in groups:  # every layer keeps a channel
             if len(ids) and not kept[ids].any():
                 kept[ids[0]] = True
-        channels = [
-            NodeChannels(*made) for made in zip(groups, self.constants, strict=True)
-        ]
-        found = self.nodes, self.kernels, channels, kept, fixed, self.reasons
-        return Analysis(*found, self.first)
+        found = self.nodes, self.kernels, groups, self.constants
+        return Analysis(*found, kept, fixed, reasons, self.first)
 
     # --- groups -----------------------------------------------------------------------
 
@@ -141,9 +120,8 @@ class _Search:
 
     def _forward(self, node):
         parents = [(self.groups[p], self.constants[p]) for p in node.parents]
-        made = None
-        if id(node.operation) not in self.shared and not self._enters(node):
-            made = self._made(node, parents)
+        known = id(node.operation) not in self.shared and not self._enters(node)
+        made = self._made(node, parents) if known else None
         if made is None:  # nothing is known: all inputs and outputs stay
             self.unknown.add(len(self.groups))
             for groups, _ in parents:
@@ -157,9 +135,8 @@ class _Search:
 
     def _enters(self, node):
         """Whether a nested model begins here; its inputs have their own shape."""
-        return any(self.nodes[p].owner is not node.owner for p in node.parents) and (
-            node.owner is not self.model
-        )
+        owners = [self.nodes[p].owner for p in node.parents]
+        return node.owner is not self.model and any(v is not node.owner for v in owners)
 
     def _made(self, node, parents):
         operation, first = node.operation, self.first
@@ -231,11 +208,8 @@ class _Search:
             groups = self._new(len(dead))
         if kernel.layer.use_bias:
             sums = sums + kernel.layer.bias.numpy()
-        if not rules.by_number(kernel.layer):
-            return groups, np.full(len(groups), np.nan)
-        return groups, rules.applied(
-            kernel.layer.activation, np.where(dead, sums, np.nan)
-        )
+        made = np.where(dead & rules.by_number(kernel.layer), sums, np.nan)
+        return groups, rules.applied(kernel.layer.activation, made)
 
     # --- backward: needs --------------------------------------------------------------
 
@@ -247,24 +221,23 @@ class _Search:
         start = 0
         for parent in node.parents:
             size = len(self.groups[parent])
-            if i in self.unknown or len(need) == 0:
-                needed[parent][:] = True
+            if i in self.unknown:
+                read = True
             elif type(node.operation).__name__ == "Concatenate":
-                needed[parent] |= need[start : start + size]
+                read = need[start : start + size]
             elif isinstance(node.operation, L.Flatten):
-                needed[parent] |= need.reshape(-1, size).any(0)
-            elif len(need) == size:
-                needed[parent] |= need
+                read = need.reshape(-1, size).any(0)
             else:
-                needed[parent][:] = True
+                read = need if len(need) == size else True
+            needed[parent] |= read
             start += size
 
     def _needs_of_kernel(self, i, needed):
         kernel, [parent] = self.kernels[i], self.nodes[i].parents
         live = needed[i] & np.isnan(self.constants[i])
         if rules.is_depthwise(kernel.layer):
-            needs = kernel.kept.any(0) & live.reshape(kernel.weights.shape[1:])
-            needs = needs.any(1)
+            live = live.reshape(kernel.weights.shape[1:])
+            needs = (kernel.kept.any(0) & live).any(1)
         else:
             needs = kernel.kept[:, :, live].any((0, 2))
         constant = self.constants[parent]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_prune_init._arguments import check_choice, check_whole
+from keras_prune_init.channels import shrinking
 from keras_prune_init.channels.groups import BUDGETS, ChannelGroups
 from keras_prune_init.masks.patterns import Units, What
 from keras_prune_init.masks.top_k import removed_count
@@ -79,18 +81,9 @@ class Channels(What):
 class ChannelUnits(Units):
     """The channels of a model, as units to remove.
 
-    Args:
-        what: The `Channels` that the user asked for.
-        model: The model to prune.
-        kernels: The kernels whose output channels may be removed.
-        sparsity: The sparsity of the last iteration.
-        allocation: An `Allocation`. `"global"` ranks all channels; `"uniform"` removes
-            the same fraction of each set of channels that the same layers make. Its
-            minimum is the number of channels that each layer keeps at least.
-
-    Raises:
-        ValueError: If the model is neither Sequential nor Functional, if no channel can
-            be removed, or if the multiply-adds are not known.
+    The allocation `"global"` ranks all channels; `"uniform"` removes the same fraction
+    of each set of channels that the same layers make. Its minimum is the number of
+    channels that each layer keeps at least.
     """
 
     def __init__(self, what, model, kernels, sparsity, allocation):
@@ -114,9 +107,16 @@ class ChannelUnits(Units):
             after[[g for chunk in chunks[:count] for g in chunk]] = False
             return after
 
+        def enough(count):
+            return groups.cost_of(left(count)) <= goal
+
+        def too_many(count):
+            return groups.emptied(left(count)) is not None
+
         goal = groups.cost - removed_count(sparsity, groups.cost)
-        count = _first(len(chunks), lambda n: groups.cost_of(left(n)) <= goal)
-        most = _first(len(chunks), lambda n: groups.emptied(left(n))) - 1
+        counts = range(len(chunks) + 1)
+        count = bisect.bisect_left(counts, True, key=enough)
+        most = bisect.bisect_left(counts, True, key=too_many) - 1
         if count > most:
             possible = 1 - groups.cost_of(left(most)) / groups.cost
             self._refuse(sparsity, possible, groups.emptied(left(most + 1)))
@@ -137,7 +137,8 @@ class ChannelUnits(Units):
 
     def cut(self, model: keras.Model, masks) -> keras.Model:
         """Return a copy of the model without the channels that masks remove."""
-        return self.groups.cut(model, self.groups.kept(masks))
+        plan = self.groups.plan._replace(kept=self.groups.kept(masks))
+        return shrinking.cut(model, plan)
 
     def _kept(self, within):
         if within is None:
@@ -163,18 +164,3 @@ class ChannelUnits(Units):
                 found.append((key, chunk))
                 start, end = end, end + size
         return [chunk for _, chunk in sorted(found, key=lambda pair: pair[0])]
-
-
-def _first(count, holds):
-    """Return the smallest n <= count for which `holds(n)`; count + 1 if there is none.
-
-    If it holds for some n, it must hold for all larger ones.
-    """
-    low, high = 0, count + 1
-    while low < high:
-        middle = (low + high) // 2
-        if middle > count or holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low

@@ -1,8 +1,7 @@
 """The channels of a model that can be removed, with everything that goes with them.
 
-A channel goes with the filters that make it, in all layers that are added to each
-other. These channels are one group of `channels.analysis`. It also goes with the
-weights that read it.
+That is all channels of a group of `channels.analysis`, and the weights that make and
+read them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_prune_init.channels import analysis, shrinking
+from keras_prune_init.channels import analysis
 from keras_prune_init.channels.rules import is_depthwise
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.reports import cost
@@ -58,30 +57,25 @@ class ChannelGroups:
     Args:
         model: A Sequential or Functional model.
         kernels: The kernels whose output channels may be removed.
-        budget: What counts as cost: `"params"`, the weights of all kernels of the
-            model, or `"flops"`, their multiply-adds.
+        budget: What counts as cost, as in `Channels`.
 
     Attributes:
         cost: Cost of the whole model.
         sets: The groups that can be removed; the groups that the same layers make are
             one set.
-
-    Raises:
-        ValueError: If the model is of another kind, if no channel can be removed, or if
-            the multiply-adds are not known.
     """
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):
         self.plan = analysis.analyse(model)
         self.shapes = {k.path: k.shape for k in kernels}
-        costs, paths = cost.by_path(model), {k.path for k in kernels}
+        costs = cost.by_path(model)
         prices = {path: _price(found, budget) for path, found in costs.items()}
         self.cost = sum(found.total * prices[path] for path, found in costs.items())
-        self.kernels = []
-        for i, kernel in self.plan.kernels.items():
-            path = kernel.record.path
-            chosen = path if path in paths else None
-            self.kernels.append(self._grid(i, kernel, chosen, prices[path]))
+        self.kernels = [
+            self._grid(i, kernel, prices[kernel.record.path])
+            for i, kernel in self.plan.kernels.items()
+        ]
+        self.pruned = [k for k in self.kernels if k.path is not None]
         self.sets = self._sets()
         if not self.sets:
             raise ValueError(
@@ -91,14 +85,15 @@ class ChannelGroups:
                 + ". Remove weights in place of channels."
             )
 
-    def _grid(self, i, kernel, path, price):
+    def _grid(self, i, kernel, price):
         [parent] = self.plan.nodes[i].parents
-        inputs = self.plan.channels[parent].groups
-        outputs = self.plan.channels[i].groups
+        inputs, outputs = self.plan.groups[parent], self.plan.groups[i]
         shape = len(kernel.weights), len(inputs), len(outputs)
-        if is_depthwise(kernel.record.layer):
+        if is_depthwise(kernel.layer):
             inputs, shape = None, (shape[0], 1, shape[2])
-        return _Grid(path, kernel.record.layer.name, inputs, outputs, shape, price)
+        path = kernel.record.path
+        path = path if path in self.shapes else None
+        return _Grid(path, kernel.layer.name, inputs, outputs, shape, price)
 
     def _sets(self):
         makers = [[] for _ in self.plan.kept]
@@ -133,8 +128,7 @@ class ChannelGroups:
         values = dict(zip(self.shapes, tensors, strict=True))
         return self._sums(
             (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
-            for k in self.kernels
-            if k.path is not None
+            for k in self.pruned
         )
 
     def _sums(self, pairs):
@@ -157,24 +151,17 @@ class ChannelGroups:
     def masks(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Return the masks of the kernels to prune, by path."""
         masks = {path: np.ones(shape, bool) for path, shape in self.shapes.items()}
-        for kernel in self.kernels:
-            if kernel.path is not None:
-                mask = masks[kernel.path]
-                mask &= kernel.kept(kept).reshape(mask.shape)
+        for kernel in self.pruned:
+            masks[kernel.path] &= kernel.kept(kept).reshape(self.shapes[kernel.path])
         return masks
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return which groups these masks keep; the inverse of `masks`."""
         kept = self.all()
-        for kernel in self.kernels:
-            if kernel.path is not None:
-                made = masks[kernel.path].reshape(kernel.shape).any((0, 1))
-                kept[kernel.outputs[~made]] = False
+        for kernel in self.pruned:
+            made = masks[kernel.path].reshape(kernel.shape).any((0, 1))
+            kept[kernel.outputs[~made]] = False
         return kept
-
-    def cut(self, model: keras.Model, kept: np.ndarray) -> keras.Model:
-        """Return a copy of the model with only the groups that are kept."""
-        return shrinking.cut(model, self.plan._replace(kept=kept))
 
 
 def _price(found, budget):

@@ -50,16 +50,13 @@ class ChannelMap(NamedTuple):
 def channel_map(
     node: Node, record: Kernel | None, inputs: int, first: bool
 ) -> ChannelMap | None:
-    """Return the `ChannelMap` of a node; `None` if it has none."""
     layer = node.layer
     dense = type(layer) is L.Dense and (not first or len(node.given[0]) == 2)
     depthwise = type(layer) is L.DepthwiseConv2D
     plain = type(layer) in CONVOLUTIONS and layer.groups == 1
     if not (dense or plain or depthwise) or not as_model(layer, first):
         return None
-    if record is None or not is_float(record.variable):
-        return None
-    if record.shape[-2] != inputs:
+    if record is None or not is_float(record.variable) or record.shape[-2] != inputs:
         return None
     weights, kept = record.effective(), record.mask
     kept = np.ones(weights.shape, bool) if kept is None else kept

@@ -36,8 +36,7 @@ class ShrinkReport:
         macs, left = self.macs
         if macs is not None and left is not None:
             ratio = left / max(macs, 1)
-            lines.append(f"multiply-adds {macs:,} to {left:,}")
-            lines[-1] += f" ({ratio:.2f})"
+            lines.append(f"multiply-adds {macs:,} to {left:,} ({ratio:.2f})")
         if self.seconds:
             before, after = self.seconds
             lines.append(

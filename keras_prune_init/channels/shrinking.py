@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import keras
 import numpy as np
 
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.channels import analysis
+from keras_prune_init.channels.rules import channel_axis, is_depthwise
 from keras_prune_init.surgery import exchange, rebuild
 from keras_prune_init.surgery.agreement import check_copy
 
@@ -57,46 +56,36 @@ def shrink(model: keras.Model) -> keras.Model:
 
 def cut(model: keras.Model, plan: analysis.Analysis) -> keras.Model:
     """Return a copy of a model without the channels that a plan does not keep."""
-    changes = dict(_changes(plan))
+    positions = {id(node.operation): i for i, node in enumerate(plan.nodes)}
 
     def change(layer, copier):
-        make = changes.get(id(layer))
-        return make(copier) if make else None
-
-    return rebuild.change_layers(model, change, call=_with_new_shapes)
-
-
-def _with_new_shapes(model, layer, *args, **kwargs):
-    return layer(*args, **kwargs)
-
-
-def _changes(plan):
-    """Yield `(id of a layer, function that makes the smaller layer)`."""
-    for i, node in enumerate(plan.nodes):
+        i = positions.get(id(layer))
+        if i is None:
+            return None
         if i in plan.kernels:
-            [parent] = node.parents
-            kernel = plan.kernels[i]
-            given = plan.channels[parent].constant
-            keeps = plan.keeps(parent), plan.keeps(i)
-            shape = _smaller_input(plan, i)
-            make = functools.partial(_smaller_kernel, kernel, given, *keeps, shape)
-            yield id(node.operation), make
-        elif isinstance(node.operation, L.BatchNormalization):
-            keep = plan.keeps(i)
-            if len(keep) == node.operation.moving_mean.shape[0]:
-                shape = _smaller_input(plan, i)
-                make = functools.partial(_smaller_vectors, node.operation, keep, shape)
-                yield id(node.operation), make
-        elif isinstance(node.operation, L.Reshape) and not plan.keeps(i).all():
-            make = functools.partial(_smaller_shape, node.operation, plan.keeps(i))
-            yield id(node.operation), make
+            return _smaller_kernel(plan, i, copier)
+        keep = plan.keeps(i)
+        if isinstance(layer, L.BatchNormalization):
+            if len(keep) == layer.moving_mean.shape[0]:
+                return _smaller_vectors(layer, keep, _smaller_input(plan, i), copier)
+        elif isinstance(layer, L.Reshape) and not keep.all():
+            new = copier.unchanged(layer)
+            new.target_shape = *layer.target_shape[:-1], int(keep.sum())
+            return new
+        return None
+
+    def call(model, layer, *args, **kwargs):
+        return layer(*args, **kwargs)
+
+    return rebuild.copy_model(model, change=change, call=call)
 
 
 def _smaller_input(plan, i):
     """Return the shape that a layer reads, without the channels that are cut out."""
     node = plan.nodes[i]
     shape = list(node.given[0])
-    shape[plan.axis(shape)] = int(plan.keeps(node.parents[0]).sum())
+    axis = channel_axis(shape, plan.first)
+    shape[axis] = int(plan.keeps(node.parents[0]).sum())
     return tuple(shape)
 
 
@@ -108,15 +97,12 @@ def _smaller_vectors(layer, keep, shape, copier):
     return new
 
 
-def _smaller_shape(layer, keep, copier):
-    new = copier.unchanged(layer)
-    new.target_shape = *layer.target_shape[:-1], int(keep.sum())
-    return new
-
-
-def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
+def _smaller_kernel(plan, i, copier):
+    kernel, [parent] = plan.kernels[i], plan.nodes[i].parents
+    keep_in, keep_out = plan.keeps(parent), plan.keeps(i)
+    given = plan.constants[parent]
     layer, masked = kernel.layer, kernel.record.wrapper
-    depthwise = isinstance(layer, L.DepthwiseConv2D)
+    depthwise = is_depthwise(layer)
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(keep_out))
     # What channels that are cut out emit.
     emitted = np.where(keep_in | np.isnan(given), 0, given)
@@ -128,7 +114,7 @@ def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
     if not depthwise:
         size = "units" if isinstance(layer, L.Dense) else "filters"
         setattr(new, size, int(keep_out.sum()))
-    new.build(shape)
+    new.build(_smaller_input(plan, i))
     if new.use_bias:
         new.bias.assign(bias)
 
@@ -138,11 +124,7 @@ def _smaller_kernel(kernel, given, keep_in, keep_out, shape, copier):
             values = values[..., keep_in, :]
         return values if depthwise else values[..., keep_out]
 
-    if masked is None:
-        new.kernel.assign(cut(layer.kernel.numpy()))
-        return new
-    wrapper = exchange.wrapped_like(masked, new)
-    mask, value = masked.kept_mask("kernel"), masked.kernel_value("kernel")
-    wrapper.install("kernel", cut(mask), cut(value))
-    wrapper.scales["kernel"].assign(cut(masked.scales["kernel"].value))
-    return wrapper
+    if masked is not None:
+        return exchange.wrapped_like(masked, new, cut=cut)
+    new.kernel.assign(cut(layer.kernel.numpy()))
+    return new

@@ -32,26 +32,23 @@ def activations(nodes: list[Node]) -> dict[int, Callable | None]:
     for i, node in enumerate(nodes):
         for parent in node.parents:
             children[parent].append(i)
-    up = [node.parents for node in nodes]
+    parents = [node.parents for node in nodes]
     found: dict[int, Callable | None] = {}
     known: dict = {}
     for i, node in enumerate(nodes):
         if node.has_kernel:
-            functions = _search(nodes, up, up[i])
+            functions = _search(nodes, parents, parents[i])
             if functions == []:  # nothing but inputs
                 own = _activation(node)
-                functions = [own] if own not in (None, LINEAR) else []
-                functions = functions or _search(nodes, children, children[i])
+                bends = own not in (None, LINEAR)
+                functions = [own] if bends else _search(nodes, children, children[i])
             function = _one(functions)
             found[i] = known.setdefault(_key(function), function)
     return found
 
 
 def _search(nodes, ways, start):
-    """Find the activations that are first met in one direction.
-
-    Returns `None` if an operation is unknown.
-    """
+    """Find the activations first met in one direction; `None`: one is not known."""
     found, queue, seen = [], list(start), set()
     while queue:
         i = queue.pop()

@@ -20,10 +20,9 @@ def ones_input(model: keras.Model):
     """Return one sample of ones in the form that the model takes.
 
     A lookup layer gets the last entry of its vocabulary, because it may know nothing
-    else. Unknown sizes become the first entry of `OPEN_SIZES` with which the model
-    runs: tables of positions may be short, and images may have to be large. Subclassed
-    models do not say which inputs are whole numbers, such as tokens. This is tried out
-    too.
+    else. Unknown sizes become the first of `OPEN_SIZES` with which the model runs:
+    tables of positions may be short, and images may have to be large. Subclassed models
+    do not say which inputs are whole numbers, such as tokens. This is tried out too.
 
     Raises:
         ValueError: If the shape of the model's input is not known, or no size works.
@@ -85,20 +84,18 @@ def _words(model):
         return {}
     found, nodes = {}, flat_graph(model)
     for node in nodes:
-        if isinstance(node.layer, (L.StringLookup, L.IntegerLookup)):
-            if node.layer.vocabulary_size():
-                source = nodes[node.parents[0]].layer
-                word = node.layer.get_vocabulary()[-1]
-                found[id(getattr(source, "output", None))] = word
+        lookup = isinstance(node.layer, (L.StringLookup, L.IntegerLookup))
+        if lookup and node.layer.vocabulary_size():
+            source = nodes[node.parents[0]].layer
+            word = node.layer.get_vocabulary()[-1]
+            found[id(getattr(source, "output", None))] = word
     return found
 
 
 def _ones(specs, size, words):
     def ones(spec):
-        shape = [
-            spec.shape[0] or 1,
-            *(size if n is None else n for n in spec.shape[1:]),
-        ]
+        first, *others = spec.shape
+        shape = [first or 1, *(size if n is None else n for n in others)]
         if id(spec) in words or spec.dtype == "string":
             return tf.fill(shape, tf.constant(words.get(id(spec), "1"), spec.dtype))
         return tf.ones(shape, spec.dtype)

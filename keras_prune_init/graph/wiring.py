@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_prune_init.graph.nodes import Shape, calls_of
+from keras_prune_init.graph.nodes import arguments, functional, in_order
 from keras_prune_init.layers.kernel_paths import kernel_names
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.walk import is_graph
+
+Shape = tuple[int | None, ...]
 
 
 class Node(NamedTuple):
@@ -52,11 +54,7 @@ def flat_graph(model: keras.Model) -> list[Node]:
 
 
 def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
-    """Return the nodes of `flat_graph`, and which of them make the outputs.
-
-    Raises:
-        ValueError: If the model is not Sequential or Functional.
-    """
+    """Return the nodes of `flat_graph`, and which of them make the outputs."""
     if not is_graph(model):
         raise ValueError(
             "Only Sequential and Functional models say how their layers are connected. "
@@ -68,41 +66,44 @@ def graph_with_outputs(model: keras.Model) -> tuple[list[Node], list[int]]:
     return nodes, outputs
 
 
-def _expand(model, sources, nodes):
+def _expand(model, given, nodes):
     """Append the nodes of `model`; return the positions that make its outputs.
 
-    `sources` make its inputs, if it is called inside another model.
+    The positions in `given` make its inputs, if it is called inside another model.
     """
-    found = calls_of(model)
-    if found is None:
-        return _expand_chain(model, sources, nodes)
-    made: list[list[int]] = []
-    for i, call in enumerate(found.calls):
-        if sources is not None and i in found.inputs:
-            made.append([sources[found.inputs.index(i)]])
+    graph = functional(model)
+    if graph is None:
+        return _expand_chain(model, given, nodes)
+    # The positions that make the tensors, by their ids.
+    made = dict(zip(map(id, graph.inputs), given or (), strict=False))
+    for call in in_order(graph):
+        if any(id(t) in made for t in call.outputs):  # an input that was given
             continue
-        given = tuple(_output(made[k], t) for k, t in call.sources)
+        # The inputs of a model may be outputs of layers outside of it.
+        tensors = [t for t in arguments(call) if id(t) in made]
+        parents = tuple(made[id(t)] for t in tensors)
         if is_graph(call.operation):
-            made.append(_expand(call.operation, given, nodes))
+            ends = _expand(call.operation, parents, nodes)
         else:
-            nodes.append(Node(call.operation, given, model, call.given, call.made))
-            made.append([len(nodes) - 1])
-    return [_output(made[k], t) for k, t in found.outputs]
+            shapes = _shapes(tensors), _shapes(call.outputs)
+            nodes.append(Node(call.operation, parents, model, *shapes))
+            ends = [len(nodes) - 1] * len(call.outputs)
+        made.update(zip(map(id, call.outputs), ends, strict=True))
+    return [made[id(t)] for t in graph.outputs]
 
 
-def _expand_chain(model, sources, nodes):
-    if sources is None:
+def _expand_chain(model, given, nodes):
+    if given is None:
         nodes.append(Node(None, (), model))
-        sources = [len(nodes) - 1]
+        given = [len(nodes) - 1]
     for layer in model.layers:
         if is_graph(layer):
-            sources = _expand(layer, sources, nodes)
+            given = _expand(layer, given, nodes)
         else:
-            nodes.append(Node(layer, tuple(sources), model))
-            sources = [len(nodes) - 1]
-    return sources
+            nodes.append(Node(layer, tuple(given), model))
+            given = [len(nodes) - 1]
+    return given
 
 
-def _output(positions, index):
-    # A layer makes all outputs in one node, a nested model makes each in one node.
-    return positions[index] if len(positions) > 1 else positions[0]
+def _shapes(tensors):
+    return tuple(tuple(t.shape) for t in tensors)

@@ -76,7 +76,8 @@ class CompactLayer(MaskedLayer):
         self.places: dict[str, list[tracking.Place]] = {}  # of kernels in Keras
         self.trained: dict[str, bool] = {}  # whether these kernels are trained
         for name in self.kernels:
-            self._set(name, "kept", KeptWeights(name=name.replace(".", "_")))
+            kept = KeptWeights(name=name.replace(".", "_"))
+            setattr(self, part_name(name, "kept"), kept)
 
     @property
     def kept(self) -> dict[str, KeptWeights]:
@@ -92,7 +93,7 @@ class CompactLayer(MaskedLayer):
     def build(self, *args, **shapes):
         with _gc.old_objects_aside():
             if not self.layer.built:
-                with without_storage(variable_names(self.kernels)):
+                with without_storage(self.kernels):
                     self.layer.build(*args, **shapes)
             for name in self.kernels:
                 kernel = get_kernel(self.layer, name)
@@ -103,7 +104,8 @@ class CompactLayer(MaskedLayer):
             self._create(name, count)
 
     def _create(self, name, count):
-        with _within(self.path):
+        parent, _, own = self.path.rpartition("/")
+        with keras.name_scope(own, override_parent=parent):
             self.kept[name].create(count, get_kernel(self.layer, name))
         self.kept[name].trainable = self.trained[name]
 
@@ -150,8 +152,9 @@ class CompactLayer(MaskedLayer):
             kernel = get_kernel(layer, name)
             tracking.put_in(layer, kernel, self.places[name])
 
-    def _fixed(self, name):
-        return self.kept[name].index, self.scales[name]
+    @property
+    def fixed(self) -> list[keras.Variable]:
+        return [*(k.index for k in self.kept.values()), *self.scales.values()]
 
     def __dir__(self):
         # Here Keras looks for parts that it saves in HDF5 groups of their own, which
@@ -160,7 +163,7 @@ class CompactLayer(MaskedLayer):
         return [name for name in super().__dir__() if name not in parts]
 
     def save_own_variables(self, store):
-        index = self._index_variables()
+        index = {id(kept.index) for kept in self.kept.values() if kept.built}
         for i, variable in enumerate(self.variables):
             value = np.asarray(variable.value)
             store[f"{i}"] = gaps(value) if id(variable) in index else value
@@ -190,10 +193,7 @@ class CompactLayer(MaskedLayer):
         for variable in self.variables:
             variable.assign(stored[id(variable)])
         self._check_scales()
-        self.counts = {n: k.values.shape[0] for n, k in self.kept.items() if k.built}
-
-    def _index_variables(self):
-        return {id(kept.index) for kept in self.kept.values() if kept.built}
+        self.counts = {name: k.values.shape[0] for name, k in kept.items()}
 
     def get_config(self):
         return {**super().get_config(), "counts": self.counts}
@@ -201,7 +201,7 @@ class CompactLayer(MaskedLayer):
     @classmethod
     def from_config(cls, config):
         # This builds the wrapped layer, if it was built.
-        with without_storage(variable_names(config["kernels"])):
+        with without_storage(config["kernels"]):
             return super().from_config(config)
 
 
@@ -219,17 +219,13 @@ def _checked_counts(counts, kernels):
     return dict(counts)
 
 
-def variable_names(kernels: Iterable[str]) -> set[str]:
-    """Return what layers call the variables at these attribute paths."""
-    return {name.rpartition(".")[2] for name in kernels}
-
-
 @contextlib.contextmanager
-def without_storage(names: Iterable[str]):
-    """Make new variables of these names with a shape but without storage."""
+def without_storage(kernels: Iterable[str] | None = None):
+    """Make new variables, or only these kernels, with a shape but without storage."""
+    names = None if kernels is None else {path.rpartition(".")[2] for path in kernels}
 
     def create(next_creator, **kwargs):
-        if kwargs["name"] in names:
+        if names is None or kwargs["name"] in names:
             # A function, because TensorFlow may lift this out of a graph.
             dtype = kwargs["dtype"]
             kwargs["initial_value"] = lambda: tf.zeros([0], dtype)
@@ -237,9 +233,3 @@ def without_storage(names: Iterable[str]):
 
     with tf.variable_creator_scope(create):
         yield
-
-
-def _within(path):
-    """Return a scope for variables that belong to the layer at `path`."""
-    parent, _, name = path.rpartition("/")
-    return keras.name_scope(name, override_parent=parent)

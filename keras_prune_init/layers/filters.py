@@ -38,13 +38,9 @@ def check_filters(filters: Filters) -> None:
 
 
 def passes_filters(layer: keras.layers.Layer, filters: Filters) -> bool:
-    """Whether a layer may be pruned.
+    """Whether a layer with kernels may be pruned.
 
     `"trainable"` is true for every layer here, because it is about single kernels.
-
-    Args:
-        layer: A layer with kernels.
-        filters: The argument of `prune_at_init`.
     """
     if filters is None or filters == "trainable":
         return True

@@ -101,10 +101,7 @@ def gaps(index):
 
 
 def positions(gaps, size):
-    """Return the positions with these gaps, or `None`.
-
-    It is `None` if the positions do not rise or are not below `size`.
-    """
+    """Return the positions with these gaps; `None` unless they rise, below `size`."""
     whole = gaps.ndim == 1 and gaps.dtype.kind in "iu"
     if not whole or np.any(gaps[1:] < 1) or np.any((gaps < 0) | (gaps >= size)):
         return None

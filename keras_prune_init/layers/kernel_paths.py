@@ -17,9 +17,8 @@ def kernel_names(layer: keras.layers.Layer) -> tuple[str, ...]:
     """
     if not isinstance(layer, keras.layers.Layer):  # an operation of a graph
         return ()
-    if is_graph(layer) or is_composite(layer):
-        return ()
-    return tuple(_names(layer, set()))
+    holds = is_graph(layer) or is_composite(layer)
+    return () if holds else tuple(_names(layer, set()))
 
 
 def _names(layer, seen):
@@ -56,17 +55,14 @@ def steps(layer: keras.layers.Layer, name: str) -> list:
     return found
 
 
+def around(layer: keras.layers.Layer, name: str) -> list[keras.layers.Layer]:
+    """Return the layers that kernel `name` is in, from `layer` to its owner."""
+    return [v for v in steps(layer, name)[:-1] if isinstance(v, keras.layers.Layer)]
+
+
 def owner(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
     """Return the layer that holds kernel `name`: `layer` itself or one inside it."""
-    within = steps(layer, name)[:-1]
-    return [v for v in within if isinstance(v, keras.layers.Layer)][-1]
-
-
-def runner(layer, name, traits=types.Trait.LOOP) -> keras.layers.Layer:
-    """Return the layer whose call uses a kernel: one with a trait, or the owner."""
-    around = steps(layer, name)[:-1]
-    found = (v for v in around if isinstance(v, keras.layers.Layer))
-    return next((v for v in found if types.has(v, traits)), owner(layer, name))
+    return around(layer, name)[-1]
 
 
 def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
@@ -74,14 +70,10 @@ def get_kernel(layer: keras.layers.Layer, name: str) -> keras.Variable:
 
 
 def role(layer: keras.layers.Layer, name: str) -> Role:
-    """Return what kernel `name` does, from the table of layer classes.
-
-    Raises:
-        ValueError: If the class is not known.
-    """
+    """Return what kernel `name` does, from the table of layer classes."""
     keys = name.split(".")
     for i, part in enumerate(steps(layer, name)[:-1]):
-        kind = types.type_of(part) if isinstance(part, keras.layers.Layer) else None
+        kind = types.type_of(part)
         found = kind and kind.kernels.get(".".join(keys[i:]))
         if found:
             return found
@@ -95,11 +87,7 @@ def role(layer: keras.layers.Layer, name: str) -> Role:
 
 
 def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
-    """Return the axes of a kernel over which a sum makes one output unit.
-
-    Raises:
-        ValueError: If the kernel has no such axis.
-    """
+    """Return the axes of a kernel over which a sum makes one output unit."""
     shape = tuple(get_kernel(layer, name).shape)
     axes = role(layer, name).inputs
     if callable(axes):

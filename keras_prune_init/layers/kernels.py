@@ -12,7 +12,7 @@ from keras_prune_init.layers import kernel_paths
 from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.roles import Role
-from keras_prune_init.layers.types import Trait
+from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import Address, outermost
 
 
@@ -62,7 +62,8 @@ class Kernel(NamedTuple):
 
     def runner(self, traits: Trait = Trait.LOOP) -> keras.layers.Layer:
         """Return the layer whose call uses the kernel: with a trait, or the owner."""
-        return kernel_paths.runner(self.layer, self.name, traits)
+        layers = kernel_paths.around(self.layer, self.name)
+        return next((v for v in layers if has(v, traits)), layers[-1])
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -113,10 +114,7 @@ def find_kernels(model: keras.Model) -> list[Kernel]:
 
 
 def unique(path: str, taken: dict[str, int]) -> str:
-    """Return a path, with a number if it is not the first of its kind.
-
-    Paths in nested models may be equal.
-    """
+    """Return a path, with a number if it is taken; those of nested models may be."""
     count = taken[path] = taken.get(path, 0) + 1
     return path if count == 1 else f"{path}_{count}"
 

@@ -58,10 +58,6 @@ def _checked_paths(given, kernels):
     return tuple(paths)
 
 
-def _supported():
-    return [c.__name__ for c, row in types.TYPES.items() if row.kernels]
-
-
 def part_name(kernel, kind):
     return f"{kernel}_{kind}".replace(".", "_")
 
@@ -83,7 +79,8 @@ class MaskedLayer(keras.layers.Wrapper):
             a layer that contains such layers, or one of a class that was given to
             `register_layer`.
         kernels: Attribute paths of the kernels to mask, such as `["kernel"]` or
-            `["cell.kernel"]`. Default: every kernel of the layer.
+            `["cell.kernel"]`. Default: every kernel of the layer. The methods get such
+            a path as `name`.
         note: How the masks were chosen, for `report`.
         paths: Names of the kernels in reports, in the order of `kernels`. Default: the
             paths of their variables.
@@ -130,10 +127,11 @@ class MaskedLayer(keras.layers.Wrapper):
         kernels = _checked_names(layer, kernels)
         paths = _checked_paths(paths, kernels)
         if not kernels:
+            known = (c.__name__ for c, row in types.TYPES.items() if row.kernels)
             raise ValueError(
                 "A MaskedLayer needs a layer with a kernel. "
                 f"Received: layer={layer}. "
-                f"Supported: {', '.join(_supported())}, and what `register_layer` adds."
+                f"Supported: {', '.join(known)}, and what `register_layer` adds."
             )
         # Keras reads from the signatures which arguments (masks, training, initial
         # states...) and shapes to pass. They must be those of the wrapped layer.
@@ -160,30 +158,25 @@ class MaskedLayer(keras.layers.Wrapper):
             self._add_factor(name, "mask", kernel.shape)
             self._add_scale(name)
             if kernel.regularizer is not None:
-                mask = self.masks[name]
-                kernel.regularizer = OnKept(kernel.regularizer, mask)
+                kernel.regularizer = OnKept(kernel.regularizer, self.masks[name])
 
     def _add_scale(self, name):
         inputs = input_axes(self.layer, name)
-        shape = get_kernel(self.layer, name).shape
-        self._add_factor(
-            name, "scale", [1 if i in inputs else n for i, n in enumerate(shape)]
-        )
+        sizes = enumerate(get_kernel(self.layer, name).shape)
+        self._add_factor(name, "scale", [1 if i in inputs else n for i, n in sizes])
 
     def _add_factor(self, kernel, kind, shape):
+        name = part_name(kernel, kind)
         variable = self.add_weight(
             shape=shape,
             initializer="ones",
             trainable=False,
-            name=part_name(kernel, kind),
+            name=name,
             # If replicas ever assign on their own, they must not drift apart.
             aggregation="only_first_replica",
         )
-        self._set(kernel, kind, variable)
-
-    def _set(self, kernel, kind, part):
         # Separate attributes, because tf.train.Checkpoint follows no dict that grows.
-        setattr(self, part_name(kernel, kind), part)
+        setattr(self, name, variable)
 
     def _parts(self, kind):
         found = {n: getattr(self, part_name(n, kind), None) for n in self.kernels}
@@ -217,29 +210,18 @@ class MaskedLayer(keras.layers.Wrapper):
     @property
     def fixed(self) -> list[keras.Variable]:
         """The variables that say what was pruned; they are the same on all workers."""
-        return [v for name in self.kernels for v in self._fixed(name)]
-
-    def _fixed(self, name):
-        return self.masks[name], self.scales[name]
+        return [*self.masks.values(), *self.scales.values()]
 
     def path_of(self, name: str) -> str | None:
         """Return the name of a kernel in reports; `None`: its variable's path."""
         return dict(zip(self.kernels, self.paths, strict=False)).get(name)
 
     def kept_mask(self, name: str) -> np.ndarray:
-        """Return which weights of a kernel are kept, as a bool array of its shape.
-
-        Args:
-            name: Attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return which weights of kernel `name` are kept, a bool array of its shape."""
         return np.asarray(self.masks[name].value) != 0
 
     def kernel_value(self, name: str) -> np.ndarray:
-        """Return the kept weights of a kernel before `scale`, 0 elsewhere.
-
-        Args:
-            name: Attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return kernel `name` before `scale`, an array with 0 for removed weights."""
         kernel = np.asarray(get_kernel(self.layer, name).value)
         return np.where(self.kept_mask(name), kernel, 0)
 
@@ -258,31 +240,21 @@ class MaskedLayer(keras.layers.Wrapper):
         self.set_kernel(name, values)
 
     def set_kernel(self, name: str, values) -> None:
-        """Set the kept weights of a kernel, also during a call.
+        """Set the kept weights of the kernel `name`, also during a call.
 
-        Args:
-            name: Attribute path of the kernel, such as `"kernel"`.
-            values: Array of the kernel's shape; entries of removed weights are ignored.
+        `values` has its shape; entries of removed weights are ignored.
         """
         kernel = get_kernel(self.layer, name)
         kernel.assign(values * self.masks[name].value)
 
     def masked_kernel(self, name: str):
-        """Return the kernel that the forward pass uses, a tensor.
-
-        Args:
-            name: Attribute path of the kernel, such as `"kernel"`.
-        """
+        """Return kernel `name` as the forward pass uses it, a tensor of its shape."""
         # In this order backpropagation multiplies once, not twice.
         factor = self.masks[name].value * self.scales[name].value
         return get_kernel(self.layer, name).value * factor
 
     def release(self, layer: keras.layers.Layer) -> None:
-        """Undo, in a copy of the wrapped layer, what wrapping did to it.
-
-        Args:
-            layer: The copy.
-        """
+        """Undo, in a copy of the wrapped layer, what wrapping did to it."""
         vars(layer).pop("enable_lora", None)
         for name in self.kernels:
             kernel = get_kernel(layer, name)
@@ -316,14 +288,10 @@ class MaskedLayer(keras.layers.Wrapper):
         if isinstance(self.layer, keras.layers.SpectralNormalization):
             args, kwargs = spectral.normalized(self, args, kwargs)
         # All variables are mapped, because a scope does not see the scopes around it.
-        kernels = [get_kernel(self.layer, name) for name in self.kernels]
-        mapping = [
-            (kernel, self.masked_kernel(name))
-            for kernel, name in zip(kernels, self.kernels, strict=True)
-        ]
-        kernels = {id(kernel) for kernel in kernels}
-        others = [v for v in self.layer.variables if id(v) not in kernels]
-        mapping += [(v, v.value) for v in others]
+        kernels = {name: get_kernel(self.layer, name) for name in self.kernels}
+        mapping = [(k, self.masked_kernel(name)) for name, k in kernels.items()]
+        masked = {id(kernel) for kernel, _ in mapping}
+        mapping += [(v, v.value) for v in self.layer.variables if id(v) not in masked]
         with UpdatesNoted(mapping, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         for loss in scope.losses:
@@ -372,6 +340,5 @@ class MaskedLayer(keras.layers.Wrapper):
         self.build()
 
     def get_config(self):
-        config = super().get_config()
         names = {"kernels": list(self.kernels), "paths": list(self.paths)}
-        return {**config, **names, "note": self.note}
+        return {**super().get_config(), **names, "note": self.note}

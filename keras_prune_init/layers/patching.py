@@ -11,10 +11,7 @@ import keras
 
 @contextlib.contextmanager
 def patched(attributes: Iterable[tuple[keras.layers.Layer, str, Any]]):
-    """Give layers other attributes (`call`, `activation`) for a while.
-
-    Keras's attribute tracking is bypassed, so no trace is left.
-    """
+    """Give layers other attributes, such as `call`, for a while, untracked by Keras."""
     undo = []
     try:
         for layer, name, value in attributes:

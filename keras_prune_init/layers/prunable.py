@@ -1,8 +1,6 @@
 """Which kernels of a model can be pruned, and why the others cannot.
 
 Only kernels are pruned: biases, normalization and other vectors never are.
-A layer that cannot be pruned is absent from scores and masks. It is listed with a
-reason.
 """
 
 from __future__ import annotations
@@ -35,23 +33,11 @@ NOT_PLAIN = "its kernel is quantized or has LoRA weights"
 def prunable(
     model: keras.Model, filters: Filters = None
 ) -> tuple[list[Kernel], list[tuple[str, str]]]:
-    """Find the kernels of a model that can be pruned, and the layers that are left out.
+    """Find the kernels of a built model that can be pruned, in definition order.
 
-    Args:
-        model: A built Keras model.
-        filters: Which layers may be pruned: a regular expression that is searched in
-            the layer's name and path, a list of them (any may match), or a function
-            from layer to bool. `None`: all. `"pointwise"`: 1x1 convolutions.
-            `"trainable"`: kernels that are trained.
-
-    Returns:
-        A list of `Kernel`, in definition order, and a list of `(layer path, reason)`
-        for every layer with weights that is not pruned.
-
-    Raises:
-        TypeError: If `filters` is none of these.
-        ValueError: If a regular expression is wrong, or a layer does not have the
-            kernels that its class was registered with.
+    Also return `(layer path, reason)` for every layer with weights that is not pruned.
+    Wrong `filters` are refused, and layers without the kernels that their class was
+    registered with.
     """
     check_filters(filters)
     _check_registered(model)
@@ -72,9 +58,8 @@ def prunable(
         if reason and not (unknown and reason == NO_KERNEL):
             skipped.append((layer.path or layer.name, reason))
         if not reason:
-            trained = [k.variable.trainable for k in found[id(layer)]]
-            pairs = zip(found[id(layer)], trained, strict=True)
-            kernels += [k for k, yes in pairs if yes or filters != "trainable"]
+            every = filters != "trainable"
+            kernels += [k for k in found[id(layer)] if every or k.variable.trainable]
     return kernels, skipped
 
 
@@ -97,8 +82,7 @@ def _how_to_register(layer) -> str | None:
         return f"`{cls}` is a model; weights of its own are pruned if a layer has them"
     if "" in names:
         return f"`{cls}` has a matrix in no attribute; name it by `self.w = add_weight`"
-    listed = "".join(f'"{name}", ' for name in names)
-    listed = listed.rstrip() if len(names) == 1 else listed.rstrip(", ")
+    listed = ", ".join(f'"{name}"' for name in names) + "," * (len(names) == 1)
     line = f"`{cls}` is not known; keras_prune_init.register_layer({cls}, kernels="
     return f"{line}({listed}))" if names else None
 

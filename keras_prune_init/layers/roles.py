@@ -40,8 +40,7 @@ def _inputs(layer, kernel, x, y):
 
 def _pixels(layer, kernel, x, y):
     if isinstance(layer, (L.SeparableConv1D, L.SeparableConv2D)):
-        kernel = layer.pointwise_kernel.shape
-        return math.prod(y) // kernel[-1]
+        return _filters(layer, layer.pointwise_kernel.shape, x, y)
     return math.prod(y) // (kernel[-1] * kernel[-2])
 
 

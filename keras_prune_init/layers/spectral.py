@@ -17,15 +17,9 @@ from keras_prune_init.layers.kernel_paths import get_kernel
 
 
 def normalized(masked, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Do what a `SpectralNormalization` does to its kernel in a training step.
+    """Take a step, and return the arguments of a call that only computes outputs.
 
-    Args:
-        masked: The `MaskedLayer` around the `SpectralNormalization`.
-        args: Positional arguments of its call.
-        kwargs: Keyword arguments of its call.
-
-    Returns:
-        The arguments of a call that only computes outputs.
+    `masked` is the `MaskedLayer` around a `SpectralNormalization`.
     """
     layer = masked.layer
     given = inspect.signature(layer.call).bind(*args, **kwargs).arguments

@@ -20,9 +20,7 @@ Place = tuple[int, str, int]
 def take_out(layer: Layer, variable: keras.Variable) -> list[Place]:
     """Hide a layer's variable from Keras, and free its storage; its shape is kept.
 
-    Returns:
-        What `put_in` needs to undo this. It is a list, because wrappers may hold the
-        variable too.
+    With what it returns, `put_in` undoes this. Wrappers may hold the variable too.
     """
     places = []
     for i, holder in enumerate(layer._flatten_layers()):
@@ -75,10 +73,7 @@ def _attributes(layer, variable):
 
 
 def track_items(layer: Layer, items: dict[str, Any]) -> None:
-    """Let `tf.train.Checkpoint` see the content of lists and dicts of a layer.
-
-    It does not look into Keras's lists and dicts by itself.
-    """
+    """Let `tf.train.Checkpoint` see what is in Keras's lists and dicts; it skips it."""
     for name, item in items.items():
         layer._track_trackable(item, name, overwrite=True)
 

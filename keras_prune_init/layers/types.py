@@ -94,9 +94,8 @@ _PLAIN = T.STRAIGHT | T.HOMOGENEOUS
 _ACTIVATION = T.ACTIVATES | T.IN_PLACE
 
 
-def _rows(classes, kernels=None, traits=None):
-    row = LayerType(kernels or {}, traits or Trait(0))
-    return dict.fromkeys(classes, row)
+def _rows(classes, *fields, **named):
+    return dict.fromkeys(classes, LayerType(*fields, **named))
 
 
 TYPES: dict[type, LayerType] = {
@@ -132,11 +131,8 @@ TYPES: dict[type, LayerType] = {
     L.TimeDistributed: LayerType(traits=T.REPEATS),
     # Normalization, and what prepares the inputs.
     L.BatchNormalization: LayerType(traits=_NORMALIZATION | T.HOMOGENEOUS),
-    **_rows(
-        [L.LayerNormalization, L.GroupNormalization, L.RMSNormalization],
-        traits=_NORMALIZATION,
-    ),
-    L.UnitNormalization: LayerType(traits=_NORMALIZATION),
+    **_rows([L.LayerNormalization, L.GroupNormalization], traits=_NORMALIZATION),
+    **_rows([L.RMSNormalization, L.UnitNormalization], traits=_NORMALIZATION),
     L.Normalization: LayerType(traits=_PLAIN | T.IN_PLACE | T.PREPARES),
     L.Rescaling: LayerType(traits=_PLAIN | _ACTIVATION | T.PREPARES),
     # Activations.

@@ -25,9 +25,8 @@ Address = tuple[str, ...]
 
 def is_graph(layer: keras.layers.Layer) -> bool:
     """Whether the layer is a Sequential or Functional model, which Keras can clone."""
-    if isinstance(layer, keras.Sequential):
-        return True
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    graph = isinstance(layer, (keras.Sequential, keras.Function))
+    return graph and isinstance(layer, keras.Model)
 
 
 def is_composite(layer: keras.layers.Layer) -> bool:
@@ -90,9 +89,7 @@ def walk(
 ) -> Iterator[tuple[Address, keras.layers.Layer]]:
     """Yield every leaf layer of a model once, with its address, in definition order.
 
-    Args:
-        layer: A model or layer.
-        composites: Whether to yield models and composites too, before their content.
+    With `composites`, models and composites are yielded too, before their content.
     """
     seen = set()
 
@@ -100,12 +97,11 @@ def walk(
         if id(layer) in seen:
             return
         seen.add(id(layer))
-        composite = is_composite(layer)
-        if composites or not (composite or is_graph(layer)):
+        holds = is_composite(layer) or is_graph(layer)
+        if composites or not holds:
             yield address, layer
-        if composite or is_graph(layer):
-            for key, child in children(layer):
-                yield from visit(child, (*address, *key))
+        for key, child in children(layer) if holds else ():
+            yield from visit(child, (*address, *key))
 
     yield from visit(layer, ())
 

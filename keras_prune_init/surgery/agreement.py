@@ -31,19 +31,11 @@ def check_copy(
 ) -> None:
     """Run a model and its copy in inference, and compare the outputs.
 
-    Nothing is compared in three cases: the model does not run on these inputs, it draws
-    random numbers in inference, or several processes hold it.
-
-    Args:
-        model: The original; it is only read.
-        copy: The copy.
-        inputs: A small batch. Default: one sample of ones.
-        kernels: Kernels of `model` of which the copy lacks weights.
-        masks: `{kernel path: mask}`: the weights that the copy still has.
-
-    Raises:
-        ValueError: If outputs differ (the message names the first layer where they do),
-            or if the copy uses variables of the model.
+    Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
+    path which weights of `kernels` it still has. A copy is refused if outputs differ
+    (the message names the first layer where they do), or if it uses variables of the
+    model. Nothing is compared in three cases: the model does not run on these inputs,
+    it draws random numbers in inference, or several processes hold it.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
@@ -103,7 +95,8 @@ def _close(a, b):
         return True
     tolerance = TOLERANCE.get(getattr(a.dtype, "name", ""))
     if isinstance(a, (tf.RaggedTensor, tf.SparseTensor)) or not tolerance:
-        return _same(a, b)
+        a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
+        return np.array_equal(a, b)
     if a.shape != b.shape:
         return False
     a, b = (np.asarray(tf.cast(v, "float64")) for v in (a, b))
@@ -111,17 +104,11 @@ def _close(a, b):
     return np.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
-def _same(a, b):
-    a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
-    return np.array_equal(a, b)
-
-
 def _first_difference(model, copy, inputs, mapping):
-    pairs = ((model, keras.StatelessScope(mapping)), (copy, keras.StatelessScope()))
-    heard = [_outputs(one, inputs, scope) for one, scope in pairs]
-    for address, outputs in heard[0]:
-        others = [v for at, v in heard[1] if at == address]
-        if not others or not _equal(outputs, others[0]):
+    heard = _outputs(model, inputs, keras.StatelessScope(mapping))
+    copied = dict(reversed(_outputs(copy, inputs, keras.StatelessScope())))
+    for address, outputs in heard:  # of layers called twice, the first call
+        if address not in copied or not _equal(outputs, copied[address]):
             layer = dict(walk(model))[address]
             kind = type(layer).__name__
             return f"other outputs of its copy, first of `{layer.name}` ({kind})"

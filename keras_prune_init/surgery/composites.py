@@ -24,7 +24,10 @@ Layer: TypeAlias = keras.layers.Layer
 
 
 def remember_masks(model: Layer) -> None:
-    """Let a model, and composites in it, save which of their layers are masked."""
+    """Let a model, and composites in it, save which of their layers are masked.
+
+    Composites in which none is masked any more get their own class again.
+    """
     masked = exchange.masked_layers(model)
     for layer in masked:
         refuse_quantization(layer.layer, layer.name)
@@ -38,10 +41,6 @@ def remember_masks(model: Layer) -> None:
             if is_composite(layer):
                 items = children(layer)
                 tracking.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
-
-
-def forget_masks(model: Layer) -> None:
-    """Undo `remember_masks` where no masked layer is left."""
     for layer in flatten(model):
         if isinstance(layer, MaskedComposite) and not exchange.masked_layers(layer):
             layer.__class__ = layer.original
@@ -138,9 +137,10 @@ class MaskedComposite(_Mixin):
             self.__class__ = original
             config = self.get_config()
         except Exception as e:
+            first_line = str(e).strip().partition("\n")[0]
             raise NotImplementedError(
                 f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
-                f"`get_config` fails ({_first_line(e)}); use `save_weights` or "
+                f"`get_config` fails ({first_line}); use `save_weights` or "
                 "`tf.train.Checkpoint`, or let the class implement `get_config`."
             ) from e
         finally:
@@ -172,7 +172,3 @@ class MaskedComposite(_Mixin):
         layer = Copier(layer, exchange.masking(plain))(layer)
         remember_masks(layer)
         return layer
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]

@@ -1,11 +1,8 @@
 """Copy Keras objects as they are, attribute by attribute.
 
 A config says what a constructor needs, not what an object is. It forgets closures,
-state that is no variable, and layers that the first call makes. So layers, models,
-metrics, losses and optimizers are copied here as Python objects.
-
-This module depends on how Keras keeps its objects, which is private.
-tests/test_copier.py lists what it uses, and fails if a new Keras changes it.
+state that is no variable, and layers that the first call makes. How Keras keeps its
+objects is private: tests/test_copier.py fails if a new Keras changes what is used here.
 """
 
 from __future__ import annotations
@@ -27,9 +24,9 @@ Layer = keras.layers.Layer
 
 # Copied attribute by attribute, whatever their attributes are.
 KERAS_OBJECTS = (
-    *(keras.Operation, keras.Metric, keras.Loss, keras.optimizers.Optimizer),
-    *(keras.optimizers.schedules.LearningRateSchedule, keras.regularizers.Regularizer),
-    *(keras.constraints.Constraint, keras.random.SeedGenerator, Tracker, tf.Module),
+    *(keras.Metric, keras.Loss, keras.optimizers.schedules.LearningRateSchedule),
+    *(keras.regularizers.Regularizer, keras.constraints.Constraint),
+    *(keras.random.SeedGenerator, tf.Module),
 )
 # Where a Functional model keeps its graph.
 GRAPH = (
@@ -120,19 +117,17 @@ class Copier(PythonCopier):
         new = (Layer if layer else object).__new__(type(value))
         vars(new).pop("_auto_config", None)  # of a constructor without arguments
         self._remember(value, new)
-        attributes = dict(vars(value))
-        if layer:
-            attributes = {k: v for k, v in attributes.items() if k not in MADE_ANEW}
+        anew = {*EMPTY, *(MADE_ANEW if layer else ())}
         if isinstance(value, keras.Function):
             vars(new).update(self._graph(value))
-            attributes = {k: v for k, v in attributes.items() if k not in GRAPH}
-        for name in EMPTY.keys() & attributes.keys():
+            anew.update(GRAPH)
+        for name in EMPTY.keys() & vars(value).keys():
             vars(new)[name] = EMPTY[name]()
-            del attributes[name]
-        self._attributes(attributes, new)
+        self._attributes({k: v for k, v in vars(value).items() if k not in anew}, new)
         if layer:
             # A wrapper shows there how the layer in it is built.
-            vars(new.build).update(_signature_of(value.build))
+            if "__signature__" in vars(value.build):
+                new.build.__signature__ = value.build.__signature__
             if self._call:  # which may have put in layers of its own
                 for inner in vars(new).get("_operations", ()):
                     new._tracker.track(inner)
@@ -245,9 +240,3 @@ class Copier(PythonCopier):
         (TrackableReference, _reference),
         *PythonCopier.rules,
     )
-
-
-def _signature_of(function) -> dict:
-    """Return the attribute with the signature of a function, if it has one."""
-    found = vars(function)
-    return {k: found[k] for k in ("__signature__",) if k in found}

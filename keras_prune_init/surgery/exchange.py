@@ -1,7 +1,4 @@
-"""Replace a layer in a copy: by a masked one, or by an ordinary one again.
-
-The functions here make a `change` for a `Copier`.
-"""
+"""Replace a layer in a copy: by a masked one, or by an ordinary one again."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_prune_init._arguments import check_model
 from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
@@ -28,6 +26,16 @@ def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
 
 
+def check_pruned(function: str, model: Any) -> None:
+    """Raise an error unless the argument of a function is a pruned Keras model."""
+    check_model(model)
+    if not masked_layers(model):
+        raise ValueError(
+            f"`{function}` takes a pruned model: one that `prune_at_init` returned. "
+            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
+        )
+
+
 def masking(options: Mapping[int, dict]) -> Change:
     """Put layers in wrappers: `{id of the layer: arguments and layout}`."""
 
@@ -38,7 +46,7 @@ def masking(options: Mapping[int, dict]) -> Change:
         absent = []
         if given["layout"] == "compact" and layer.built:
             absent = [get_kernel(layer, name) for name in given["kernels"]]
-        return masked(copier.without_values(layer, absent), given)
+        return masked(copier.without_values(layer, absent), **given)
 
     return change
 
@@ -57,18 +65,9 @@ def to_layout(layout: str) -> Change:
     def change(layer, copier):
         if not isinstance(layer, MaskedLayer):
             return None
-        kernels = layer.kernels
-        values = {}
-        if layout == "masked":
-            values = {name: layer.kernel_value(name) for name in kernels}
-        inner = unwrapped(layer, copier, values)
-        options = options_of(layer) | {"layout": layout}
-        options.pop("counts", None)
-        new = masked(inner, options)
-        for name in kernels:
-            new.install(name, layer.kept_mask(name), layer.kernel_value(name))
-            new.scales[name].assign(layer.scales[name].value)
-        return new
+        stored = layer.kernels if layout == "masked" else ()
+        values = {name: layer.kernel_value(name) for name in stored}
+        return wrapped_like(layer, unwrapped(layer, copier, values), layout)
 
     return change
 
@@ -87,10 +86,9 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
     return inner
 
 
-def masked(layer: Layer, options: Mapping) -> MaskedLayer:
+def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
     """Return a layer in a wrapper that removes nothing yet."""
-    options = dict(options)
-    wrapper = LAYOUTS[options.pop("layout")](layer, **options)
+    wrapper = LAYOUTS[layout](layer, **options)
     if layer.built:
         wrapper.build()
     return wrapper
@@ -107,8 +105,18 @@ def options_of(layer: MaskedLayer) -> dict:
     return options
 
 
-def wrapped_like(wrapper: MaskedLayer, layer: Layer) -> MaskedLayer:
-    """Return a layer in a wrapper like another one; it removes nothing yet."""
+def wrapped_like(
+    wrapper: MaskedLayer,
+    layer: Layer,
+    layout: str | None = None,
+    cut: Callable = lambda values: values,
+) -> MaskedLayer:
+    """Return a layer in a wrapper like another one, with `cut` of its kernels."""
     options = options_of(wrapper)
     options.pop("counts", None)
-    return masked(layer, options)
+    new = masked(layer, **options | ({"layout": layout} if layout else {}))
+    for name in wrapper.kernels:
+        mask, value = wrapper.kept_mask(name), wrapper.kernel_value(name)
+        new.install(name, cut(mask), cut(value))
+        new.scales[name].assign(cut(wrapper.scales[name].value))
+    return new

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import collections
-import functools
 
 import keras
-import tensorflow as tf
 from absl import logging
 
-from keras_prune_init._arguments import check_choice, check_model
+from keras_prune_init._arguments import check_choice
 from keras_prune_init._lock import one_at_a_time
-from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.compact import CompactLayer, without_storage
 from keras_prune_init.layers.kernel_paths import get_kernel
-from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery import exchange, rebuild
 from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
-
-
-def check_layout(layout: str) -> None:
-    """Raise a ValueError unless there is such a layout."""
-    check_choice("layout", layout, exchange.LAYOUTS)
 
 
 def check_optimizer(model: keras.Model, layout: str) -> None:
@@ -63,15 +55,10 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     >>> compact.trainable_weights[1].shape == pruned.trainable_weights[1].shape
     False
     """
-    check_model(model)
-    check_layout(layout)
+    exchange.check_pruned("to_layout", model)
+    check_choice("layout", layout, exchange.LAYOUTS)
     check_optimizer(model, layout)
-    if not exchange.masked_layers(model):
-        raise ValueError(
-            "`to_layout` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
-        )
-    new = rebuild.change_layers(model, exchange.to_layout(layout))
+    new = rebuild.copy_model(model, change=exchange.to_layout(layout))
     check_copy(model, new)
     old, made = getattr(model, "optimizer", None), getattr(new, "optimizer", None)
     if old is not None and old.built:
@@ -84,19 +71,17 @@ def as_masked(model: keras.Model) -> keras.Model:
     """Return the model, or a copy with kernels if the layout has none."""
     if not any(isinstance(v, CompactLayer) for v in exchange.masked_layers(model)):
         return model
-    return rebuild.change_layers(model, exchange.to_layout("masked"))
+    return rebuild.copy_model(model, change=exchange.to_layout("masked"))
 
 
 def _copy_optimizer(old, new, source, target):
     """Give a new optimizer the state of the optimizer of another layout."""
     if not new.built:
         new.build(target.trainable_variables)
-    before, after = _weights(source), _weights(target)
     slots = _slots(old, source.trainable_variables)
     new_slots = _slots(new, target.trainable_variables)
-    for (reference, kept), (new_reference, new_kept) in zip(
-        [*before, (None, None)], [*after, (None, None)], strict=True
-    ):
+    weights = zip(_weights(source), _weights(target), strict=True)
+    for (reference, kept), (new_reference, new_kept) in weights:
         pairs = zip(slots[id(reference)], new_slots[id(new_reference)], strict=True)
         for slot, new_slot in pairs:
             value = slot.value
@@ -112,51 +97,42 @@ def _copy_optimizer(old, new, source, target):
 def _weights(model):
     """Return what optimizers see of a model, in the same order for every layout.
 
-    Returns:
-        Pairs of a trainable variable and its `KeptWeights`, or `None` if it is not the
-        vector of a kernel's kept weights.
+    These are pairs of a trainable variable and its `KeptWeights`, or `None` if it is
+    not the vector of a kernel's kept weights. The last pair is for what an optimizer
+    keeps for no variable.
     """
     found = {}
-    for _, layer in walk(model):
-        for name in getattr(layer, "kernels", ()):
+    for layer in exchange.masked_layers(model):
+        for name in layer.kernels:
             if isinstance(layer, CompactLayer):
                 kept = layer.kept[name]
                 found[id(kept.values)] = kept.values, kept
-            elif isinstance(layer, exchange.MaskedLayer):
+            else:
                 kernel = get_kernel(layer.layer, name)
                 found[id(kernel)] = kernel, None
     trainable = {id(v): (v, None) for v in model.trainable_variables}
     kernels = [pair for key, pair in found.items() if key in trainable]
     others = [pair for key, pair in trainable.items() if key not in found]
-    return kernels + others
+    return [*kernels, *others, (None, None)]
 
 
 def _slots(optimizer, references):
-    """Return the variables of an optimizer by the id of the variable they belong to.
-
-    The key for variables that belong to none is `id(None)`.
-    """
+    """Return an optimizer's variables by the id of their reference, or of `None`."""
     # A twin without any storage is built, to see it.
     owners = {}
 
-    def note(plain, reference_variable, *args, **kwargs):
+    def note(reference_variable, *args, **kwargs):
         slot = plain(reference_variable, *args, **kwargs)
         owners[id(slot)] = id(reference_variable)
         return slot
 
-    with tf.variable_creator_scope(_without_value):
+    with without_storage():
         twin = Copier(optimizer)(optimizer)
         makes = getattr(twin, "inner_optimizer", twin)
         plain = makes.add_variable_from_reference
-        name = "add_variable_from_reference"
-        object.__setattr__(makes, name, functools.partial(note, plain))
+        vars(makes)["add_variable_from_reference"] = note
         twin.build(references)
     slots = collections.defaultdict(list)
     for variable, other in zip(optimizer.variables, twin.variables, strict=True):
         slots[owners.get(id(other), id(None))].append(variable)
     return slots
-
-
-def _without_value(next_creator, **kwargs):
-    kwargs["initial_value"] = tf.zeros([0], kwargs["dtype"])
-    return next_creator(**kwargs)

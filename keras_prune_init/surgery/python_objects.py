@@ -1,7 +1,4 @@
-"""Copy Python objects: containers, functions, and what refers to a model.
-
-The module `copier` copies Keras objects on top of this.
-"""
+"""Copy Python objects: containers, functions, and what refers to a model."""
 
 from __future__ import annotations
 
@@ -123,8 +120,7 @@ class PythonCopier:
         else:
             base = list if isinstance(value, list) else collections.deque
             base.extend(new, [self(v) for v in list(value)])
-        if kind is type(value):
-            self._attributes(getattr(value, "__dict__", {}), new)
+        self._attributes(getattr(value, "__dict__", {}), new)
         return new
 
     def _method(self, value):

@@ -1,7 +1,4 @@
-"""Rebuild a model with other layers: put `MaskedLayer`s in, take them out again.
-
-The given model is never changed. Every function returns a copy, including weights.
-"""
+"""Copy a model with its weights: put `MaskedLayer`s in, take them out again."""
 
 from __future__ import annotations
 
@@ -37,17 +34,24 @@ def preserved_random_state():
 
 
 def copy_model(
-    model: keras.Model, dtype: str | None = None, call: Callable | None = None
+    model: keras.Model,
+    dtype: str | None = None,
+    change: exchange.Change | None = None,
+    call: Callable | None = None,
+    scope: bool = True,
 ) -> keras.Model:
     """Return a copy of a model with its weights.
 
-    Args:
-        model: Any model. Only the Functional models in it use `call`.
-        dtype: Dtype of the copy. Default: the same.
-        call: Function `call(model, layer, *args, **kwargs)` that connects layers, where
-            `model` is the original. Default: `layer(*args, **kwargs)`.
+    `dtype`, `change` and `call` are those of `Copier`. `call` is needed if layers have
+    other shapes. The copy belongs to the strategy of the model if `scope` is true.
     """
-    return _copy_model(model, dtype=dtype, call=call)
+    inside = replicas.scope(model) if scope else contextlib.nullcontext()
+    with preserved_random_state(), inside:
+        new = Copier(model, change, call, dtype)(model)
+        if call is not None:
+            composites.remember_graphs(model, new)
+        composites.remember_masks(new)
+        return enable_workers(new) if scope else new
 
 
 def wrap(
@@ -67,31 +71,18 @@ def wrap(
         wrapper = wrappers.setdefault(id(kernel.layer), options)
         wrapper["kernels"].append(kernel.name)
         wrapper["paths"].append(kernel.path)
-    return _copy_model(model, exchange.masking(wrappers))
+    return copy_model(model, change=exchange.masking(wrappers))
 
 
 def set_masks(
     pruned: keras.Model, kernels: Iterable[Kernel], masks: Mapping[str, np.ndarray]
 ) -> None:
-    """Set masks and kept weights of a model that `wrap` made.
-
-    Args:
-        pruned: The model from `wrap`.
-        kernels: The kernels that were given to `wrap`.
-        masks: `{kernel path: array of 0 and 1 of the kernel's shape}`.
-    """
+    """Set masks and kept weights of a model that `wrap` made, for the same kernels."""
     layers = dict(walk(pruned))
     with replicas.scope(pruned):
         for kernel in kernels:
-            layer = layers[kernel.address]
-            value = kernel.variable.value
-            layer.install(kernel.name, masks[kernel.path], value)
-
-
-def set_note(pruned: keras.Model, note: str) -> None:
-    """Set the text with which `report` explains the masks of a model."""
-    for layer in masked_layers(pruned):
-        layer.note = note
+            mask, value = masks[kernel.path], kernel.variable.value
+            layers[kernel.address].install(kernel.name, mask, value)
 
 
 @one_at_a_time
@@ -114,31 +105,14 @@ def strip(model: keras.Model) -> keras.Model:
     >>> import keras_prune_init as kpi
     >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
     >>> pruned = kpi.prune_at_init(model, method="magnitude", sparsity=0.75)
-    >>> [type(layer).__name__ for layer in pruned.layers[1:]]
-    ['MaskedLayer', 'MaskedLayer']
     >>> [type(layer).__name__ for layer in kpi.strip(pruned).layers[1:]]
     ['Dense', 'Dense']
     """
-    check_model(model)
-    if not masked_layers(model):
-        raise ValueError(
-            "`strip` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
-        )
+    exchange.check_pruned("strip", model)
     # It leaves its strategy: one process of several may want it.
-    plain = _copy_model(model, exchange.folded, scope=False)
+    plain = copy_model(model, change=exchange.folded, scope=False)
     check_copy(model, plain)
     return plain
-
-
-def change_layers(
-    model: keras.Model, change: exchange.Change, call: Callable | None = None
-) -> keras.Model:
-    """Return a copy of a model with other layers, where `change` makes one.
-
-    `call` is needed if these have other shapes, as in `copy_model`.
-    """
-    return _copy_model(model, change, call=call)
 
 
 def enable_workers(model: keras.Model) -> keras.Model:
@@ -172,7 +146,6 @@ def enable_workers(model: keras.Model) -> keras.Model:
     >>> kpi.report(loaded).sparsity
     0.75
     """
-
     check_model(model, built=False)
 
     def fixed():
@@ -180,14 +153,3 @@ def enable_workers(model: keras.Model) -> keras.Model:
 
     workers.enable_fit(model, fixed)
     return model
-
-
-def _copy_model(model, change=None, dtype=None, call=None, scope=True):
-    inside = replicas.scope(model) if scope else contextlib.nullcontext()
-    with preserved_random_state(), inside:
-        new = Copier(model, change, call, dtype)(model)
-        if call is not None:
-            composites.remember_graphs(model, new)
-        composites.remember_masks(new)
-        composites.forget_masks(new)
-        return enable_workers(new) if scope else new

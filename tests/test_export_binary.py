@@ -1,5 +1,6 @@
 """python -m keras_prune_init.export, as users start it."""
 
+import keras
 import numpy as np
 import pytest
 from processes import Forked
@@ -17,7 +18,15 @@ def run(folder, *arguments):
 def saved(tmp_path_factory):
     """A pruned model and inputs for it."""
     folder = tmp_path_factory.mktemp("saved")
-    model = kpi.models.mobilenet((16, 16, 3), alpha=0.25)
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((16, 16, 3)), layers.ZeroPadding2D(1)])
+    for layer in (
+        layers.Conv2D(16, 3, strides=2),
+        layers.Conv2D(96, 1, activation="relu6"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2),
+    ):
+        model.add(layer)
     kpi.prune_at_init(
         model, method="magnitude", sparsity=0.9, filters="pointwise", verbose=0
     ).save(folder / "model.keras")

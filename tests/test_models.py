@@ -1,11 +1,21 @@
 """The architectures: sizes known from the literature, names, and refusals."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
 
 from keras_prune_init import models
 from keras_prune_init.models.common import conv
+
+
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """MobileNets without most blocks, which are like the first ones."""
+    module = importlib.import_module("keras_prune_init.models.mobilenet")
+    for version in ("V1", "V2"):
+        monkeypatch.setattr(module, version, getattr(module, version)[:2])
 
 
 def weights_layers(model):
@@ -18,7 +28,7 @@ def weights_layers(model):
     ]
 
 
-@pytest.mark.parametrize("depth", [8, 20, 104])
+@pytest.mark.parametrize("depth", [8, 26])
 def test_resnet_has_depth_layers_and_3n_blocks(depth):
     model = models.resnet((32, 32, 3), depth=depth, width=1)
     assert len(weights_layers(model)) == depth
@@ -63,7 +73,7 @@ def test_vgg_16_convolutions_have_the_published_size():
 
 
 @pytest.mark.parametrize(
-    ("depth", "widening", "millions"), [(28, 10, 36.5), (16, 2, 0.7), (40, 4, 8.9)]
+    ("depth", "widening", "millions"), [(16, 8, 11.0), (16, 2, 0.7)]
 )
 def test_wide_resnet_has_the_published_number_of_weights(depth, widening, millions):
     model = models.wide_resnet(depth=depth, widening=widening)
@@ -104,7 +114,7 @@ def test_wide_resnet_drops_values_between_convolutions():
         (models.mobilenet, {"alpha": 0.25, "version": 2}),
     ],
 )
-def test_outputs_are_logits_for_both_image_sizes(build, arguments):
+def test_outputs_are_logits_for_both_image_sizes(build, arguments, few_blocks):
     gray, color = (build(shape, 7, **arguments) for shape in ((28, 28, 1), (32, 32, 3)))
     assert gray.output_shape == (None, 7)
     model, shape = color, (32, 32, 3)
@@ -117,19 +127,15 @@ def test_outputs_are_logits_for_both_image_sizes(build, arguments):
     assert again.count_params() == model.count_params()
 
 
-@pytest.mark.parametrize(
-    ("version", "published"),
-    [(1, keras.applications.MobileNet), (2, keras.applications.MobileNetV2)],
-)
+# Of MobileNet and MobileNetV2 in keras.applications, with these arguments.
+@pytest.mark.parametrize(("version", "published"), [(1, 834_666), (2, 719_034)])
 def test_mobilenets_have_the_parameters_of_the_published_ones(version, published):
-    shape, alpha = (96, 96, 3), 0.5
-    model = models.mobilenet(shape, 10, version=version, alpha=alpha)
-    other = published(input_shape=shape, alpha=alpha, weights=None, classes=10)
-    assert model.count_params() == other.count_params()
+    model = models.mobilenet((96, 96, 3), 10, version=version, alpha=0.5)
+    assert model.count_params() == published
     assert model.get_layer("pool").input.shape[1:3] == (3, 3)
 
 
-@pytest.mark.parametrize(("pixels", "last"), [(16, 4), (48, 3), (224, 7)])
+@pytest.mark.parametrize(("pixels", "last"), [(16, 4), (48, 3)])
 def test_mobilenets_keep_at_least_3x3_pixels(pixels, last):
     model = models.mobilenet((pixels, pixels, 3), alpha=0.25)
     assert model.get_layer("pool").input.shape[1:3] == (last, last)
@@ -207,6 +213,6 @@ def test_mlp_uses_the_given_activation():
         (models.mobilenet, {"stable": True}, "residual"),
     ],
 )
-def test_impossible_arguments_are_refused(build, arguments, message):
+def test_impossible_arguments_are_refused(build, arguments, message, few_blocks):
     with pytest.raises(ValueError, match=message):
         build(**arguments)

@@ -14,7 +14,7 @@ sys.path.append(str(PAPER))
 grid = importlib.import_module("grid")
 
 TINY = "--depth=4 --width=8"
-TRAINED = "--iterations=2 --batch_size=20"
+TRAINED = "--iterations=1 --batch_size=20"
 RESNET = "--depth=8 --width=2 --samples_per_class=1"
 SCRIPTS = {
     "critical_sparsity": TINY,

@@ -85,21 +85,20 @@ def residual():
         return L.ReLU()(L.Add()([L.Conv2D(filters, 1, strides, use_bias=False)(x), y]))
 
     x = inputs = keras.Input((12, 12, 3))
-    for filters, strides in ((8, 1), (12, 2), (12, 2)):
+    for filters, strides in ((8, 1), (12, 2)):
         x = block(x, filters, strides)
     return keras.Model(inputs, L.Dense(3)(L.GlobalMaxPooling2D()(x)))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_weights_without_use_can_be_zeroed_and_others_cannot(seed):
+def test_weights_without_use_can_be_zeroed_and_others_cannot():
     from keras_prune_init.reports import live_paths
 
     model = residual()
     for variable in model.trainable_variables:  # no ReLU may hide a path by chance
         variable.assign(abs(variable))
-    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.85, seed=seed)
+    pruned = kpi.prune_at_init(model, None, "random", sparsity=0.85, seed=0)
     used = live_paths.used_weights(pruned)
-    x = np.random.default_rng(seed).uniform(size=(16, 12, 12, 3)).astype("float32")
+    x = np.random.default_rng(0).uniform(size=(16, 12, 12, 3)).astype("float32")
     before = pruned(x).numpy()
     assert 0 < kpi.report(pruned).effective < kpi.report(pruned).kept
     wrappers = [v for v in pruned.layers if isinstance(v, kpi.MaskedLayer)]

@@ -32,7 +32,10 @@ def widths(model):
 
 @pytest.mark.parametrize(
     ("name", "budget"),
-    [*zip(NETWORKS, ("params", "flops") * 3, strict=True), ("inverted", "flops")],
+    [
+        *(("resnet", "params"), ("cnn", "params"), ("densenet", "flops")),
+        *(("inverted", "params"), ("inverted", "flops"), ("squeezed", "flops")),
+    ],
 )
 def test_the_budget_is_met_and_an_ordinary_model_is_left(name, budget, eagerly):
     keras.utils.set_random_seed(0)
@@ -49,11 +52,11 @@ def test_the_budget_is_met_and_an_ordinary_model_is_left(name, budget, eagerly):
         saved = 1 - totals[1] / totals[0]
     assert 0.5 <= saved < (0.64 if name == "squeezed" else 0.56)
     assert [type(v) for v in small.layers] == [type(v) for v in model.layers]
-    small.compile("sgd", LOSS, jit_compile=False)
-    small.fit(*data(model), verbose=0)
+    assert len(small.trainable_variables) == len(model.trainable_variables)
+    assert small(data(model)[0]).shape == (16, 5)
 
 
-def test_nothing_goes_at_zero_sparsity():
+def test_nothing_goes_at_zero_sparsity(eagerly):
     model = NETWORKS["resnet"]()
     small = prune(model, sparsity=0.0)
     assert widths(small) == widths(model)
@@ -74,7 +77,7 @@ def gated():
     return model, keras.Model([inputs, *gates], model.layers[-1](x))
 
 
-def test_snip_scores_are_sensitivities_to_a_gate_over_the_cost():
+def test_snip_scores_are_sensitivities_to_a_gate_over_the_cost(eagerly):
     model, with_gates = gated()
     x, y = batch(model, 32)
     gates = [tf.ones((1, n)) for n in (12, 9)]
@@ -116,7 +119,7 @@ def test_other_scores_are_summed_over_all_that_goes():
 
 def test_random_channels_do_not_depend_on_their_size():
     parts = []
-    for seed in range(16):
+    for seed in range(10):
         small = prune(mlp((40, 10), 20, 3), "random", 0.5, seed=seed)
         parts.append([widths(small)[0] / 40, widths(small)[1] / 10])
     wide, narrow = np.mean(parts, 0)
@@ -130,12 +133,17 @@ def test_random_channels_do_not_depend_on_their_size():
 def test_uniform_removes_the_same_part_of_each_set():
     model = NETWORKS["vgg"]()
     small = prune(model, "magnitude", 0.6, rule="uniform", budget="flops")
+    dense, left = kpi.cost(model), kpi.cost(small)
+    assert multiply_adds(small) == left.macs and multiply_adds(model) == dense.macs
+    assert 0.6 <= 1 - left.macs / dense.macs < 0.66
+    assert [type(v) for v in small.layers] == [type(v) for v in model.layers]
     parts = np.array(widths(small)[:-1]) / widths(model)[:-1]
     assert parts.max() - parts.min() <= 1 / 8
-    assert len(set(np.array(widths(prune(model))[:-1]) / widths(model)[:-1])) > 3
+    other = prune(model, "magnitude")
+    assert len(set(np.array(widths(other)[:-1]) / widths(model)[:-1])) > 3
 
 
-def test_residual_streams_stay_whole():
+def test_residual_streams_stay_whole(eagerly):
     model = NETWORKS["resnet"]()
     small = prune(model, sparsity=0.6)
     for layer in small.layers:
@@ -149,9 +157,12 @@ def test_residual_streams_stay_whole():
 
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_numbers_of_channels_are_multiples(multiple):
-    model = kpi.models.resnet((16, 16, 3), 5, depth=14, width=16)
-    small = prune(model, "snip", 0.6, multiple_of=multiple, least=4)
+    model = kpi.models.resnet((16, 16, 3), 5, depth=8, width=16)
+    small = prune(model, "magnitude", 0.6, multiple_of=multiple, least=4)
     assert all(n % multiple == 0 for n in widths(small)[:-1])
+
+
+def test_layers_of_other_numbers_of_channels_lose_whole_multiples():
     model = mlp((12, 6), 8, 3)
     # 12 leaves a multiple at first; a layer of 6 may lose its half.
     left = widths(prune(model, "random", 0.4, multiple_of=8, rule="uniform"))
@@ -234,33 +245,44 @@ def test_the_given_model_stays_and_the_small_one_is_compiled_saved_and_exported(
     assert set(small.fit(x, y, verbose=0).history) == {"accuracy", "loss"}
     small.save(tmp_path / "small.keras")
     loaded = keras.models.load_model(tmp_path / "small.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), small.predict(x))
+    np.testing.assert_array_equal(loaded(x), small(x))
     report = kpi.export_tflite(small, tmp_path / "small.tflite")
-    dense = kpi.export_tflite(model, tmp_path / "dense.tflite")
-    assert report.size.plain < 0.8 * dense.size.plain
+    assert report.size.plain < 0.8 * 4 * model.count_params()
 
 
-@pytest.mark.parametrize("options", [{"rescale": True}, {"method": "robust"}])
-def test_plain_networks_are_rescaled_without_channels_too(options):
+def test_plain_networks_are_rescaled_without_channels_too():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
-        [keras.Input((30,)), *[L.Dense(60, "tanh") for _ in range(8)], L.Dense(3)]
+        [keras.Input((30,)), *[L.Dense(60, "tanh") for _ in range(5)], L.Dense(3)]
     )
     kpi.initializers.reinitialize(model)
     examples = batch(model, 64)
-    plain = prune(model, sparsity=0.7, examples=examples)
-    rescaled = prune(model, sparsity=0.7, examples=examples, **options)
-    assert widths(plain) == widths(rescaled)
-    found = [kpi.signal_report(m, examples, LOSS) for m in (model, plain, rescaled)]
-    dense, without, ratio = (abs(np.log(r.gradient_ratio)) for r in found)
-    assert ratio < without and ratio < dense + 0.5
+    plain, *rescaled = (
+        prune(model, sparsity=0.7, examples=examples, **options)
+        for options in ({}, {"rescale": True}, {"method": "robust"})
+    )
+    dense, without = (gradient_ratio(m, examples) for m in (model, plain))
+    for small in rescaled:
+        assert widths(small) == widths(plain)
+        ratio = gradient_ratio(small, examples)
+        assert ratio < without and ratio < dense + 0.5
 
 
-def test_residual_networks_are_stabilized_without_channels_too():
-    small = prune(NETWORKS["resnet"](), "sbp_sr", 0.6)
+def gradient_ratio(model, examples):
+    return abs(np.log(kpi.signal_report(model, examples, LOSS).gradient_ratio))
+
+
+def test_residual_networks_are_stabilized_without_channels_too(eagerly):
+    model = NETWORKS["resnet"]()
+    small = prune(model, "sbp_sr", 0.6)
     assert any(isinstance(v, L.Rescaling) for v in small.layers)
     streams = {v.output.shape[-1] for v in small.layers if isinstance(v, L.Add)}
     assert streams != {8, 16, 32} and max(streams) < 32
+    # A shortcut behind a scaled branch is still the same kernel.
+    report = kpi.report(small, model)
+    assert report.notes[0].startswith("Stable ResNet")
+    names = {k.path: k.shape for k in kpi.cost(small).kernels}
+    assert {np.prod(s) for s in names.values()} == {t.kept for t in report.tensors}
 
 
 def test_replicas_choose_the_same_channels():
@@ -280,7 +302,7 @@ def test_replicas_choose_the_same_channels():
     small.fit(x, y, batch_size=16, verbose=0)
 
 
-def test_report_compares_with_the_model_that_had_all_channels():
+def test_report_compares_with_the_model_that_had_all_channels(eagerly):
     model = NETWORKS["cnn"]()
     small = prune(model)
     report = kpi.report(small, model)
@@ -315,9 +337,8 @@ def twins(width=8):
     return keras.Model(inputs, L.Dense(5, name="wide")(x))
 
 
-@pytest.mark.parametrize("build", [chain, twins])
-@pytest.mark.parametrize("method", ["snip", "robust"])
-def test_kernels_are_compared_with_those_of_any_model(build, method):
+@pytest.mark.parametrize(("build", "method"), [(chain, "snip"), (twins, "robust")])
+def test_kernels_are_compared_with_those_of_any_model(build, method, eagerly):
     model = build()
     small = prune(model, method, 0.3)
     report = kpi.report(small, model)
@@ -332,16 +353,7 @@ def test_kernels_are_compared_with_those_of_any_model(build, method):
         kpi.report(small, build(4))
 
 
-def test_a_shortcut_behind_a_scaled_branch_is_still_the_same_kernel():
-    model = NETWORKS["resnet"]()
-    small = prune(model, "sbp_sr", 0.5)
-    report = kpi.report(small, model)
-    assert report.notes[0].startswith("Stable ResNet")
-    names = {k.path: k.shape for k in kpi.cost(small).kernels}
-    assert {np.prod(s) for s in names.values()} == {t.kept for t in report.tensors}
-
-
-def test_the_sparsity_of_the_error_is_that_which_was_asked_for():
+def test_the_sparsity_of_the_error_is_that_which_was_asked_for(eagerly):
     with pytest.raises(ValueError, match=r"sparsity=0.99, with which on the way, at"):
         prune(chain(), kpi.methods.SynFlow(iterations=20), 0.99)
     with pytest.raises(ValueError, match=r"sparsity=0.99, with which `dense.*` would"):

@@ -16,8 +16,8 @@ def few_images(folder):
 
 
 def random_npz(folder, classes):
-    """200 random 32x32 colour images of at most 100 classes, as an npz source."""
-    x = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), "uint8")
+    """200 random 16x16 colour images of at most 100 classes, as an npz source."""
+    x = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), "uint8")
     y = np.arange(200) % classes
     path = folder / f"random{classes}.npz"
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)

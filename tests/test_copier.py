@@ -242,13 +242,15 @@ COMPILED = {
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_what_was_compiled_is_copied(name):
+def test_what_was_compiled_is_copied(name, request):
+    if name != "functions":  # one is traced
+        request.getfixturevalue("eagerly")
     y = RNG.normal(size=(4, 2)).astype("float32")
     model = keras.Sequential([keras.Input((6,)), L.Dense(4), L.Dense(2)])
     arguments = Copier(None)(COMPILED[name])
     model.compile(**arguments)
     before = model.evaluate(X, y, verbose=0, return_dict=True)
-    model.fit(X, y, epochs=4, verbose=0)
+    model.fit(X, y, epochs=2, verbose=0)
     trained = model.evaluate(X, y, verbose=0, return_dict=True)
     new = Copier(model)(model)
     assert new.evaluate(X, y, verbose=0, return_dict=True) == trained
@@ -256,7 +258,7 @@ def test_what_was_compiled_is_copied(name):
     assert int(new.optimizer.iterations) == 0 < int(model.optimizer.iterations)
     assert new.steps_per_execution == model.steps_per_execution
     assert new.run_eagerly == model.run_eagerly
-    new.fit(X, y, epochs=4, verbose=0)
+    new.fit(X, y, epochs=2, verbose=0)
     assert new.evaluate(X, y, verbose=0, return_dict=True) != trained
     assert model.evaluate(X, y, verbose=0, return_dict=True) == trained != before
 
@@ -335,7 +337,7 @@ def test_a_pruned_layer_stands_in_for_the_layer_it_wraps():
 
 
 @pytest.mark.parametrize("layout", ["masked", "compact"])
-def test_a_stateful_layer_keeps_its_state(layout):
+def test_a_stateful_layer_keeps_its_state(layout, eagerly):
     model = keras.Sequential(
         [keras.Input((5, 6), batch_size=4), L.GRU(3, stateful=True), L.Dense(2)]
     )
@@ -361,9 +363,8 @@ def test_quantization_is_refused_before_anything_changes(layout):
     zeros = plain.layers[0].kernel.numpy() == 0
     plain.quantize("int8")
     assert (plain.layers[0]._kernel.numpy()[zeros] == 0).all()
-    plain = kpi.strip(pruned)
-    plain.layers[0].enable_lora(2)
-    assert plain.layers[0].lora_enabled
+    plain.layers[1].enable_lora(2)
+    assert plain.layers[1].lora_enabled
 
 
 def test_users_may_assign_a_kernel_that_is_masked():

@@ -29,17 +29,40 @@ MODELS = {
 }
 
 
-# For their time: every fourth of our own writing, and those of other packages of which
-# no other has the parts. A classifier has its backbone, Llama is built as Gemma is.
-OF_OTHERS = ("bert", "gpt2", "resnet", "gemma", "vit", "kimm_lcnet")
+# Each idiom once, and of other packages those of which no other has the parts.
 TESTED = [
-    name
-    for i, name in enumerate(MODELS)
-    if (i % 4 == 0 or name.startswith("hub-"))
-    and name not in {f"hub-{other}" for other in OF_OTHERS}
+    "vision-external_attention",
+    "vision_blocks-capsules",
+    "vision_blocks-video_convnet",
+    "vision_tasks-deep_supervision",
+    "vision_tasks-detector",
+    "similarity-metric_learning",
+    "similarity-frozen_encoder",
+    "generative-variational_autoencoder",
+    "generative-cycle",
+    "generative-pixel_convnet",
+    "text-given_embeddings",
+    "text-mini_gpt",
+    "sequences-lstm_translation",
+    "sequences-answer_span",
+    "tabular-deep_and_cross",
+    "tabular-oblivious_trees",
+    "graphs-graph_convolutions",
+    "graphs-traffic",
+    "audio-letters_in_images",
+    "hub-gpt2_causal_lm",
+    "hub-llama",
+    "hub-t5",
+    "hub-whisper",
+    "hub-sam_image_encoder",
+    "hub-backbone_in_sequential",
+    "hub-kimm_repvgg",
+    "hub-kimm_convnext",
+    "hub-rs_ranking",
+    "hub-rs_retrieval",
 ]
 # The other layout takes a third of the time.
-COMPACT = frozenset(TESTED[::4])
+COMPACT = frozenset(TESTED[1::4])
 
 
 @pytest.mark.parametrize("name", TESTED)
@@ -51,6 +74,7 @@ def test_models_of_others_are_pruned_trained_and_stripped(name):
     # All are differentiated when they train; scores of the data are made of half.
     by_data = case.methods != WITHOUT_LOSS and TESTED.index(name) % 2 == 0
     method = "snip" if by_data else "magnitude"
-    pruned = checks.check_masked(case, method, eagerly=True)
+    # More leaves some of them no path to the outputs, which are 0 then, however made.
+    pruned = checks.check_masked(case, method, eagerly=True, sparsity=0.5)
     if name in COMPACT or case.borrows:
         checks.check_layouts(case, pruned)

@@ -40,9 +40,9 @@ def test_outputs_are_those_of_the_folded_layer(name):
     random_mask(layer)
     for scale in layer.scales.values():
         scale.assign(RNG.uniform(0.5, 2, scale.shape))
-    np.testing.assert_allclose(layer(x), folded(layer)(x), rtol=1e-5, atol=1e-6)
-    graph = tf.function(layer)
-    np.testing.assert_allclose(graph(x), folded(layer)(x), rtol=1e-5, atol=1e-6)
+    expected = folded(layer)(x)
+    for run in (layer, tf.function(layer)):
+        np.testing.assert_allclose(run(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_embedding_and_its_mask():
@@ -155,7 +155,7 @@ def test_an_outer_stateless_scope_is_obeyed():
 
 def test_a_dropout_seed_advances():
     layer = MaskedLayer(L.LSTM(4, dropout=0.5, recurrent_dropout=0.5))
-    x = tf.ones((2, 3, 4))
+    x = tf.ones((2, 1, 4))
     first, second = layer(x, training=True), layer(x, training=True)
     assert np.abs(first - second).max() > 1e-4
     step = tf.function(lambda: layer(x, training=True))

@@ -11,10 +11,10 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def functional():
     """Layers of one, two and four kernels, and a nested Sequential model."""
-    inputs = keras.Input((6, 4))
-    x = L.LSTM(4, return_sequences=True, name="lstm")(inputs)
+    inputs = keras.Input((2, 4))
+    x = L.SimpleRNN(4, return_sequences=True, name="rnn")(inputs)
     x = L.MultiHeadAttention(2, 3, name="att")(x, x)
-    layers = [keras.Input((6, 4)), L.Dense(4, name="dense")]
+    layers = [keras.Input((2, 4)), L.Dense(4, name="dense")]
     inner = keras.Sequential(layers, name="inner")
     x = L.GlobalAveragePooling1D()(inner(x))
     return keras.Model(inputs, L.Dense(3, name="dense")(x), name="outer")
@@ -30,13 +30,14 @@ MAKE = {"functional": functional, "sequential": sequential}
 
 def names(model, data):
     """All that name kernels, by what they are."""
+    scores = kpi.score(model, data, "magnitude", verbose=0)
     found = {
-        "score": list(kpi.score(model, data, "magnitude", verbose=0)),
+        "score": list(scores),
+        "select": list(kpi.select(scores, 0.5)),
         "cost": [k.path for k in kpi.cost(model).kernels],
     }
     rows = kpi.signal_report(model, data, LOSS).rows
     found["signals"] = [path for row in rows for path in row.kernels]
-    found["select"] = list(kpi.select(kpi.score(model, data, "random", verbose=0), 0.5))
     if masked_list(model):
         found["report"] = [t.path for t in kpi.report(model).tensors]
     return found

@@ -140,7 +140,7 @@ def vit():
 
 def sam_image_encoder():
     backbone = keras_hub.models.ViTDetBackbone(
-        image_shape=(16, 16, 3),
+        image_shape=(8, 8, 3),
         patch_size=2,
         hidden_size=4,
         num_layers=2,
@@ -150,7 +150,7 @@ def sam_image_encoder():
         num_output_channels=4,
         window_size=2,
     )
-    return _trained_to(backbone, images(size=16))
+    return _trained_to(backbone, images())
 
 
 def _resnet(**options):

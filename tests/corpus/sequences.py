@@ -25,8 +25,8 @@ def lstm_translation():
         optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"]
     )
     ones = np.eye(WORDS, dtype="float32")
-    target = ones[tokens(4, LENGTH + 1, WORDS)]
-    return Case(model, ([ones[tokens(4, 5, WORDS)], target[:, :-1]], target[:, 1:]))
+    target = ones[tokens(4, 4, WORDS)]
+    return Case(model, ([ones[tokens(4, 2, WORDS)], target[:, :-1]], target[:, 1:]))
 
 
 class PositionalEmbedding(layers.Layer):

@@ -77,7 +77,7 @@ def test_small_gradients_are_seen_in_float32_through_a_larger_loss():
 
 
 def test_gradients_too_small_for_float32_are_not_zero():
-    model = deep((0.05, 0.0), depth=40, width=20)
+    model = deep((0.01, 0.0), depth=26, width=20)
     report = signal_report(model, batch(model))
     assert report.dtype == "float64" and not report.missing
     gradients = column(report, "gradient")
@@ -147,7 +147,8 @@ def test_the_first_batch_of_a_dataset_is_used():
 
 
 def test_table_json_and_picture(tmp_path):
-    report = signal_report(deep(EDGE), batch(deep(EDGE), 64))
+    model = deep(EDGE, depth=4, width=20)
+    report = signal_report(model, batch(model))
     lines = str(report).splitlines()
     assert len({len(line) for line in lines[: len(report.rows) + 2]}) == 1
     assert lines[-1] == report.diagnosis

@@ -9,6 +9,13 @@ import keras_prune_init as kpi
 from keras_prune_init.methods import DataMethod
 
 
+@pytest.fixture(scope="module")
+def given():
+    """A network with data, which pruning leaves as they are."""
+    keras.utils.set_random_seed(0)
+    return net()
+
+
 def test_every_method_has_a_row():
     assert [row[0] for row in METHODS] == kpi.method_names()
 
@@ -21,9 +28,9 @@ def test_a_second_name_is_the_same_method(name):
 
 @EACH
 def test_scores_have_the_shapes_of_the_kernels_and_go_by_the_data(
-    name, options, needs_data
+    name, options, needs_data, given
 ):
-    model, data = net()
+    model, data = given
     method = kpi.get_method(name, **options)
     scores = kpi.score(model, data if needs_data else None, method)
     shapes = {v.path: tuple(v.shape) for v in model.variables if len(v.shape) > 1}
@@ -38,9 +45,9 @@ def test_scores_have_the_shapes_of_the_kernels_and_go_by_the_data(
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "linear", lambda t, s: s * t**2])
-def test_the_count_is_exact_with_every_schedule(schedule):
+def test_the_count_is_exact_with_every_schedule(schedule, given):
     method = kpi.get_method("magnitude", iterations=3, schedule=schedule)
-    model, _ = net()
+    model, _ = given
     for sparsity in (0.0, 0.5, 0.98):
         pruned = kpi.prune_at_init(model, None, method, sparsity=sparsity)
         assert_exact(pruned, sparsity)
@@ -53,9 +60,9 @@ def assert_exact(pruned, sparsity):
 
 @EACH
 def test_iterations_end_at_the_exact_count_and_what_was_removed_stays_removed(
-    name, options, needs_data
+    name, options, needs_data, given
 ):
-    model, data = net()
+    model, data = given
     method = kpi.get_method(name, iterations=3, schedule="linear")
     scores = kpi.score(model, data, method, sparsity=0.9)
     pruned = kpi.prune_at_init(model, data, method, sparsity=0.9)
@@ -91,8 +98,8 @@ def test_half_precision_models_are_scored_in_float32(name, options, needs_data):
 
 
 @EACH
-def test_channels_go_by_their_scores(name, options, needs_data):
-    model, data = net()
+def test_channels_go_by_their_scores(name, options, needs_data, given):
+    model, data = given
     small = kpi.prune_at_init(
         model,
         data,

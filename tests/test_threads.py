@@ -46,16 +46,14 @@ def masks_by(model, method):
 
 
 def test_threads_prune_one_model_and_leave_it_as_it_was():
-    model, methods = (
-        network(),
-        ("grasp", "snip", kpi.methods.SynFlow(iterations=4), "snip"),
-    )
-    alone = [masks_by(model, method) for method in methods]
+    model = network()
+    methods = "snip", "grasp", kpi.methods.SynFlow(iterations=4), "snip"
+    alone = [masks_by(model, method) for method in methods[:3]]
     x, moments = batch(model)[0], tf.nn.moments
     before = np.asarray(model(x))
     attributes = [dict(vars(v)) for v in model.layers]
     found = in_threads(lambda i: masks_by(model, methods[i]), len(methods))
-    for one, other in zip(alone, found, strict=True):
+    for one, other in zip([*alone, alone[0]], found, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(before, model(x))
     assert tf.nn.moments is moments

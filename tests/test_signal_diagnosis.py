@@ -12,7 +12,7 @@ import keras_prune_init as kpi
 from keras_prune_init.theory.signal_report import signal_report
 
 
-def test_an_empty_layer_is_named():
+def test_an_empty_layer_is_named_and_can_be_drawn(tmp_path):
     pruned = kpi.prune_at_init(mlp((8, 8, 8)), None, "random", sparsity=0)
     pruned.layers[1].mask.assign(np.zeros((8, 8)))
     report = signal_report(pruned, batch(pruned))
@@ -22,6 +22,8 @@ def test_an_empty_layer_is_named():
     assert column(report, "dead").tolist() == [1, 1, 1, 1]
     assert np.isnan(report.rows[1].correlation)
     assert json.loads(report.to_json())["rows"][1]["correlation"] is None
+    report.plot(tmp_path / "empty.svg")
+    assert "<svg" in (tmp_path / "empty.svg").read_text()
 
 
 def test_signals_may_pass_around_an_empty_layer():
@@ -157,13 +159,6 @@ def test_table_json_and_picture(tmp_path):
     assert [r["q"] for r in content["rows"]] == column(report, "q").tolist()
     report.plot(tmp_path / "signals.png")
     assert (tmp_path / "signals.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_empty_layer_can_be_drawn(tmp_path):
-    pruned = kpi.prune_at_init(mlp(), None, "random", sparsity=0)
-    pruned.layers[1].mask.assign(np.zeros((8, 6)))
-    signal_report(pruned, batch(pruned)).plot(tmp_path / "empty.svg")
-    assert "<svg" in (tmp_path / "empty.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_scores_are_those_of_compute_loss(name):
     assert_same(found, of_plain_keras(model, *data))
 
 
-@pytest.mark.parametrize("name", ["list", "masked sequences", "own compute_loss"])
+@pytest.mark.parametrize("name", ["list", "masked and recurrent", "own compute_loss"])
 def test_the_same_in_a_graph(name):
     """Several batches are traced once."""
     model, data = CASES[name]()

@@ -53,10 +53,10 @@ def segmenter(loss, channels=5):
     return model
 
 
-def tagger(loss, **options):
-    layers = [L.Embedding(7, 5, mask_zero=True), L.GRU(4, return_sequences=True)]
-    model = keras.Sequential([keras.Input((None,)), *layers, L.Dense(3)])
-    model.compile("sgd", loss, **options)
+def tagger(hidden):
+    layers = [L.Embedding(7, 5, mask_zero=True), hidden, L.Dense(3)]
+    model = keras.Sequential([keras.Input((None,)), *layers])
+    model.compile("sgd", SPARSE)
     return model
 
 
@@ -231,8 +231,15 @@ CASES = {
     "void is -1": lambda: (segmenter(ignoring(ignore_class=-1)), (CROP, NEGATIVE)),
     "void left out by a function": lambda: (segmenter(without_void), (CROP, VOID)),
     "weights of pixels": lambda: (segmenter(SPARSE), (CROP, PIXELS, draw(N, 4, 6))),
-    "masked sequences": lambda: (tagger(SPARSE), (TOKENS, TAGS)),
-    "masked and weighted": lambda: (tagger(SPARSE), (TOKENS, TAGS, draw(N, 5))),
+    "masked sequences": lambda: (tagger(L.Dense(4, "tanh")), (TOKENS, TAGS)),
+    "masked and recurrent": lambda: (
+        tagger(L.GRU(4, return_sequences=True)),
+        (TOKENS, TAGS),
+    ),
+    "masked and weighted": lambda: (
+        tagger(L.Dense(4, "tanh")),
+        (TOKENS, TAGS, draw(N, 5)),
+    ),
     "own compute_loss": lambda: (own(ReadsInputs), (X, draw(N, 3))),
     "own names": lambda: (subclass(), (X, C)),
     "add_loss": lambda: (autoencoder(True), (X,)),

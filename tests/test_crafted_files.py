@@ -1,6 +1,8 @@
 """Files of pruned models whose numbers no pruning makes are refused on loading."""
 
+import functools
 import io
+import tempfile
 import zipfile
 
 import h5py
@@ -12,12 +14,19 @@ from helpers import mlp
 import keras_prune_init as kpi
 
 
+@functools.cache
+def saved(layout):
+    """The parts of the file of a pruned model."""
+    pruned = kpi.prune_at_init(mlp(), None, "magnitude", layout=layout, sparsity=0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        pruned.save(f"{folder}/a.keras")
+        with zipfile.ZipFile(f"{folder}/a.keras") as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+
 def crafted(folder, layout, change):
     """A saved model with other variables in its first layer."""
-    pruned = kpi.prune_at_init(mlp(), None, "magnitude", layout=layout, sparsity=0.5)
-    pruned.save(folder / "a.keras")
-    with zipfile.ZipFile(folder / "a.keras") as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts = dict(saved(layout))
     weights = io.BytesIO(parts["model.weights.h5"])
     with h5py.File(weights, "r+") as file:
         variables = file[f"layers/{layout}_layer/vars"]

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import pkgutil
 
-import keras
 import pytest
 
 import keras_prune_init as kpi
@@ -48,11 +47,9 @@ EXAMPLES = {test.name: test for test in _examples()}
 
 @pytest.fixture(autouse=True)
 def as_before(tmp_path, monkeypatch):
-    """Examples write files, register names and draw random numbers."""
+    """Examples write files and register names."""
     monkeypatch.chdir(tmp_path)
     before = [dict(table) for table in TABLES]
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(0)
     yield
     for table, content in zip(TABLES, before, strict=True):
         table.clear()

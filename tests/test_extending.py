@@ -146,7 +146,10 @@ def test_a_recipe_says_what_is_pruned_and_finish_comes_last(what):
     ],
 )
 def test_notes_of_a_method_stand_in_the_report_of_channels_too(method, note):
-    model = kpi.models.resnet((8, 8, 3), 3, depth=8, width=4)
+    x = inputs = keras.Input((4,))
+    for _ in range(3):
+        x = L.Add()([x, L.Dense(4, "relu")(L.Dense(6, "relu")(x))])
+    model = keras.Model(inputs, L.Dense(3)(x))
     small = by(method, model, what="channels")
     report = kpi.report(small, model)
     assert report.notes[0].startswith(note)

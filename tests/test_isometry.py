@@ -172,7 +172,7 @@ def test_the_recipe_of_the_paper_trains():
     kpi.initializers.reinitialize(model, "orthogonal")
     data = batch(model, 64)
     pruned = kpi.prune_at_init(model, data, "snip", sparsity=0.7)
-    approximate_isometry(pruned, steps=100)
+    approximate_isometry(pruned, steps=10)
     pruned.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
     pruned.fit(*data, verbose=0)
     assert kpi.report(pruned).sparsity == pytest.approx(0.7, abs=1e-2)
@@ -180,7 +180,12 @@ def test_the_recipe_of_the_paper_trains():
 
 def test_other_layers_and_biases_stay_as_they_are():
     model = keras.Sequential(
-        [keras.Input((5,), dtype="int32"), L.Embedding(9, 4), L.LSTM(4), L.Dense(4)]
+        [
+            keras.Input((5,), dtype="int32"),
+            L.Embedding(9, 4),
+            L.SimpleRNN(4),
+            L.Dense(4),
+        ]
     )
     pruned = kpi.prune_at_init(model, method="random", sparsity=0.3)
     before = {v.path: np.array(v) for v in pruned.variables}

@@ -39,7 +39,7 @@ def test_scores_are_those_of_compute_loss(name):
     assert_same(found, of_plain_keras(model, *data))
 
 
-@pytest.mark.parametrize("name", ["list", "masked sequences", "own compute_loss"])
+@pytest.mark.parametrize("name", ["list", "masked and recurrent", "own compute_loss"])
 def test_the_same_in_a_graph(name):
     """Several batches are traced once."""
     model, data = CASES[name]()
@@ -174,8 +174,8 @@ def test_all_scores_of_zero_are_refused():
 
 @pytest.mark.parametrize(
     "name",
-    ["sum", "own class", "function of one number", "list", "own compute_loss"]
-    + ["add_loss", "masked and weighted"],
+    ["sum", "function of one number", "list", "own compute_loss", "add_loss"]
+    + ["masked and weighted"],
 )
 def test_every_replica_scores_whole_batches(name):
     model, data = CASES[name]()

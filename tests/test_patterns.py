@@ -12,11 +12,11 @@ from keras_prune_init.options import what_of
 
 def net():
     """All ways in which kernels lie in memory."""
-    inputs = keras.Input((8, 8, 4))
+    inputs = keras.Input((4, 4, 4))
     x = L.Conv2D(8, 3, name="conv")(inputs)
     x = L.Conv2DTranspose(8, 2, name="transposed")(x)
     x = L.DepthwiseConv2D(2, name="depthwise")(x)
-    x = L.Reshape((36, 8))(x)
+    x = L.Reshape((4, 8))(x)
     x = L.MultiHeadAttention(2, 4, name="attention")(x, x)
     x = L.LSTM(4, name="lstm")(x)
     return keras.Model(inputs, L.Dense(4, name="dense")(L.Dense(6, name="six")(x)))
@@ -43,7 +43,7 @@ def matrices(masked, name):
 
 @pytest.mark.parametrize(
     ("method", "layout"),
-    [("magnitude", "masked"), ("snip", "compact"), ("synflow", "masked")],
+    [("snip", "compact"), ("synflow", "masked")],
 )
 def test_two_of_four_neighbouring_inputs_stay(method, layout):
     model = net()

@@ -151,8 +151,9 @@ def classified(count=300):
     return x, np.arange(count) % 3
 
 
-@pytest.mark.parametrize("label", [7, -1, 2**32 + 1])
-@pytest.mark.parametrize("method", ["snip", "grasp"])
+@pytest.mark.parametrize(
+    ("label", "method"), [(7, "snip"), (-1, "grasp"), (2**32 + 1, "snip")]
+)
 @pytest.mark.parametrize(("place", "number"), [(200, 2), (290, 3)])  # 3: a smaller one
 def test_labels_out_of_range_in_a_later_batch_are_refused(label, method, place, number):
     x, y = classified()

@@ -14,7 +14,7 @@ from keras_prune_init._lock import one_at_a_time
 def network():
     keras.utils.set_random_seed(3)
     x = inputs = keras.Input((6, 6, 3))
-    for _ in range(3):
+    for _ in range(2):
         x = L.Conv2D(6, 3, padding="same", activation="relu")(x)
         x = L.BatchNormalization()(L.GroupNormalization(3)(x))
     x = L.GlobalAveragePooling2D()(L.Conv2D(6, 1, strides=2)(x))
@@ -46,16 +46,14 @@ def masks_by(model, method):
 
 
 def test_threads_prune_one_model_and_leave_it_as_it_was():
-    model, methods = (
-        network(),
-        ("grasp", "snip", kpi.methods.SynFlow(iterations=10), "snip"),
-    )
-    alone = [masks_by(model, method) for method in methods]
+    model = network()
+    methods = "snip", "grasp", kpi.methods.SynFlow(iterations=4), "snip"
+    alone = [masks_by(model, method) for method in methods[:3]]
     x, moments = batch(model)[0], tf.nn.moments
     before = np.asarray(model(x))
     attributes = [dict(vars(v)) for v in model.layers]
     found = in_threads(lambda i: masks_by(model, methods[i]), len(methods))
-    for one, other in zip(alone, found, strict=True):
+    for one, other in zip([*alone, alone[0]], found, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(before, model(x))
     assert tf.nn.moments is moments

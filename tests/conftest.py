@@ -1,11 +1,6 @@
-import os
 import pathlib
 import warnings
 from unittest import mock
-
-# NumPy reads it when it is imported. Its threads wait for each other in busy loops,
-# which took six times the CPU time of the sums in test_mean_field.py.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import keras
 import pytest

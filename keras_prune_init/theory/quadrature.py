@@ -70,7 +70,8 @@ def moments(function: Function, q: float) -> Moments:
     z, weights = _cells(CELLS)
     y, slopes = function(math.sqrt(q) * z)
     change = y * slopes * z / math.sqrt(q)
-    return Moments(*(float(weights @ v) for v in (y**2, slopes**2, change)))
+    # No product of vectors: two BLAS threads would wait for each other in busy loops.
+    return Moments(*(float(np.sum(weights * v)) for v in (y**2, slopes**2, change)))
 
 
 def product(function: Function, q: float, c: float) -> float:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_prune_init._arguments import check_model
 from keras_prune_init.export import flatbuffer
+from keras_prune_init.graph.inputs import graph_inputs
 from keras_prune_init.layers.patching import patched
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import flatten, is_graph
@@ -102,13 +103,7 @@ def _signature(model, batch_size):
         shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
         return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
 
-    return [keras.tree.map_structure(spec, inputs(model))]
-
-
-def inputs(model: keras.Model) -> Any:
-    """Return the symbolic inputs of a plain model, nested as it takes them."""
-    # A Sequential model that was never called knows no `input`.
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return [keras.tree.map_structure(spec, graph_inputs(model))]
 
 
 def _explain(error):

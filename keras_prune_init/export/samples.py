@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.export import convert
+from keras_prune_init.graph.inputs import graph_inputs
 
 # How many samples are used, at most.
 MOST = 200
@@ -54,7 +54,7 @@ class Samples:
         """Return the model's outputs for all samples, by their names in the file."""
 
         def outputs(arrays):
-            inputs = keras.tree.pack_sequence_as(convert.inputs(model), arrays)
+            inputs = keras.tree.pack_sequence_as(graph_inputs(model), arrays)
             found = model(inputs, training=False)
             if isinstance(found, dict):
                 return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -87,6 +87,12 @@ def check_model(model: Any, built: bool = True) -> None:
             f"Received: {model.name}, which is not built. Give it an `Input` layer, "
             f"call `model.build(input_shape)`, or call it once on data.{parts(model)}"
         )
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def parts(model: keras.Model) -> str:

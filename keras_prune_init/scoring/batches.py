@@ -158,7 +158,7 @@ def _balanced(source, count, classes):
     for batch in source:
         labels = class_indices(batch[1], classes)
         size = size or len(labels)
-        chosen = _first_of_each(labels, left)
+        chosen = np.flatnonzero(rank_in_class(labels) < left[labels])
         idle = 0 if chosen.size else idle + 1
         if chosen.size:
             parts.append(_rows(batch, chosen))
@@ -192,12 +192,12 @@ def class_indices(y, classes: int) -> np.ndarray:
     return y.astype(int)
 
 
-def _first_of_each(labels, left):
-    """Return the positions of the first `left[c]` samples of each class c."""
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """Return how often each label has occurred before."""
     order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank < left[ordered]])
+    ordered, rank = labels[order], np.empty_like(order)
+    rank[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return rank
 
 
 def _rows(batch, rows):

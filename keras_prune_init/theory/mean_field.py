@@ -11,12 +11,7 @@ of its outputs for two inputs (Z1 and Z2 are normal variables of correlation c):
 
 Squared gradients are multiplied by chi from layer to layer. With depth they vanish if
 chi < 1 (ordered phase) and explode if chi > 1 (chaotic phase). The edge of chaos is
-chi = 1.
-
-References:
-    Poole et al., 2016, arXiv 1606.05340; Schoenholz et al., "Deep Information
-    Propagation", 2017, arXiv 1611.01232; Hayou, Doucet, Rousseau, 2019, arXiv
-    1902.06853; Hayou et al., 2021, arXiv 2002.08797.
+chi = 1. The functions name their sources.
 """
 
 from __future__ import annotations

@@ -40,26 +40,15 @@ MUST_GIVE = ("start", "inside")
 
 
 class Operator(NamedTuple):
-    """An operator on images or vectors.
+    """An operator on images or vectors."""
 
-    Attributes:
-        kind: Name of the kind, such as `"CONV_2D"`.
-        layer: Name of the Keras layer that it comes from.
-        inputs: Numbers of the tensors that it reads, without constants.
-        output: Number of the tensor that it makes.
-        role: Its role in a cluster, see `TAKES`, `GIVES` and `MUST_GIVE`; `None` if it
-            cannot be part of one.
-        reason: If it cannot be part of one, the rule that it breaks and what to do.
-        kernel: Number of the constant tensor with its kernel, if it has one.
-    """
-
-    kind: str
-    layer: str
-    inputs: tuple[int, ...]
-    output: int
-    role: str | None
-    reason: str = ""
-    kernel: int | None = None
+    kind: str  # such as "CONV_2D"
+    layer: str  # name of the Keras layer that it comes from
+    inputs: tuple[int, ...]  # numbers of the tensors that it reads, without constants
+    output: int  # number of the tensor that it makes
+    role: str | None  # in a cluster, see above; `None`: it cannot be part of one ...
+    reason: str = ""  # ... because of the rule that it breaks; and what to do
+    kernel: int | None = None  # number of the constant tensor with its kernel
 
 
 def read(model: schema.ModelT) -> list[Operator]:

@@ -146,8 +146,7 @@ class _Rows:
         present = matrix != 0
         self.shape = kernel.shape
         self.values = matrix[present]
-        starts = np.concatenate([[0], np.cumsum(present.sum(1))])
-        self.starts = _index(starts)
+        self.starts = _index(np.concatenate([[0], np.cumsum(present.sum(1))]))
         self.places = _index(np.nonzero(present)[1])
 
     @property

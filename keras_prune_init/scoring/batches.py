@@ -173,10 +173,9 @@ def _balanced(source, count, classes):
             f"{count - int(left[poor])}. Lower it, or pass more data."
         )
     whole = _map(lambda *arrays: np.concatenate(arrays), *parts)
-    total = count * classes
     return [
         _map(tf.convert_to_tensor, _rows(whole, slice(i, i + size)))
-        for i in range(0, total, size)
+        for i in range(0, count * classes, size)
     ]
 
 

@@ -41,15 +41,10 @@ def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
 
 
 class Boundary(NamedTuple):
-    """The layers at both ends of a model.
+    """The layers at both ends of a model."""
 
-    Attributes:
-        first: `Rescaling` and `Normalization` layers of the inputs.
-        last: Layers whose outputs are those of the model.
-    """
-
-    first: list[keras.layers.Layer]
-    last: list[keras.layers.Layer]
+    first: list[keras.layers.Layer]  # `Rescaling` and `Normalization` of the inputs
+    last: list[keras.layers.Layer]  # those whose outputs are the model's
 
 
 def unbounded(model: keras.Model, boundary: Boundary):
@@ -73,8 +68,7 @@ def unbounded(model: keras.Model, boundary: Boundary):
 
 
 def _passing(layer):
-    dtype = layer.compute_dtype
-    return lambda inputs: keras.ops.cast(inputs, dtype)
+    return lambda inputs: keras.ops.cast(inputs, layer.compute_dtype)
 
 
 def boundary(model: keras.Model, inputs: Any) -> Boundary:
@@ -144,8 +138,7 @@ def _group_norm(layer, twice):
     """Return the layer's forward pass, with its exact second derivative."""
 
     def call(inputs):
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        x = tf.cast(inputs, dtype)
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         options = layer.epsilon, layer.groups, layer.axis, twice
         outputs = group_norm(x, *_affine(layer, x), *options)
         return tf.cast(outputs, layer.compute_dtype)

@@ -126,17 +126,12 @@ class SignalReport:
         return f"Gradients {what}: {sizes}, as in the {phase} phase. {remedy}"
 
     def __str__(self) -> str:
-        header = "layer", "q", "correlation", "gradient", "m", "dead", "density"
-        cells = [
-            (
-                r.name,
-                *(f"{v:.2e}" if i != 1 else f"{v:.4f}" for i, v in enumerate(r[2:6])),
-                f"{r.dead:.1%}",
-                "" if r.density is None else f"{r.density:.2%}",
-            )
-            for r in self.rows
-        ]
-        lines = aligned([header, *cells])
+        cells = [("layer", "q", "correlation", "gradient", "m", "dead", "density")]
+        for r in self.rows:
+            flow = f"{r.gradient:.2e}", f"{r.m:.2e}", f"{r.dead:.1%}"
+            density = "" if r.density is None else f"{r.density:.2%}"
+            cells.append((r.name, f"{r.q:.2e}", f"{r.correlation:.4f}", *flow, density))
+        lines = aligned(cells)
         if self.missing:
             lines.append(f"not seen: {', '.join(self.missing)}")
         ratio = f"gradient of first / last hidden layer {self.gradient_ratio:.2e}"

@@ -15,19 +15,8 @@ from keras_prune_init.export import flatbuffer
 
 # Elementwise operators of one argument that a cluster may hold.
 UNARY = (
-    "ABS",
-    "CEIL",
-    "ELU",
-    "FLOOR",
-    "HARD_SWISH",
-    "LEAKY_RELU",
-    "LOGISTIC",
-    "NEG",
-    "RELU",
-    "RELU6",
-    "RELU_N1_TO_1",
-    "ROUND",
-    "SQUARE",
+    *("ABS", "CEIL", "ELU", "FLOOR", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
+    *("RELU", "RELU6", "RELU_N1_TO_1", "ROUND", "SQUARE"),
 )
 # Those that only prepare a constant kernel.
 PREPARATION = ("DENSIFY", "DEQUANTIZE")

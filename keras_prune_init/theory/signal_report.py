@@ -156,8 +156,7 @@ class SignalReport:
     def plot(self, path: str | os.PathLike) -> None:
         """Draw q, correlation, gradient and m over the layers into a file.
 
-        Args:
-            path: File name; its ending gives the format.
+        The ending of its `path` gives the format.
         """
         signal_plot.draw(self, path)
 

@@ -190,7 +190,6 @@ def _check_apart(train, val):
 
 
 def _without_corrupt(images):
-    """Return the images that can be decoded."""
     files = [image for image in images if image.ordinary]
     if not files:
         return files

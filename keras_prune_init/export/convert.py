@@ -54,10 +54,15 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
 
     `None`: that of the model's inputs, or any.
     """
+
+    def spec(tensor):
+        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
+        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
+
+    signature = [keras.tree.map_structure(spec, graph_inputs(model))]
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
     # Some would leave operations in the file that phones do not have.
     with patched((layer, "call", _passing(layer)) for layer in inert):
-        signature = _signature(model, batch_size)
         model.export(folder, verbose=False, input_signature=signature)
 
 
@@ -96,14 +101,6 @@ def convert(
             return converter.convert()
     except Exception as e:
         raise ValueError(_explain(e)) from e
-
-
-def _signature(model, batch_size):
-    def spec(tensor):
-        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
-        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
-
-    return [keras.tree.map_structure(spec, graph_inputs(model))]
 
 
 def _explain(error):

@@ -139,8 +139,7 @@ class _Reader:
             return 0, 0, 0, 0
         if strides != (1, 1):
             return None
-        sides = [(n // 2 for n in (k - 1, k)) for k in size]
-        return tuple(n for pair in sides for n in pair)
+        return tuple(n // 2 for k in size for n in (k - 1, k))
 
 
 _DILATED = "a dilated kernel; use dilation_rate=1"

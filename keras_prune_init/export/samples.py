@@ -21,12 +21,7 @@ AT_ONCE = 8
 
 
 class Samples:
-    """Some inputs of a model.
-
-    Attributes:
-        real: Whether they come from data; otherwise they are random.
-        count: Number of samples.
-    """
+    """Some inputs of a model: `count` samples, which are `real` data or random."""
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
         """Take the first samples of `representative_data`; without data, random ones.

@@ -31,16 +31,11 @@ def take(
 ) -> list[Batch]:
     """Return a dataset's first batches `(x, y or None, sample_weight or None)`.
 
-    Args:
-        dataset: What `prune_at_init` takes.
-        inspect: Called with the first batch. It raises an error if the batch does not
-            fit the model, and returns the number of classes, which `samples_per_class`
-            needs.
-        batches: Number of batches; `None`: all.
-        samples_per_class: If given, take the first so many samples of each class, in
-            batches of the dataset's size.
-        dtype: What arrays of floats are cast to, as `fit` does.
-        array_batch: Number of samples in the batches that are made of arrays.
+    `dataset`, `batches` and `samples_per_class` are those of `prune_at_init`. `inspect`
+    is called with the first batch. It raises an error if the batch does not fit the
+    model, and returns the number of classes, which `samples_per_class` needs. Arrays
+    are cut into batches of `array_batch` samples. Those of floats are cast to `dtype`,
+    as `fit` does.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
         if value is not None:

@@ -19,12 +19,9 @@ from keras_prune_init.scoring.objective import Objective, has_own, known_objecti
 def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
     """Return the objective to differentiate, after a trial on a batch of tensors.
 
-    Args:
-        model: The model to score.
-        loss: A loss as in `compile`, or the `Objective` of a `Network`. `None`: the
-            loss that the model was compiled with or computes itself, else one that is
-            inferred from labels and outputs.
-        batch: `(x, y or None, sample_weight or None)`.
+    The loss is as in `compile`, or the `Objective` of a `Network`. `None`: the one that
+    the model was compiled with or computes itself, else one that is inferred from
+    labels and outputs. The batch is `(x, y or None, sample_weight or None)`.
 
     Raises:
         ValueError: If the batch does not fit the model or the loss, or if no loss is

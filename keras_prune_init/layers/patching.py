@@ -46,9 +46,9 @@ def listener(
 def subsampled(layer: keras.layers.Layer) -> Callable | None:
     """Return a `call` for a strided 1x1 convolution that slices its input.
 
-    It computes the same. TensorFlow 2.21 with oneDNN corrupts the heap in the gradient
-    of a strided 1x1 convolution of few channels. With 4 to 8 channels on 28x28 pixels
-    it crashes within 30 calls. Other layers have no such `call`, but `None`.
+    It computes the same. Other layers need none: `None`. TensorFlow 2.21 with oneDNN
+    corrupts the heap in the gradient of a strided 1x1 convolution of few channels. With
+    4 to 8 channels on 28x28 pixels it crashes within 30 calls.
     """
     if not (
         isinstance(layer, keras.layers.Conv2D)

@@ -86,9 +86,7 @@ class Samples:
             )
         return [
             np.concatenate(arrays)[:MOST].astype(tensor.dtype)
-            for arrays, tensor in zip(
-                zip(*parts, strict=True), self._tensors, strict=True
-            )
+            for tensor, *arrays in zip(self._tensors, *parts, strict=True)
         ]
 
     def _check(self, arrays):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -89,7 +89,7 @@ def check_model(model: Any, built: bool = True) -> None:
         )
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: list[str]) -> str:
     """Return the first three of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

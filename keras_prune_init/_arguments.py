@@ -89,6 +89,12 @@ def check_model(model: Any, built: bool = True) -> None:
         )
 
 
+def some(names: list[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def parts(model: keras.Model) -> str:
     """Return advice to prune the models inside a model, if there are any."""
     names = [n for n, v in vars(model).items() if isinstance(v, keras.Model)]

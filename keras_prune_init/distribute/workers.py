@@ -51,11 +51,8 @@ def check_same(
 ) -> None:
     """Raise a ValueError, on every worker, if the numbers of one of them differ.
 
-    Args:
-        strategy: The strategy. Nothing is checked if one process runs all of it.
-        what: A name of the numbers for the error.
-        arrays: The numbers.
-        advice: What to do if they differ, for the error.
+    The error says `what` differs, and gives `advice`. Nothing is checked if one
+    process runs all of the strategy.
     """
     if not several(strategy):
         return

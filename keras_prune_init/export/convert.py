@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_prune_init._arguments import check_model
 from keras_prune_init.export import flatbuffer
+from keras_prune_init.graph.inputs import graph_inputs
 from keras_prune_init.layers.patching import patched
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import flatten, is_graph
@@ -53,10 +54,15 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
 
     `None`: that of the model's inputs, or any.
     """
+
+    def spec(tensor):
+        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
+        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
+
+    signature = [keras.tree.map_structure(spec, graph_inputs(model))]
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
     # Some would leave operations in the file that phones do not have.
     with patched((layer, "call", _passing(layer)) for layer in inert):
-        signature = _signature(model, batch_size)
         model.export(folder, verbose=False, input_signature=signature)
 
 
@@ -95,20 +101,6 @@ def convert(
             return converter.convert()
     except Exception as e:
         raise ValueError(_explain(e)) from e
-
-
-def _signature(model, batch_size):
-    def spec(tensor):
-        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
-        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
-
-    return [keras.tree.map_structure(spec, inputs(model))]
-
-
-def inputs(model: keras.Model) -> Any:
-    """Return the symbolic inputs of a plain model, nested as it takes them."""
-    # A Sequential model that was never called knows no `input`.
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def _explain(error):

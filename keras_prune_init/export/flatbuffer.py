@@ -46,7 +46,7 @@ def broken(content: bytes, why: object) -> ValueError:
 
 def write(model: schema.ModelT) -> bytes:
     """Return the file of these objects."""
-    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
+    model.buffers = [_Aligned(**vars(buffer)) for buffer in model.buffers]
     builder = flatbuffers.Builder(sum(b.length for b in model.buffers) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -54,10 +54,6 @@ def write(model: schema.ModelT) -> bytes:
 
 class _Aligned(schema.BufferT):
     """A buffer with aligned data; the generated Python code does not align it."""
-
-    def __init__(self, buffer):
-        super().__init__()
-        vars(self).update(vars(buffer))
 
     @property
     def length(self):
@@ -99,9 +95,7 @@ def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
 
 def store(model: schema.ModelT, tensor: schema.TensorT, values: np.ndarray) -> None:
     """Store values in a new buffer, because other tensors may share the old one."""
-    buffer = schema.BufferT()
-    buffer.data = values.ravel().view("uint8")
-    model.buffers.append(buffer)
+    model.buffers.append(schema.BufferT(values.ravel().view("uint8")))
     tensor.buffer = len(model.buffers) - 1
 
 

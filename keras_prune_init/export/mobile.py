@@ -180,34 +180,28 @@ class _Cluster:
 def _clusters(found: list[Operator], outputs: set[int]) -> list[_Cluster]:
     """Return connected operators with 1x1 convolutions, and what breaks them up."""
     made_by = {o.output: o for o in found}
-    leaders = {o.output: o.output for o in found if o.role}
-
-    def leader(operator):
-        i = operator.output
-        while leaders[i] != i:
-            i = leaders[i]
-        return i
-
     edges = [(made_by.get(i), o) for o in found for i in o.inputs]
+    leaders = {o.output: o.output for o in found if o.role}
     for source, reader in edges:
         if source and source.role in GIVES and reader.role in TAKES:
-            leaders[leader(reader)] = leader(source)
+            old, new = leaders[reader.output], leaders[source.output]
+            leaders = {i: new if v == old else v for i, v in leaders.items()}
     clusters: dict[int, _Cluster] = {}
     for operator in found:
         if operator.role:
-            cluster = clusters.setdefault(leader(operator), _Cluster([], []))
+            cluster = clusters.setdefault(leaders[operator.output], _Cluster([], []))
             cluster.operators.append(operator)
     for source, reader in edges:
         if reader.role in TAKES and not (source and source.role in GIVES):
             problem = reader.layer, _START
             if source and source.reason:
                 problem = source.layer, source.reason
-            clusters[leader(reader)].problems.append(problem)
+            clusters[leaders[reader.output]].problems.append(problem)
     for operator in found:
         readers = [reader for source, reader in edges if source is operator]
         taken = any(reader.role in TAKES for reader in readers)
         if operator.role in MUST_GIVE or (operator.role in GIVES and taken):
-            problems = clusters[leader(operator)].problems
+            problems = clusters[leaders[operator.output]].problems
             if operator.output in outputs:
                 problems.append((operator.layer, _OUTPUT))
             for reader in readers:

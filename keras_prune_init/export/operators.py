@@ -15,19 +15,8 @@ from keras_prune_init.export import flatbuffer
 
 # Elementwise operators of one argument that a cluster may hold.
 UNARY = (
-    "ABS",
-    "CEIL",
-    "ELU",
-    "FLOOR",
-    "HARD_SWISH",
-    "LEAKY_RELU",
-    "LOGISTIC",
-    "NEG",
-    "RELU",
-    "RELU6",
-    "RELU_N1_TO_1",
-    "ROUND",
-    "SQUARE",
+    *("ABS", "CEIL", "ELU", "FLOOR", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
+    *("RELU", "RELU6", "RELU_N1_TO_1", "ROUND", "SQUARE"),
 )
 # Those that only prepare a constant kernel.
 PREPARATION = ("DENSIFY", "DEQUANTIZE")
@@ -40,26 +29,15 @@ MUST_GIVE = ("start", "inside")
 
 
 class Operator(NamedTuple):
-    """An operator on images or vectors.
+    """An operator on images or vectors."""
 
-    Attributes:
-        kind: Name of the kind, such as `"CONV_2D"`.
-        layer: Name of the Keras layer that it comes from.
-        inputs: Numbers of the tensors that it reads, without constants.
-        output: Number of the tensor that it makes.
-        role: Its role in a cluster, see `TAKES`, `GIVES` and `MUST_GIVE`; `None` if it
-            cannot be part of one.
-        reason: If it cannot be part of one, the rule that it breaks and what to do.
-        kernel: Number of the constant tensor with its kernel, if it has one.
-    """
-
-    kind: str
-    layer: str
-    inputs: tuple[int, ...]
-    output: int
-    role: str | None
-    reason: str = ""
-    kernel: int | None = None
+    kind: str  # such as "CONV_2D"
+    layer: str  # name of the Keras layer that it comes from
+    inputs: tuple[int, ...]  # numbers of the tensors that it reads, without constants
+    output: int  # number of the tensor that it makes
+    role: str | None  # in a cluster, see above; `None`: it cannot be part of one ...
+    reason: str = ""  # ... because of the rule that it breaks; and what to do
+    kernel: int | None = None  # number of the constant tensor with its kernel
 
 
 def read(model: schema.ModelT) -> list[Operator]:
@@ -161,8 +139,7 @@ class _Reader:
             return 0, 0, 0, 0
         if strides != (1, 1):
             return None
-        sides = [(n // 2 for n in (k - 1, k)) for k in size]
-        return tuple(n for pair in sides for n in pair)
+        return tuple(n // 2 for k in size for n in (k - 1, k))
 
 
 _DILATED = "a dilated kernel; use dilation_rate=1"

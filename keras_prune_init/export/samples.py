@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.export import convert
+from keras_prune_init.graph.inputs import graph_inputs
 
 # How many samples are used, at most.
 MOST = 200
@@ -21,12 +21,7 @@ AT_ONCE = 8
 
 
 class Samples:
-    """Some inputs of a model.
-
-    Attributes:
-        real: Whether they come from data; otherwise they are random.
-        count: Number of samples.
-    """
+    """Some inputs of a model: `count` samples, which are `real` data or random."""
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
         """Take the first samples of `representative_data`; without data, random ones.
@@ -54,7 +49,7 @@ class Samples:
         """Return the model's outputs for all samples, by their names in the file."""
 
         def outputs(arrays):
-            inputs = keras.tree.pack_sequence_as(convert.inputs(model), arrays)
+            inputs = keras.tree.pack_sequence_as(graph_inputs(model), arrays)
             found = model(inputs, training=False)
             if isinstance(found, dict):
                 return found
@@ -91,9 +86,7 @@ class Samples:
             )
         return [
             np.concatenate(arrays)[:MOST].astype(tensor.dtype)
-            for arrays, tensor in zip(
-                zip(*parts, strict=True), self._tensors, strict=True
-            )
+            for tensor, *arrays in zip(self._tensors, *parts, strict=True)
         ]
 
     def _check(self, arrays):

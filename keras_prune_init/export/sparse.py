@@ -146,8 +146,7 @@ class _Rows:
         present = matrix != 0
         self.shape = kernel.shape
         self.values = matrix[present]
-        starts = np.concatenate([[0], np.cumsum(present.sum(1))])
-        self.starts = _index(starts)
+        self.starts = _index(np.concatenate([[0], np.cumsum(present.sum(1))]))
         self.places = _index(np.nonzero(present)[1])
 
     @property
@@ -164,41 +163,31 @@ def _index(numbers):
 def _make_sparse(model, graph, i, rows):
     """Make tensor `i` sparse; return an operator that makes it dense for readers."""
     tensor = graph.tensors[i]
-    dense = schema.TensorT()
-    vars(dense).update(vars(tensor), buffer=0, name=tensor.name + b"_dense")
+    changed = {"buffer": 0, "name": tensor.name + b"_dense"}
+    dense = schema.TensorT(**vars(tensor) | changed)
     graph.tensors.append(dense)
     last = len(graph.tensors) - 1
     for operator in graph.operators:
         operator.inputs = [last if j == i else j for j in operator.inputs]
     flatbuffer.store(model, tensor, rows.values)
     tensor.sparsity = _sparsity(rows)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _densify_code(model)
-    operator.inputs, operator.outputs = [i], [last]
-    return operator
+    code = _densify_code(model)
+    return schema.OperatorT(opcodeIndex=code, inputs=[i], outputs=[last])
 
 
 def _sparsity(rows):
-    sparsity = schema.SparsityParametersT()
-    sparsity.traversalOrder = list(range(len(rows.shape)))
-    sparsity.dimMetadata = []
-    for size in rows.shape[:-1]:
-        axis = schema.DimensionMetadataT()
-        axis.format, axis.denseSize = schema.DimensionType.DENSE, size
-        sparsity.dimMetadata.append(axis)
-    axis = schema.DimensionMetadataT()
-    axis.format = schema.DimensionType.SPARSE_CSR
-    axis.arraySegmentsType, axis.arraySegments = _vector(rows.starts)
-    axis.arrayIndicesType, axis.arrayIndices = _vector(rows.places)
-    sparsity.dimMetadata.append(axis)
-    return sparsity
+    kinds = schema.DimensionType
+    axes = [schema.DimensionMetadataT(kinds.DENSE, size) for size in rows.shape[:-1]]
+    last = schema.DimensionMetadataT(kinds.SPARSE_CSR)
+    last.arraySegmentsType, last.arraySegments = _vector(rows.starts)
+    last.arrayIndicesType, last.arrayIndices = _vector(rows.places)
+    order = list(range(len(rows.shape)))
+    return schema.SparsityParametersT(traversalOrder=order, dimMetadata=[*axes, last])
 
 
 def _vector(numbers):
     kind, code = next(row[2:] for row in INDEX_TYPES if row[1] == numbers.dtype)
-    vector = kind()
-    vector.values = numbers
-    return code, vector
+    return code, kind(numbers)
 
 
 def _densify_code(model):
@@ -206,8 +195,6 @@ def _densify_code(model):
     for i, known in enumerate(model.operatorCodes):
         if known.builtinCode == code:
             return i
-    new = schema.OperatorCodeT()
-    new.builtinCode = new.deprecatedBuiltinCode = code
-    new.version = 1
+    new = schema.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code)
     model.operatorCodes.append(new)
     return len(model.operatorCodes) - 1

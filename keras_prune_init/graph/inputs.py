@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -50,9 +51,15 @@ def ones_input(model: keras.Model):
     ) from first
 
 
+def graph_inputs(model: keras.Model) -> Any:
+    """Return the symbolic inputs of a graph, nested as it takes them."""
+    # A Sequential model that was never called knows no `input`.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
 def _input_specs(model):
     if is_graph(model):
-        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        return graph_inputs(model)
     config = model.get_build_config() or {}
     if "input_shape" not in config:
         raise ValueError(

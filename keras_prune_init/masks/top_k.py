@@ -16,6 +16,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from keras_prune_init._arguments import some
+
 # Size of the sample that tells where the threshold lies, so that only a few per cent
 # of many millions of scores need to be ranked.
 SAMPLE = 2**16
@@ -147,11 +149,9 @@ def check_finite(scores: Mapping[str, np.ndarray]) -> None:
 def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
     """Raise a `ValueError` that names the tensors, if all scores are 0."""
     if not any(np.any(values) for values in scores.values()):
-        names = list(scores)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ValueError(
             "At least one score must differ from 0. Received: "
-            f"scores of 0 for all of {', '.join(names[:3])}{more}. Check that the loss "
+            f"scores of 0 for all of {some([*scores])}. Check that the loss "
             "has a gradient, and that labels, sample weights and weights are not all "
             "0. GraSP needs second derivatives, too, which are 0 for a linear model "
             "with a loss such as hinge: choose another method there."

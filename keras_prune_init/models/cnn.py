@@ -43,8 +43,7 @@ def cnn(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.cnn((28, 28, 1), classes=10)
-    >>> model.output_shape
+    >>> kpi.models.cnn((28, 28, 1), classes=10).output_shape
     (None, 10)
 
     Reference:
@@ -55,8 +54,7 @@ def cnn(
     check_image(input_shape, smallest=2**depth)
     inputs = x = keras.Input(input_shape, name="input")
     for stage in range(1, depth + 1):
-        filters = width * 2 ** (stage - 1)
-        x = conv(x, filters, f"stage{stage}_conv", batch_norm=False)
+        x = conv(x, width * 2 ** (stage - 1), f"stage{stage}_conv", batch_norm=False)
         x = layers.Activation(activation, name=f"stage{stage}_relu")(x)
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
     return finish(inputs, x, classes, f"cnn{depth}", activation, init, stable)

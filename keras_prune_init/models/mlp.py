@@ -42,8 +42,7 @@ def mlp(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.mlp((28, 28, 1), depth=5, width=32, activation="tanh")
-    >>> model.output_shape
+    >>> kpi.models.mlp((28, 28, 1), depth=5, width=32, activation="tanh").output_shape
     (None, 10)
 
     Reference:

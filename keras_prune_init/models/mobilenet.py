@@ -57,8 +57,7 @@ def mobilenet(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.mobilenet((32, 32, 3), classes=10, alpha=0.25)
-    >>> model.output_shape
+    >>> kpi.models.mobilenet((32, 32, 3), classes=10, alpha=0.25).output_shape
     (None, 10)
 
     Reference:

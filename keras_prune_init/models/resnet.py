@@ -45,8 +45,7 @@ def resnet(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.resnet((8, 8, 3), depth=8, width=4)
-    >>> model.output_shape
+    >>> kpi.models.resnet((8, 8, 3), depth=8, width=4).output_shape
     (None, 10)
 
     Reference:

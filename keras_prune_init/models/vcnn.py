@@ -46,8 +46,7 @@ def vcnn(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.vcnn((28, 28, 1), depth=5, activation="relu")
-    >>> model.output_shape
+    >>> kpi.models.vcnn((28, 28, 1), depth=5, activation="relu").output_shape
     (None, 10)
 
     Reference:

@@ -58,8 +58,7 @@ def vgg(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.vgg((32, 32, 3), depth=11, width=8)
-    >>> model.output_shape
+    >>> kpi.models.vgg((32, 32, 3), depth=11, width=8).output_shape
     (None, 10)
 
     Reference:

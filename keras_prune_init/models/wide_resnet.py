@@ -56,8 +56,7 @@ def wide_resnet(
     Example:
 
     >>> import keras_prune_init as kpi
-    >>> model = kpi.models.wide_resnet((8, 8, 3), depth=10, widening=1)
-    >>> model.output_shape
+    >>> kpi.models.wide_resnet((8, 8, 3), depth=10, widening=1).output_shape
     (None, 10)
 
     Reference:

@@ -16,7 +16,7 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.graph.inputs import ones_input
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernels import find_kernels
-from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.patching import listener, patched
 from keras_prune_init.layers.roles import CELL
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.reports import table
@@ -182,40 +182,32 @@ def by_path(model: keras.Model) -> dict[str, KernelCost]:
 def _uses(model, kernels):
     """Return how often a sample uses each kernel: `{path: times}`."""
     uses = collections.Counter()
-    listeners = collections.defaultdict(list)
+    run_by = collections.defaultdict(list)
     for kernel in kernels:
-        listeners[kernel.runner()].append(kernel)
-    patches = [(v, "call", _noting(v, found, uses)) for v, found in listeners.items()]
+        run_by[kernel.runner()].append(kernel)
+
+    def hear(layer, args, kwargs, outputs):
+        x, y = (keras.tree.flatten(v)[0].shape for v in ((args, kwargs), outputs))
+        times, loop = 1, has(layer, Trait.LOOP)
+        if loop:  # over the axis of time
+            times, x = x[1], (x[0], *x[2:])
+            y = (y[0], *y[2:]) if layer.return_sequences else y
+        for kernel in run_by[layer]:
+            # A cell's output is not seen, but has as many pixels as the loop's.
+            one = CELL.uses if loop else kernel.role.uses
+            times_one = one(kernel.owner, kernel.shape, tuple(x), tuple(y))
+            uses[kernel.path] += times * times_one
+
     try:
         inputs = ones_input(model)
         # Run, not traced: a trace takes four times as long, except for large inputs.
-        with patched(patches), keras.StatelessScope():
+        with patched([listener(v, hear) for v in run_by]), keras.StatelessScope():
             model(inputs, training=False)
     except Exception as e:  # users' own layers may do anything
         logging.warning("The multiply-adds are not known: %s", e)
         return {}
     batch = keras.tree.flatten(inputs)[0].shape[0]  # 1, unless the model fixes it
     return {path: count // batch for path, count in uses.items()}
-
-
-def _noting(layer, kernels, uses):
-    plain = layer.call
-
-    def call(*args, **kwargs):
-        outputs = plain(*args, **kwargs)
-        x, y = (keras.tree.flatten(v)[0].shape for v in ((args, kwargs), outputs))
-        times, loop = 1, has(layer, Trait.LOOP)
-        if loop:  # over the axis of time
-            times, x = x[1], (x[0], *x[2:])
-            y = (y[0], *y[2:]) if layer.return_sequences else y
-        for kernel in kernels:
-            # A cell's output is not seen, but has as many pixels as the loop's.
-            one = CELL.uses if loop else kernel.role.uses
-            times_one = one(kernel.owner, kernel.shape, tuple(x), tuple(y))
-            uses[kernel.path] += times * times_one
-        return outputs
-
-    return call
 
 
 def known_sum(values: Iterable[Any]) -> int | None:

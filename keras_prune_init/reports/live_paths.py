@@ -21,7 +21,7 @@ from keras_prune_init.graph.inputs import ones_input
 from keras_prune_init.layers.kernel_paths import kernel_names, owner
 from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float
 from keras_prune_init.layers.masked import MaskedLayer
-from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.patching import patched, subsampled
 from keras_prune_init.layers.types import TYPES, Trait, has, type_of
 from keras_prune_init.layers.walk import flatten, walk
 
@@ -128,8 +128,8 @@ def _run(layer, *args, **kwargs):
         tokens = tf.shape(args[0])
         row = tf.reduce_mean(tf.convert_to_tensor(layer.embeddings.value), 0)
         return tf.broadcast_to(row, tf.concat([tokens, tf.shape(row)], 0))
-    if is_strided_pointwise(layer):
-        return subsampled(layer)(*args, **kwargs)
+    if sliced := subsampled(layer):
+        return sliced(*args, **kwargs)
     plain = type(layer).call
     if not has(layer, Trait.ATTENTION):
         return plain(layer, *args, **kwargs)

@@ -88,8 +88,7 @@ def _composed(x, gamma, beta, epsilon, axes):
     return gamma * z + beta, gradient_map, lambda: (center, r)
 
 
-def _fused(x, gamma, beta, epsilon, axes):
-    del axes
+def _fused(x, gamma, beta, epsilon, _axes):
     constants = {"scale": gamma, "epsilon": epsilon, "is_training": True}
     y, mean, variance, *saved = tf.raw_ops.FusedBatchNormV3(
         x=x, offset=beta, mean=tf.zeros([0]), variance=tf.zeros([0]), **constants

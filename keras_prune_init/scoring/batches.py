@@ -31,16 +31,11 @@ def take(
 ) -> list[Batch]:
     """Return a dataset's first batches `(x, y or None, sample_weight or None)`.
 
-    Args:
-        dataset: What `prune_at_init` takes.
-        inspect: Called with the first batch. It raises an error if the batch does not
-            fit the model, and returns the number of classes, which `samples_per_class`
-            needs.
-        batches: Number of batches; `None`: all.
-        samples_per_class: If given, take the first so many samples of each class, in
-            batches of the dataset's size.
-        dtype: What arrays of floats are cast to, as `fit` does.
-        array_batch: Number of samples in the batches that are made of arrays.
+    `dataset`, `batches` and `samples_per_class` are those of `prune_at_init`. `inspect`
+    is called with the first batch. It raises an error if the batch does not fit the
+    model, and returns the number of classes, which `samples_per_class` needs. Arrays
+    are cut into batches of `array_batch` samples. Those of floats are cast to `dtype`,
+    as `fit` does.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
         if value is not None:
@@ -158,7 +153,7 @@ def _balanced(source, count, classes):
     for batch in source:
         labels = class_indices(batch[1], classes)
         size = size or len(labels)
-        chosen = _first_of_each(labels, left)
+        chosen = np.flatnonzero(rank_in_class(labels) < left[labels])
         idle = 0 if chosen.size else idle + 1
         if chosen.size:
             parts.append(_rows(batch, chosen))
@@ -173,10 +168,9 @@ def _balanced(source, count, classes):
             f"{count - int(left[poor])}. Lower it, or pass more data."
         )
     whole = _map(lambda *arrays: np.concatenate(arrays), *parts)
-    total = count * classes
     return [
         _map(tf.convert_to_tensor, _rows(whole, slice(i, i + size)))
-        for i in range(0, total, size)
+        for i in range(0, count * classes, size)
     ]
 
 
@@ -192,12 +186,12 @@ def class_indices(y, classes: int) -> np.ndarray:
     return y.astype(int)
 
 
-def _first_of_each(labels, left):
-    """Return the positions of the first `left[c]` samples of each class c."""
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """Return how often each label has occurred before."""
     order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank < left[ordered]])
+    ordered, rank = labels[order], np.empty_like(order)
+    rank[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return rank
 
 
 def _rows(batch, rows):

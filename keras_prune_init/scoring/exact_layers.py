@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune_init.layers.patching import is_strided_pointwise, patched, subsampled
+from keras_prune_init.layers.patching import listener, patched, subsampled
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import flatten
 from keras_prune_init.scoring.batch_norm import batch_norm, group_norm
@@ -35,21 +35,16 @@ def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
             changes.append((layer, "call", _batch_norm(layer, mode, twice)))
         elif call is keras.layers.GroupNormalization.call:
             changes.append((layer, "call", _group_norm(layer, twice)))
-        elif is_strided_pointwise(layer) and type(layer) is keras.layers.Conv2D:
-            changes.append((layer, "call", subsampled(layer)))
+        elif type(layer) is L.Conv2D and (sliced := subsampled(layer)):
+            changes.append((layer, "call", sliced))
     return patched(changes)
 
 
 class Boundary(NamedTuple):
-    """The layers at both ends of a model.
+    """The layers at both ends of a model."""
 
-    Attributes:
-        first: `Rescaling` and `Normalization` layers of the inputs.
-        last: Layers whose outputs are those of the model.
-    """
-
-    first: list[keras.layers.Layer]
-    last: list[keras.layers.Layer]
+    first: list[keras.layers.Layer]  # `Rescaling` and `Normalization` of the inputs
+    last: list[keras.layers.Layer]  # those whose outputs are the model's
 
 
 def unbounded(model: keras.Model, boundary: Boundary):
@@ -73,8 +68,7 @@ def unbounded(model: keras.Model, boundary: Boundary):
 
 
 def _passing(layer):
-    dtype = layer.compute_dtype
-    return lambda inputs: keras.ops.cast(inputs, dtype)
+    return lambda inputs: keras.ops.cast(inputs, layer.compute_dtype)
 
 
 def boundary(model: keras.Model, inputs: Any) -> Boundary:
@@ -84,18 +78,12 @@ def boundary(model: keras.Model, inputs: Any) -> Boundary:
     """
     calls = []
 
-    def heard(layer):
-        plain = layer.call
+    def hear(layer, args, kwargs, outputs):
+        # The tensors are kept, or another could get the id of one.
+        calls.append((layer, keras.tree.flatten(args), keras.tree.flatten(outputs)))
 
-        def call(*args, **kwargs):
-            outputs = plain(*args, **kwargs)
-            # The tensors are kept, or another could get the id of one.
-            calls.append((layer, keras.tree.flatten(args), keras.tree.flatten(outputs)))
-            return outputs
-
-        return layer, "call", call
-
-    with patched([heard(layer) for layer in flatten(model)]), keras.StatelessScope():
+    listening = [listener(layer, hear) for layer in flatten(model)]
+    with patched(listening), keras.StatelessScope():
         outputs = keras.tree.flatten(model(inputs, training=False))
     ends, first, last = {id(v) for v in outputs}, [], []
     # By value, as layers cast what comes in to their own dtype.
@@ -150,8 +138,7 @@ def _group_norm(layer, twice):
     """Return the layer's forward pass, with its exact second derivative."""
 
     def call(inputs):
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        x = tf.cast(inputs, dtype)
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         options = layer.epsilon, layer.groups, layer.axis, twice
         outputs = group_norm(x, *_affine(layer, x), *options)
         return tf.cast(outputs, layer.compute_dtype)

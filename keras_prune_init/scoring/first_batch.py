@@ -19,12 +19,9 @@ from keras_prune_init.scoring.objective import Objective, has_own, known_objecti
 def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
     """Return the objective to differentiate, after a trial on a batch of tensors.
 
-    Args:
-        model: The model to score.
-        loss: A loss as in `compile`, or the `Objective` of a `Network`. `None`: the
-            loss that the model was compiled with or computes itself, else one that is
-            inferred from labels and outputs.
-        batch: `(x, y or None, sample_weight or None)`.
+    The loss is as in `compile`, or the `Objective` of a `Network`. `None`: the one that
+    the model was compiled with or computes itself, else one that is inferred from
+    labels and outputs. The batch is `(x, y or None, sample_weight or None)`.
 
     Raises:
         ValueError: If the batch does not fit the model or the loss, or if no loss is
@@ -115,8 +112,7 @@ def _check_keys(what, given, model, outputs, error):
 def _inferred(model, x, y, outputs):
     if y is None:
         raise _no_labels()
-    names = getattr(model, "output_names", None)
-    return Objective(inferred(model, x, y, outputs), None, names)
+    return known_objective(model, inferred(model, x, y, outputs))
 
 
 def _no_labels():
@@ -247,13 +243,12 @@ def classes(outputs: Any, y: Any) -> int:
     outputs = keras.tree.flatten(outputs)
     labels = [np.asarray(v) for v in keras.tree.flatten(y) if v is not None]
     shape = tuple(outputs[0].shape)
-    count = shape[-1] if shape[-1] > 1 else 2
     if len(outputs) == len(labels) == 1 and len(shape) <= 2:
         label = labels[0]
         one_hot = label.shape == shape and shape[-1] > 1
         one_hot = one_hot and np.allclose(label.sum(-1), 1, atol=1e-3)
         if one_hot or label.shape in (shape[:1], (shape[0], 1)):
-            return count
+            return shape[-1] if shape[-1] > 1 else 2
     raise ValueError(
         "`samples_per_class` needs one class label a sample. Received: labels of "
         f"{_told(y)} for outputs of {_told(outputs)}. Use `batches` instead."

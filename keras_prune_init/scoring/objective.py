@@ -33,17 +33,14 @@ class Objective:
 
     The loss is as in `compile`. `None`: only the losses that layers add, or what the
     model's own `compute_loss` returns.
-
-    Attributes:
-        example: `(model, batch, outputs)` of the trial; empty before.
-        remark: What the user should know of the objective.
     """
 
     def __init__(self, loss: Any = None, loss_weights=None, output_names=None):
-        self._losses, self.remark = None, ""
+        self._losses = None
         if loss is not None:
             self._losses = _Losses(loss, loss_weights, output_names=output_names)
-        self.example: tuple = ()
+        self.example: tuple = ()  # `(model, batch, outputs)` of the trial
+        self.remark = ""  # what the user should know of the objective
 
     def __call__(
         self, model, x, y, outputs, sample_weight=None, temperature: float = 1.0

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_prune_init.distribute import workers
 from keras_prune_init.graph.inputs import ones_input
 from keras_prune_init.layers.kernels import Kernel
-from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.patching import listener, patched
 from keras_prune_init.layers.walk import walk
 
 # Beyond so many weights the masked kernels, all of which the comparison holds at once,
@@ -117,19 +117,13 @@ def _first_difference(model, copy, inputs, mapping):
 
 def _outputs(model, inputs, scope):
     """Return the outputs of each layer, by address, in the order of the calls."""
+    addresses = {id(layer): address for address, layer in walk(model)}
     heard = []
 
-    def listener(address, layer):
-        plain = layer.call
+    def hear(layer, args, kwargs, outputs):
+        heard.append((addresses[id(layer)], outputs))
 
-        def call(*args, **kwargs):
-            outputs = plain(*args, **kwargs)
-            heard.append((address, outputs))
-            return outputs
-
-        return layer, "call", call
-
-    with patched([listener(*found) for found in walk(model)]):
+    with patched([listener(layer, hear) for _, layer in walk(model)]):
         _run(model, inputs, scope)
     return heard
 

@@ -16,6 +16,7 @@ import sys
 from absl import app, flags, logging
 
 from keras_prune_init.sweep import grid, results, runs
+from keras_prune_init.train import config_checks
 
 CONFIG = flags.DEFINE_string("config", None, "As for keras_prune_init.train.")
 GRID = flags.DEFINE_string("grid", None, "key=a,b;key=c,d", required=True)
@@ -29,7 +30,7 @@ def _main(arguments):
     folder = pathlib.Path(WORKDIR.value)
     flags_of = {grid.name(cell): [*common, *grid.as_flags(cell)] for cell in cells}
     for given in flags_of.values():
-        grid.check_flags(given)
+        config_checks.check_config(grid.load(given))
     for name, given in flags_of.items():
         runs.prepare(folder / name, given)
     failed = []

@@ -5,7 +5,7 @@ import itertools
 import re
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from keras_prune_init.train import config_checks, default_config
 
@@ -53,14 +53,9 @@ def as_flags(cell: Cell) -> list[str]:
     return [f"--config.{key}={value}" for key, value in cell.items()]
 
 
-def check_flags(arguments: list[str]) -> None:
-    """Check that flags make a valid run, as the training binary does."""
-    config_checks.check_config(_load(arguments))
-
-
 def _check(axes, config):
     file = [f"--config={config}"] if config else []
-    known = list(config_checks.flat(_load(file).to_dict()))
+    known = list(config_checks.flat(load(file).to_dict()))
     for key, values in axes.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -70,11 +65,11 @@ def _check(axes, config):
                 f"{key!r}.{hint} They are: {', '.join(known)}."
             )
         for value in values:
-            _load([*file, f"--config.{key}={value}"])
+            load([*file, f"--config.{key}={value}"])
 
 
-def _load(arguments):
-    """Return the configuration that these flags make."""
+def load(arguments: list[str]) -> ConfigDict:
+    """Return the configuration that these flags of the training binary make."""
     values = flags.FlagValues()
     given = ["sweep", *arguments]
     holder = config_flags.DEFINE_config_file(

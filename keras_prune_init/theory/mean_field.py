@@ -11,12 +11,7 @@ of its outputs for two inputs (Z1 and Z2 are normal variables of correlation c):
 
 Squared gradients are multiplied by chi from layer to layer. With depth they vanish if
 chi < 1 (ordered phase) and explode if chi > 1 (chaotic phase). The edge of chaos is
-chi = 1.
-
-References:
-    Poole et al., 2016, arXiv 1606.05340; Schoenholz et al., "Deep Information
-    Propagation", 2017, arXiv 1611.01232; Hayou, Doucet, Rousseau, 2019, arXiv
-    1902.06853; Hayou et al., 2021, arXiv 2002.08797.
+chi = 1. The functions name their sources.
 """
 
 from __future__ import annotations
@@ -148,11 +143,7 @@ def variance_map(
         Poole et al., 2016, arXiv 1606.05340.
     """
     _check_deviations(sigma_w=sigma_w, sigma_b=sigma_b)
-    if not is_number(q) or q < 0:
-        raise ValueError(
-            f"`q` is a variance, a number, 0 or more. Received: q={q!r}. Pass for "
-            "example q=1.0."
-        )
+    _check_variance(activation, sigma_w, sigma_b, q)
     function = quadrature.with_slopes(activation)
     return sigma_b**2 + sigma_w**2 * quadrature.moments(function, q).square
 
@@ -344,14 +335,18 @@ def _variance(activation, sigma_w, sigma_b, q=None):
     """Return `q`, or the fixed variance, or a small one where signals die out."""
     _check_deviations(sigma_w=sigma_w, sigma_b=sigma_b)
     q = fixed_variance(activation, sigma_w, sigma_b) if q is None else q
+    _check_variance(activation, sigma_w, sigma_b, q)
+    return max(q, quadrature.LOWEST)
+
+
+def _check_variance(activation, sigma_w, sigma_b, q):
     if not is_number(q) or q < 0:
         raise ValueError(
-            "The variance must be a finite number, 0 or more. "
-            f"Received: q={q} for activation={_name(activation)}, sigma_w={sigma_w}, "
-            f"sigma_b={sigma_b}, where it may grow from layer to layer. Pass `q`, or "
-            "choose a smaller sigma_w."
+            "`q` is a variance, a finite number, 0 or more. "
+            f"Received: q={q!r} for activation={_name(activation)}, sigma_w={sigma_w}, "
+            f"sigma_b={sigma_b}. Pass for example q=1.0. If you passed none, variances "
+            "grow from layer to layer: choose a smaller sigma_w."
         )
-    return max(q, quadrature.LOWEST)
 
 
 def _name(activation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import statistics
 from typing import NamedTuple
 
 import keras
@@ -51,8 +51,7 @@ def phase_of(model: keras.Model) -> Phase:
     It is that of the hidden layers' mean variances and the most common activation.
     """
     kernels = matrix_kernels(model)
-    read = activations(flat_graph(model))
-    function, _ = Counter(read.values()).most_common(1)[0]
+    function = statistics.mode(activations(flat_graph(model)).values())
     if function is None:
         return Phase(None, len(kernels))
     # The factors of the first and the last layer do not add up with depth.

@@ -14,13 +14,13 @@ import math
 import keras
 import numpy as np
 
-from keras_prune_init._arguments import check_choice, check_flag, check_model, is_number
+from keras_prune_init._arguments import check_choice, check_flag, is_number
 from keras_prune_init.graph.residual import residual_additions
 from keras_prune_init.graph.wiring import Node, flat_graph
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.layers.walk import is_composite
-from keras_prune_init.surgery.exchange import masked_layers
+from keras_prune_init.surgery.exchange import check_pruned, masked_layers
 from keras_prune_init.theory.edges import edges
 from keras_prune_init.theory.matrices import from_matrices, matrix_kernels, to_matrices
 from keras_prune_init.theory.mean_field import LARGEST, Activation, edge_of_chaos
@@ -93,12 +93,7 @@ def targets(
     force: bool = False,
 ) -> list[tuple[Kernel, float]]:
     """Return masked kernels with their sigma_w; the arguments are as in `rescale`."""
-    check_model(model)
-    if not masked_layers(model):
-        raise ValueError(
-            "`rescale` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
-        )
+    check_pruned("rescale", model)
     if not force:
         check_plain(model)
     kernels = [k for k in matrix_kernels(model) if k.wrapper]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init._arguments import check_choice, check_model
+from keras_prune_init._arguments import check_choice, check_model, some
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.kernels import scoring_dtype
 from keras_prune_init.reports.table import aligned
@@ -87,7 +87,7 @@ class SignalReport:
                 return f"Signals or gradients at {row.name} are not finite numbers."
         told = []
         if self.empty:
-            told.append(f"Of {_some(self.empty)} nothing is kept.")
+            told.append(f"Of {some(self.empty)} nothing is kept.")
         first, hidden, last = self.rows[0], self._last_hidden, self.rows[-1]
         if first.gradient == 0:
             return " ".join([*told, f"No gradient reaches {first.name}."])
@@ -95,7 +95,7 @@ class SignalReport:
             return " ".join([*told, f"{last.name} is the same for all samples."])
         silent = [r.name for r in self.rows if r.dead == 1 and r.density != 0]
         if silent:
-            told.append(f"Nothing passes {_some(silent)}.")
+            told.append(f"Nothing passes {some(silent)}.")
         if hidden.gradient > 0:
             told.append(self._conditioning())
         if hidden.correlation > 1 - EQUAL:
@@ -126,17 +126,12 @@ class SignalReport:
         return f"Gradients {what}: {sizes}, as in the {phase} phase. {remedy}"
 
     def __str__(self) -> str:
-        header = "layer", "q", "correlation", "gradient", "m", "dead", "density"
-        cells = [
-            (
-                r.name,
-                *(f"{v:.2e}" if i != 1 else f"{v:.4f}" for i, v in enumerate(r[2:6])),
-                f"{r.dead:.1%}",
-                "" if r.density is None else f"{r.density:.2%}",
-            )
-            for r in self.rows
-        ]
-        lines = aligned([header, *cells])
+        cells = [("layer", "q", "correlation", "gradient", "m", "dead", "density")]
+        for r in self.rows:
+            flow = f"{r.gradient:.2e}", f"{r.m:.2e}", f"{r.dead:.1%}"
+            density = "" if r.density is None else f"{r.density:.2%}"
+            cells.append((r.name, f"{r.q:.2e}", f"{r.correlation:.4f}", *flow, density))
+        lines = aligned(cells)
         if self.missing:
             lines.append(f"not seen: {', '.join(self.missing)}")
         ratio = f"gradient of first / last hidden layer {self.gradient_ratio:.2e}"
@@ -161,15 +156,9 @@ class SignalReport:
     def plot(self, path: str | os.PathLike) -> None:
         """Draw q, correlation, gradient and m over the layers into a file.
 
-        Args:
-            path: File name; its ending gives the format.
+        The ending of its `path` gives the format.
         """
         signal_plot.draw(self, path)
-
-
-def _some(names):
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 @one_at_a_time

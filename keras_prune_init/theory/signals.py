@@ -7,14 +7,14 @@ pre-activation, and the loss is differentiated with respect to it.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float, unique
-from keras_prune_init.layers.patching import patched
+from keras_prune_init.layers.patching import listener, patched
 from keras_prune_init.layers.types import Trait, has
 from keras_prune_init.scoring.exact_layers import scoring_layers
 from keras_prune_init.scoring.network import zeros_for_none
@@ -107,12 +107,21 @@ def record(
     """
     x, y, sample_weight = batch
     heard: list[tuple[Site, tf.Tensor]] = []
+    site_of = {id(site.layer): site for site in places}
+
+    def hear(layer, args, kwargs, outputs):
+        site = site_of[id(layer)]
+        signal = keras.tree.flatten(outputs if site.attribute == "call" else args)[0]
+        # Inside a `tf.function` of the user's there are no numbers to note.
+        if not tf.is_symbolic_tensor(signal):
+            heard.append((site, signal))
+
     # A kernel may be tied to several layers.
     variables = [k.variable for site in places for k in site.kernels]
     kernels = {id(v): v.value for v in variables}
     with tf.GradientTape() as tape:
         tape.watch(list(kernels.values()))
-        listening = [_listener(site, heard) for site in places]
+        listening = [listener(site.layer, hear, site.attribute) for site in places]
         with (
             scoring_layers(model, batch_norm),
             patched(listening),
@@ -133,20 +142,6 @@ def record(
         paths = tuple(k.path for k in site.kernels)
         rows.append(LayerSignal(site.path, calls[site.layer], *row, paths))
     return rows
-
-
-def _listener(site, heard) -> tuple[keras.layers.Layer, str, Any]:
-    plain = getattr(site.layer, site.attribute)
-
-    def listener(*args, **kwargs):
-        outputs = plain(*args, **kwargs)
-        signal = keras.tree.flatten(outputs if site.attribute == "call" else args)[0]
-        # Inside a `tf.function` of the user's there are no numbers to note.
-        if not tf.is_symbolic_tensor(signal):
-            heard.append((site, signal))
-        return outputs
-
-    return site.layer, site.attribute, listener
 
 
 def _wide(tensor) -> np.ndarray:

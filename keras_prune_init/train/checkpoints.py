@@ -93,7 +93,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.taken += 1
         self.batches += 1
         self.trained = time.perf_counter()
-        self._check("training", logs)
+        self._check("training", logs["loss"])
         due = self.every and self.taken % self.every == 0
         self.model.stop_training = last = self.taken == self.total
         # After the last step of an epoch, its line in the history comes first.
@@ -104,7 +104,7 @@ class Checkpoints(keras.callbacks.Callback):
                 self._save(self._so_far(logs))
 
     def on_epoch_end(self, epoch, logs=None):
-        self._check("test", {"loss": logs["val_loss"]})
+        self._check("test", logs["val_loss"])
         training = self._so_far({k: v for k, v in logs.items() if k[:4] != "val_"})
         self.earlier = None
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
@@ -140,9 +140,9 @@ class Checkpoints(keras.callbacks.Callback):
         logs = {k: float(v) for k, v in logs.items()}
         return {"step": self.taken, "batches": batches, "logs": logs}
 
-    def _check(self, what, logs):
-        if not math.isfinite(logs["loss"]):
-            raise self._went_wrong(f"a {what} loss of {logs['loss']}")
+    def _check(self, what, loss):
+        if not math.isfinite(loss):
+            raise self._went_wrong(f"a {what} loss of {loss}")
 
     def _went_wrong(self, what):
         return FloatingPointError(

@@ -19,8 +19,7 @@ def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """
     given = config.prune.to_dict()
     given.pop("scoring_batch_size")
-    options = given.pop("options")
-    options = {name: v for name, v in options.items() if v is not None}
+    options = {k: v for k, v in given.pop("options").items() if v is not None}
     rule = _rule(given.pop("allocation"))
     return {
         "method": get_method(given.pop("method"), **options),

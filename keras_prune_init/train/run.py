@@ -143,7 +143,6 @@ def _load(config):
 
 
 def _build(config, data, strategy):
-    """Return a new, compiled model."""
     model = networks.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )

@@ -50,12 +50,7 @@ def create(
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the files."""
-    if not workers.several(strategy):
-        return True
-    resolver = strategy.cluster_resolver
-    return resolver.task_type in (None, "chief") or (
-        resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
-    )
+    return strategy.extended.should_checkpoint
 
 
 def jit_compile(strategy: tf.distribute.Strategy) -> bool | str:

@@ -12,16 +12,6 @@ from keras_prune_init.train.data import pipelines
 MIXES = ("", "mixup", "cutmix", "mixup+cutmix")
 
 
-def soft_labels(config) -> bool:
-    """Whether labels are distributions over the classes."""
-    return bool(config.data.mix or config.train.label_smoothing)
-
-
-def one_hot(batches: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    """Turn batches `(images, labels)` into batches `(images, distributions)`."""
-    return batches.map(lambda x, y: (x, tf.one_hot(y, classes)))
-
-
 def apply(
     batches: tf.data.Dataset,
     normalisation: tuple,

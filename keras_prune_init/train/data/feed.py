@@ -9,7 +9,7 @@ from keras_prune_init.train.data import augment
 
 def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
     """Return the loss for the labels of this module."""
-    if augment.soft_labels(config):
+    if _has_soft_labels(config):
         smoothing = config.train.label_smoothing
         return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -67,7 +67,12 @@ def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
     return _labelled(config, data, data.test(full))
 
 
+def _has_soft_labels(config):
+    """Whether labels are distributions over the classes."""
+    return config.data.mix or config.train.label_smoothing
+
+
 def _labelled(config, data, batches):
-    if augment.soft_labels(config):
-        return augment.one_hot(batches, data.classes)
-    return batches
+    if not _has_soft_labels(config):
+        return batches
+    return batches.map(lambda x, y: (x, tf.one_hot(y, data.classes)))

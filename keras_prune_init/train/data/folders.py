@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_prune_init._files import regular
+from keras_prune_init.scoring.batches import rank_in_class
 from keras_prune_init.train.data import streaming
 
 ENDINGS = (".jpeg", ".jpg", ".png", ".bmp")
@@ -189,7 +190,6 @@ def _check_apart(train, val):
 
 
 def _without_corrupt(images):
-    """Return the images that can be decoded."""
     files = [image for image in images if image.ordinary]
     if not files:
         return files
@@ -231,11 +231,7 @@ def _numbered(folder, images, numbers):
         )
     paths = np.array([image.path for image in images], object)
     labels = np.array([numbers[image.name] for image in images], "int32")
-    # Rank within the class first, class second.
-    by_class = np.argsort(labels, kind="stable")
-    ordered = labels[by_class]
-    rank = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    order = by_class[np.argsort(rank, kind="stable")]
+    order = np.lexsort((labels, rank_in_class(labels)))  # by rank, then by class
     return Files(paths[order], labels[order])
 
 

@@ -127,4 +127,4 @@ def scoring_dtype(kernels: Iterable[Any]) -> str:
 
 def is_float(variable: keras.Variable) -> bool:
     """Whether a variable holds floats, which can be trained; counts and int8 do not."""
-    return "float" in keras.backend.standardize_dtype(variable.dtype)
+    return keras.backend.is_float_dtype(variable.dtype)

@@ -14,17 +14,13 @@ Axes = tuple[int, ...]
 
 
 class Role(NamedTuple):
-    """What a kernel does.
+    """What a kernel does."""
 
-    Attributes:
-        inputs: The axes over which a sum makes one output unit, or a function from the
-            layer to these axes. Negative axes count from the end.
-        uses: Function `(layer, kernel, x, y) -> times`: how often one call multiplies
-            each weight. It gets the layer that holds the kernel, and the shapes of the
-            kernel, the first input and the first output.
-    """
-
+    # The axes over which a sum makes one output unit, or a function from the layer to
+    # these axes. Negative axes count from the end.
     inputs: Axes | Callable[[keras.layers.Layer], Axes]
+    # How often one call multiplies each weight. The function gets the layer that holds
+    # the kernel, and the shapes of the kernel, the first input and the first output.
     uses: Callable[[keras.layers.Layer, Shape, Shape, Shape], int]
 
 

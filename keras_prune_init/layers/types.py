@@ -63,18 +63,12 @@ class Trait(enum.Flag):
 
 
 class LayerType(NamedTuple):
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        kernels: `{attribute path: Role}` of the kernels, in the order of use. A layer
-            need not have all of them.
-        traits: What the layer does.
-        registered: Whether a user added it by `register_layer`.
-    """
-
+    # By attribute path, in the order of use. A layer need not have all of them.
     kernels: Mapping[str, Role] = {}
     traits: Trait = Trait(0)
-    registered: bool = False
+    registered: bool = False  # by a user, with `register_layer`
 
 
 T = Trait

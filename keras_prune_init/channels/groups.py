@@ -44,10 +44,7 @@ class _Grid(NamedTuple):
 class ChannelGroups:
     """What is known of a model's groups of channels; arrays have an entry for each.
 
-    Args:
-        model: A Sequential or Functional model.
-        kernels: The kernels whose output channels may be removed.
-        budget: What counts as cost, as in `Channels`.
+    The output channels of `kernels` may be removed. `budget` is as in `Channels`.
     """
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):

@@ -59,8 +59,9 @@ def check_pattern(rule: str, pattern: Any) -> None:
         re.compile(pattern)
     except (re.error, TypeError) as e:
         raise ValueError(
-            f"{rule}. Received: {pattern!r}, in which {e}. Write a backslash before "
-            "characters such as ( ) [ ] * + that you mean as they stand."
+            f"{rule}. Received: {pattern!r}, of which Python says: {e}. Write a "
+            "backslash before characters such as ( ) [ ] * + that you mean as they "
+            "stand."
         ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,6 +51,18 @@ def check_flag(name: str, value: Any) -> None:
             f"`{name}` must be True or False. Received: {name}={value!r}. Pass one of "
             "them."
         )
+
+
+def check_pattern(rule: str, pattern: Any) -> None:
+    """Raise a ValueError, which begins with the rule, unless Python reads a pattern."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as e:
+        raise ValueError(
+            f"{rule}. Received: {pattern!r}, of which Python says: {e}. Write a "
+            "backslash before characters such as ( ) [ ] * + that you mean as they "
+            "stand."
+        ) from None
 
 
 def called(name: str, function: Callable, *args: Any) -> Any:

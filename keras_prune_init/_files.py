@@ -16,11 +16,9 @@ TEMPORARY = "tmp-"
 
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Raise an OSError with advice for errors while files are written.
+    """Raise an OSError for errors while files are written.
 
-    Args:
-        what: A sentence that says what could not be done.
-        advice: What is there now, and what to do.
+    `what` says what could not be done; `advice` says what is there now, and what to do.
     """
     try:
         yield

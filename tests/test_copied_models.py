@@ -188,7 +188,8 @@ class LooksItselfUp(L.Layer):
 
 def test_a_copy_that_computes_something_else_is_refused_by_the_layer_s_name():
     x = keras.Input((6,))
-    h = L.Dense(5, name="before")(x)
+    shared = L.Dense(6, name="before")
+    h = shared(shared(x))
     model = keras.Model(x, L.Softmax(name="after")(LooksItselfUp()(h)))
     before = [v.numpy() for v in model.weights]
     with pytest.raises(ValueError, match="must compute what the model does.*`after`"):

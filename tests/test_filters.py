@@ -32,8 +32,8 @@ def test_filters_of_trainable_kernels():
 @pytest.mark.parametrize(
     "filters, error, message",
     [
-        ("dense(", ValueError, r"regular expression .*Received: 'dense\(', in which"),
-        (["a", "*"], ValueError, r"Received: '\*', in which nothing to repeat"),
+        ("dense(", ValueError, r"regular expression .*Received: 'dense\(', of"),
+        (["a", "*"], ValueError, r"Received: '\*', of .* nothing to repeat"),
         (3, TypeError, "a regular expression, a list .* Received: filters=3"),
         ([L.Dense], TypeError, "a function from layer to bool"),
     ],

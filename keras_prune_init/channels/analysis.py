@@ -27,28 +27,16 @@ L = keras.layers
 
 
 class Analysis(NamedTuple):
-    """The result of `analyse`.
-
-    Attributes:
-        nodes: The nodes of the graph.
-        kernels: The `ChannelMap` of each node that has one, by position.
-        groups: For each node, the number of the group of each channel of its output.
-        constants: For each node, the value of each of these channels in inference, NaN
-            if it varies.
-        kept: Whether each group stays.
-        fixed: Whether each group must stay, whatever the weights are.
-        reasons: `{reason: groups that stay only because of it}`.
-        first: Whether the channels of images come first.
-    """
+    """The result of `analyse`; its lists have an entry for each node of the graph."""
 
     nodes: list[Node]
-    kernels: dict[int, rules.ChannelMap]
-    groups: list[np.ndarray]
-    constants: list[np.ndarray]
-    kept: np.ndarray
-    fixed: np.ndarray
-    reasons: dict[str, set[int]]
-    first: bool
+    kernels: dict[int, rules.ChannelMap]  # by the position of the node
+    groups: list[np.ndarray]  # the number of the group of each channel of its output
+    constants: list[np.ndarray]  # what each of them is in inference; NaN: it varies
+    kept: np.ndarray  # whether each group stays
+    fixed: np.ndarray  # whether each group must stay, whatever the weights are
+    reasons: dict[str, set[int]]  # with the groups that stay only because of it
+    first: bool  # whether the channels of images come first
 
     def keeps(self, node: int) -> np.ndarray:
         """Return which channels of a node's output stay."""

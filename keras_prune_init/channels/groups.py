@@ -21,24 +21,14 @@ BUDGETS = ("params", "flops")
 
 
 class _Grid(NamedTuple):
-    """The weights of a kernel, between the groups that it reads and makes.
+    """The weights of a kernel, between the groups that it reads and makes."""
 
-    Attributes:
-        path: Path of its variable; `None` if it is not to be pruned.
-        name: Its name in messages.
-        inputs: Groups of the channels that it reads; none for a depthwise kernel.
-        outputs: Groups of the channels that it makes.
-        shape: (positions, inputs, outputs); (positions, 1, outputs) for a depthwise
-            one.
-        price: Cost of one weight.
-    """
-
-    path: str | None
-    name: str
-    inputs: np.ndarray | None
-    outputs: np.ndarray
-    shape: tuple[int, ...]
-    price: int
+    path: str | None  # of its variable; `None`: it is not to be pruned
+    name: str  # in messages
+    inputs: np.ndarray | None  # groups of the channels that it reads; depthwise: `None`
+    outputs: np.ndarray  # groups of the channels that it makes
+    shape: tuple[int, ...]  # (positions, inputs, outputs); depthwise: 1 input
+    price: int  # cost of one weight
 
     def kept(self, kept: np.ndarray) -> np.ndarray:
         """Return which weights are left with the groups that are kept, in `shape`."""
@@ -54,15 +44,7 @@ class _Grid(NamedTuple):
 class ChannelGroups:
     """What is known of a model's groups of channels; arrays have an entry for each.
 
-    Args:
-        model: A Sequential or Functional model.
-        kernels: The kernels whose output channels may be removed.
-        budget: What counts as cost, as in `Channels`.
-
-    Attributes:
-        cost: Cost of the whole model.
-        sets: The groups that can be removed; the groups that the same layers make are
-            one set.
+    The output channels of `kernels` may be removed. `budget` is as in `Channels`.
     """
 
     def __init__(self, model: keras.Model, kernels: Sequence[Kernel], budget: str):
@@ -70,12 +52,14 @@ class ChannelGroups:
         self.shapes = {k.path: k.shape for k in kernels}
         costs = cost.by_path(model)
         prices = {path: _price(found, budget) for path, found in costs.items()}
+        # Of the whole model.
         self.cost = sum(found.total * prices[path] for path, found in costs.items())
         self.kernels = [
             self._grid(i, kernel, prices[kernel.record.path])
             for i, kernel in self.plan.kernels.items()
         ]
         self.pruned = [k for k in self.kernels if k.path is not None]
+        # Groups that can be removed; those that the same layers make are one set.
         self.sets = self._sets()
         if not self.sets:
             raise ValueError(

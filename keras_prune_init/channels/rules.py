@@ -25,20 +25,15 @@ MERGES = {
 
 
 class ChannelMap(NamedTuple):
-    """A dense or convolution layer, as a map from channels to channels.
-
-    Attributes:
-        record: Its `Kernel`.
-        weights: The weights of the forward pass, of shape (positions, inputs, outputs),
-            or (positions, channels, multiplier) for a depthwise kernel.
-        kept: Which of the weights pruning kept.
-        even: Whether a constant input makes a constant output. Padding can break this
-            at the border.
-    """
+    """A dense or convolution layer, as a map from channels to channels."""
 
     record: Kernel
+    # Of the forward pass, of shape (positions, inputs, outputs), or (positions,
+    # channels, multiplier) for a depthwise kernel.
     weights: np.ndarray
-    kept: np.ndarray
+    kept: np.ndarray  # which of the weights pruning kept
+    # Whether a constant input makes a constant output. Padding can break this at the
+    # border.
     even: bool
 
     @property

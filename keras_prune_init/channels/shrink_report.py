@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_prune_init._arguments import check_whole
 from keras_prune_init.channels import analysis
-from keras_prune_init.reports.cost import cost
+from keras_prune_init.reports.cost import cost, savings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,7 @@ class ShrinkReport:
     stays: dict[str, int]
 
     def __str__(self) -> str:
-        lines = ["weights {:,} to {:,}".format(*self.weights)]
-        macs, left = self.macs
-        if macs is not None and left is not None:
-            ratio = left / max(macs, 1)
-            lines.append(f"multiply-adds {macs:,} to {left:,} ({ratio:.2f})")
+        lines = savings(self.weights, self.macs)
         if self.seconds:
             before, after = self.seconds
             lines.append(

@@ -8,15 +8,10 @@ from keras_prune_init.graph.wiring import Node
 
 
 class Addition(NamedTuple):
-    """A residual addition: a shortcut, and the branches that are added to it.
+    """A residual addition: a shortcut, and the branches that are added to it."""
 
-    Attributes:
-        position: Position of the addition in the list of nodes.
-        branches: Positions of the branches among its arguments.
-    """
-
-    position: int
-    branches: tuple[int, ...]
+    position: int  # of the addition in the list of nodes
+    branches: tuple[int, ...]  # positions of the branches among its arguments
 
 
 def residual_additions(nodes: list[Node]) -> list[Addition]:

@@ -15,22 +15,13 @@ Shape = tuple[int | None, ...]
 
 
 class Node(NamedTuple):
-    """One call of a layer or operation.
+    """One call of a layer or operation; a nested model is replaced by those in it."""
 
-    Attributes:
-        operation: The layer or operation. A nested model is replaced by the layers in
-            it. `None` for the input of a Sequential model without known shapes.
-        parents: Positions, in the list of nodes, of the nodes that made its arguments.
-        owner: The model, nested or not, in which it is called.
-        given: Shapes of its arguments, in the order of `parents`.
-        made: Shapes of its results; empty if they are not known.
-    """
-
-    operation: Any
-    parents: tuple[int, ...]
-    owner: keras.Model
-    given: tuple[Shape, ...] = ()
-    made: tuple[Shape, ...] = ()
+    operation: Any  # `None`: the input of a Sequential model without known shapes
+    parents: tuple[int, ...]  # positions of the nodes that made its arguments
+    owner: keras.Model  # the model, nested or not, in which it is called
+    given: tuple[Shape, ...] = ()  # shapes of its arguments, in the order of `parents`
+    made: tuple[Shape, ...] = ()  # shapes of its results; empty if they are not known
 
     @property
     def layer(self):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import keras
 
-from keras_prune_init._arguments import called
+from keras_prune_init._arguments import called, check_pattern
 
 L = keras.layers
 
@@ -27,14 +27,8 @@ def check_filters(filters: Filters) -> None:
             "names of layers, such as filters='dense'."
         )
     for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as e:
-            raise ValueError(
-                "`filters` must be a regular expression that Python can read. "
-                f"Received: {pattern!r}, in which {e}. Write a backslash before "
-                "characters such as ( ) [ ] * + that you mean as they stand."
-            ) from None
+        rule = "`filters` must be a regular expression that Python can read"
+        check_pattern(rule, pattern)
 
 
 def passes_filters(layer: keras.layers.Layer, filters: Filters) -> bool:

@@ -15,12 +15,7 @@ BY_WEIGHT = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1
 
 
 class KeptWeights(keras.layers.Layer):
-    """The kept weights of one kernel as a vector, and their positions.
-
-    Attributes:
-        values: Trainable variable of shape `(kept,)`.
-        index: int32 positions in the flat kernel, rising.
-    """
+    """The kept weights of one kernel: vectors of `values` and flat, rising `index`."""
 
     def create(self, count: int, kernel: keras.Variable) -> None:
         """Make the variables for `count` weights of a kernel that is not stored."""

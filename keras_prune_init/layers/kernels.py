@@ -17,23 +17,15 @@ from keras_prune_init.layers.walk import Address, outermost
 
 
 class Kernel(NamedTuple):
-    """One kernel of a model, pruned or not.
+    """One kernel of a model, pruned or not."""
 
-    Attributes:
-        path: Its name in scores, masks and reports. This is the path of its variable in
-            the model that was pruned. If paths are equal, all but the first get a
-            number.
-        address: Where its layer is in the model.
-        layer: The layer, without the wrapper around it.
-        name: The attribute path of the kernel in `layer`.
-        wrapper: The `MaskedLayer` that holds its mask, or `None`.
-    """
-
+    # Its name in scores, masks and reports. This is the path of its variable in the
+    # model that was pruned. If paths are equal, all but the first get a number.
     path: str
-    address: Address
-    layer: keras.layers.Layer
-    name: str
-    wrapper: MaskedLayer | None = None
+    address: Address  # where its layer is in the model
+    layer: keras.layers.Layer  # without the wrapper around it
+    name: str  # the attribute path of the kernel in `layer`
+    wrapper: MaskedLayer | None = None  # what holds its mask
 
     @property
     def variable(self) -> keras.Variable:
@@ -127,4 +119,4 @@ def scoring_dtype(kernels: Iterable[Any]) -> str:
 
 def is_float(variable: keras.Variable) -> bool:
     """Whether a variable holds floats, which can be trained; counts and int8 do not."""
-    return "float" in keras.backend.standardize_dtype(variable.dtype)
+    return keras.backend.is_float_dtype(variable.dtype)

@@ -9,39 +9,29 @@ from typing import NamedTuple
 
 import keras
 
-L = keras.layers
-
 Shape = tuple[int, ...]
 Axes = tuple[int, ...]
 
 
 class Role(NamedTuple):
-    """What a kernel does.
+    """What a kernel does."""
 
-    Attributes:
-        inputs: The axes over which a sum makes one output unit, or a function from the
-            layer to these axes. Negative axes count from the end.
-        uses: Function `(layer, kernel, x, y) -> times`: how often one call multiplies
-            each weight. It gets the layer that holds the kernel, and the shapes of the
-            kernel, the first input and the first output.
-    """
-
+    # The axes over which a sum makes one output unit, or a function from the layer to
+    # these axes. Negative axes count from the end.
     inputs: Axes | Callable[[keras.layers.Layer], Axes]
+    # How often one call multiplies each weight. The function gets the layer that holds
+    # the kernel, and the shapes of the kernel, the first input and the first output.
     uses: Callable[[keras.layers.Layer, Shape, Shape, Shape], int]
 
 
-def _filters(layer, kernel, x, y):
-    return math.prod(y) // kernel[-1]
+def rows(layer, kernel, x, y):
+    """Return the number of output positions: samples, pixels and steps."""
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return math.prod(y) // y[1 if first else -1]
 
 
 def _inputs(layer, kernel, x, y):
     return math.prod(x) // kernel[-1]
-
-
-def _pixels(layer, kernel, x, y):
-    if isinstance(layer, (L.SeparableConv1D, L.SeparableConv2D)):
-        return _filters(layer, layer.pointwise_kernel.shape, x, y)
-    return math.prod(y) // (kernel[-1] * kernel[-2])
 
 
 def einsum_parts(equation: str) -> list[str]:
@@ -61,24 +51,18 @@ def _einsum(layer, kernel, x, y):
 
 def _looked_up(layer, kernel, x, y):
     # Rows are looked up, which multiplies nothing, unless it runs in reverse.
-    reverse = len(y) == len(x) and getattr(layer, "tie_weights", False)
-    return math.prod(y) // kernel[0] if reverse else 0
+    return _reverse(layer, kernel, x, y) if getattr(layer, "tie_weights", False) else 0
 
 
 def _reverse(layer, kernel, x, y):
-    return math.prod(y) // kernel[-1] if len(y) == len(x) else 0
-
-
-def rows(layer, kernel, x, y):
-    first = getattr(layer, "data_format", None) == "channels_first"
-    return math.prod(y) // y[1 if first else -1]
+    return rows(layer, kernel, x, y) if len(y) == len(x) else 0
 
 
 # Inputs are the last axis but one, also of convolutions: spatial axes are not summed
 # over. A depthwise kernel has none, each channel reads one input channel only.
-DENSE = Role((-2,), _filters)
+DENSE = Role((-2,), rows)
 TRANSPOSED = Role((-1,), _inputs)
-DEPTHWISE = Role((), _pixels)
+DEPTHWISE = Role((), rows)
 EINSUM = Role(_einsum_inputs, _einsum)
 LOOKED_UP = Role((-2,), _looked_up)
 REVERSE = Role((-2,), _reverse)

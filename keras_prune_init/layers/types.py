@@ -63,21 +63,12 @@ class Trait(enum.Flag):
 
 
 class LayerType(NamedTuple):
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        kernels: `{attribute path: Role}` of the kernels, in the order of use. A layer
-            need not have all of them.
-        traits: What the layer does.
-        mean: For a layer that takes the maximum over positions, the layer that takes
-            the mean. `None` for other layers.
-        registered: Whether a user added it by `register_layer`.
-    """
-
+    # By attribute path, in the order of use. A layer need not have all of them.
     kernels: Mapping[str, Role] = {}
     traits: Trait = Trait(0)
-    mean: type[keras.layers.Layer] | None = None
-    registered: bool = False
+    registered: bool = False  # by a user, with `register_layer`
 
 
 T = Trait
@@ -92,6 +83,17 @@ _DROPOUT = T.SAME | T.INERT | T.STRAIGHT | T.HOMOGENEOUS | T.CHANNELWISE
 _SHAPE = T.SAME | T.STRAIGHT | T.HOMOGENEOUS
 _PLAIN = T.STRAIGHT | T.HOMOGENEOUS
 _ACTIVATION = T.ACTIVATES | T.IN_PLACE
+
+
+# Layers that take the maximum over positions, and those that take the mean.
+MEANS = {
+    L.MaxPooling1D: L.AveragePooling1D,
+    L.MaxPooling2D: L.AveragePooling2D,
+    L.MaxPooling3D: L.AveragePooling3D,
+    L.GlobalMaxPooling1D: L.GlobalAveragePooling1D,
+    L.GlobalMaxPooling2D: L.GlobalAveragePooling2D,
+    L.GlobalMaxPooling3D: L.GlobalAveragePooling3D,
+}
 
 
 def _rows(classes, *fields, **named):
@@ -150,20 +152,7 @@ TYPES: dict[type, LayerType] = {
     L.ZeroPadding3D: LayerType(traits=_PLAIN | T.PADS),
     **_rows([L.Cropping1D, L.Cropping2D, L.Cropping3D], traits=_POOLING),
     **_rows([L.UpSampling1D, L.UpSampling2D, L.UpSampling3D], traits=_POOLING),
-    **{
-        maximum: LayerType(traits=_POOLING, mean=mean)
-        for maximum, mean in (
-            (L.MaxPooling1D, L.AveragePooling1D),
-            (L.MaxPooling2D, L.AveragePooling2D),
-            (L.MaxPooling3D, L.AveragePooling3D),
-            (L.GlobalMaxPooling1D, L.GlobalAveragePooling1D),
-            (L.GlobalMaxPooling2D, L.GlobalAveragePooling2D),
-            (L.GlobalMaxPooling3D, L.GlobalAveragePooling3D),
-        )
-    },
-    **_rows([L.AveragePooling1D, L.AveragePooling2D], traits=_POOLING),
-    **_rows([L.AveragePooling3D, L.GlobalAveragePooling1D], traits=_POOLING),
-    **_rows([L.GlobalAveragePooling2D, L.GlobalAveragePooling3D], traits=_POOLING),
+    **_rows([*MEANS, *MEANS.values()], traits=_POOLING),
     # These return their input in inference; they are random in training only.
     **_rows([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D], traits=_DROPOUT),
     L.SpatialDropout3D: LayerType(traits=_DROPOUT),

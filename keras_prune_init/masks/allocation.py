@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from keras_prune_init._arguments import called, check_whole, is_number
+from keras_prune_init._arguments import called, check_pattern, check_whole, is_number
 from keras_prune_init.masks.densities import ALLOCATIONS, Densities, Shape
 from keras_prune_init.masks.top_k import removed_count, top_k_of_all
 
@@ -89,9 +89,8 @@ class Allocation:
                 Default: this is the last one.
 
         Raises:
-            ValueError: If the sparsity, the minimum of each kernel and the sparsities
-                of a dict contradict each other, or if a key of a dict is found in no
-                path.
+            ValueError: If the sparsity, the minimum and the sparsities of a dict
+                contradict each other, or if a key of a dict is found in no path.
         """
         values = [np.asarray(v) for v in scores.values()]
         total = sum(v.size for v in values)
@@ -166,8 +165,7 @@ class Allocation:
         """
         sizes = np.array([math.prod(s) for s in shapes.values()])
         if isinstance(self.rule, Mapping):
-            goals, removed, left = self._split(list(shapes), sizes, sparsity)
-            others = np.array([goal is None for goal in goals])
+            _, others, removed, left = self._split(list(shapes), sizes, sparsity)
             floors = np.minimum(self.min_per_layer, sizes)
             rest = sizes[others].sum() - left
             self._check_floors(sizes - removed, floors, others, rest)
@@ -180,13 +178,14 @@ class Allocation:
     def _split(self, paths, sizes, sparsity):
         """Return what a dict says of each kernel, and how much the two parts lose.
 
-        That is a list of sparsities (`None` where the dict says nothing), what each
-        kernel with a sparsity loses, and what all others lose together.
+        That is a list of sparsities (`None` where the dict says nothing), where it says
+        nothing, what each kernel with a sparsity loses, and all others together.
         """
         goals = _goals(self.rule, paths)
+        others = np.array([goal is None for goal in goals], bool)
         pairs = zip(goals, sizes, strict=True)
         removed = np.array([0 if g is None else removed_count(g, n) for g, n in pairs])
-        rest = sizes[[g is None for g in goals]].sum()
+        rest = sizes[others].sum()
         left = removed_count(sparsity, sizes.sum()) - removed.sum()
         if rest and not 0 <= left < rest:
             least = math.ceil(removed.sum() / sizes.sum() * 1e6) / 1e6
@@ -197,12 +196,11 @@ class Allocation:
                 f"allocation={self.rule!r} it can be from {least:.6g} to {most:.6g}. "
                 "Pass one of these, or add the key '*' for what all others lose."
             )
-        return goals, removed, left
+        return goals, others, removed, left
 
     def _by_pattern(self, paths, values, sparsity, pools, now):
         sizes = np.array([v.size for v in values])
-        goals, removed, left = self._split(paths, sizes, sparsity)
-        others = np.array([goal is None for goal in goals])
+        goals, others, removed, left = self._split(paths, sizes, sparsity)
         rest = sizes[others].sum()
         inside = np.array([np.count_nonzero(p) for p in pools])
         pool = inside[others].sum()
@@ -234,7 +232,15 @@ class Allocation:
 def _checked_rule(rule):
     if isinstance(rule, Mapping):
         for pattern, sparsity in rule.items():
-            _check_pattern(pattern, sparsity)
+            if not is_number(sparsity) or not 0 <= sparsity < 1:
+                raise ValueError(
+                    "A dict `allocation` has sparsities as values, numbers with 0 <= "
+                    f"sparsity < 1. Received: {pattern!r}: {sparsity!r}. For 98 %, "
+                    "pass 0.98."
+                )
+            if pattern != REST:
+                rule_of_keys = "A dict `allocation` has regular expressions as keys"
+                check_pattern(rule_of_keys, pattern)
         if not rule:
             raise ValueError(
                 "A dict `allocation` must say how much some kernels lose. Received: {}."
@@ -249,22 +255,6 @@ def _checked_rule(rule):
             f"or an `Allocation`. Received: allocation={rule!r}. Choose one of them."
         )
     return rule
-
-
-def _check_pattern(pattern, sparsity):
-    if not is_number(sparsity) or not 0 <= sparsity < 1:
-        raise ValueError(
-            "A dict `allocation` has sparsities as values, numbers with 0 <= sparsity "
-            f"< 1. Received: {pattern!r}: {sparsity!r}. For 98 %, pass 0.98."
-        )
-    try:
-        re.compile("" if pattern == REST else pattern)
-    except (re.error, TypeError) as e:
-        raise ValueError(
-            "A dict `allocation` has regular expressions as keys. "
-            f"Received: {pattern!r}, of which Python says: {e}. Write a backslash "
-            "before characters such as ( ) [ ] * + that you mean as they stand."
-        ) from None
 
 
 def _goals(rule, paths):

@@ -43,13 +43,9 @@ def top_k_of_all(
     k: int,
     within: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Return bool masks of the `k` largest entries of several arrays together.
+    """Return bool masks of the `k` largest entries of several finite arrays together.
 
-    Args:
-        scores: Finite arrays of any shapes.
-        k: Number of entries to keep in all arrays together.
-        within: Bool arrays of the same shapes, with at least `k` times `True`. Only
-            these entries can be kept. Default: all.
+    Only entries that are `True` in `within` can be kept; there are at least `k`.
     """
     if k <= 0:
         return [np.zeros(s.shape, bool) for s in scores]

@@ -120,11 +120,10 @@ class CostReport:
     def state_text(self) -> str:
         """Return a line on the memory for training, by layout and optimizer."""
         layouts = ("dense", "masked", "compact")
-        parts = [
-            f"{name} "
-            + " / ".join(_bytes(self.state_bytes(layout, name)) for layout in layouts)
-            for name in SLOTS
-        ]
+        parts = []
+        for name in SLOTS:
+            sizes = [self.state_bytes(layout, name) / 2**20 for layout in layouts]
+            parts.append(f"{name} {' / '.join(f'{n:,.2f} MiB' for n in sizes)}")
         return f"training state, dense / masked / compact: {'; '.join(parts)}"
 
 
@@ -216,5 +215,10 @@ def known_sum(values: Iterable[Any]) -> int | None:
     return None if None in known else sum(known)
 
 
-def _bytes(count):
-    return f"{count / 2**20:,.2f} MiB"
+def savings(weights: tuple, macs: tuple) -> list[str]:
+    """Return lines on weights and multiply-adds, each a pair of before and after."""
+    lines = ["weights {:,} to {:,}".format(*weights)]
+    if None not in macs:
+        ratio = macs[1] / max(macs[0], 1)
+        lines.append("multiply-adds {:,} to {:,} ({:.2f})".format(*macs, ratio))
+    return lines

@@ -22,7 +22,7 @@ from keras_prune_init.layers.kernel_paths import kernel_names, owner
 from keras_prune_init.layers.kernels import Kernel, find_kernels, is_float
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.patching import patched, subsampled
-from keras_prune_init.layers.types import TYPES, Trait, has, type_of
+from keras_prune_init.layers.types import MEANS, Trait, has, type_of
 from keras_prune_init.layers.walk import flatten, walk
 
 L = keras.layers
@@ -89,7 +89,7 @@ def _passing(layer):
         yield layer, "call", lambda inputs, *args, **kwargs: inputs
     elif has(layer, Trait.COMBINES):
         yield layer, "call", lambda inputs: sum(inputs[1:], inputs[0])
-    elif mean := getattr(TYPES.get(type(layer)), "mean", None):
+    elif mean := MEANS.get(type(layer)):
         config = {k: v for k, v in layer.get_config().items() if k != "name"}
         yield layer, "call", mean(**config).call
 

@@ -20,8 +20,8 @@ from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.prunable import FILTERED, prunable
 from keras_prune_init.masks import top_k
 from keras_prune_init.reports import live_paths, table
-from keras_prune_init.reports.cost import CostReport, cost, known_sum
-from keras_prune_init.surgery import rebuild
+from keras_prune_init.reports.cost import CostReport, cost, known_sum, savings
+from keras_prune_init.surgery import exchange
 
 
 class TensorReport(NamedTuple):
@@ -188,16 +188,13 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
     total                      48    24   50.00% ...
     sparsity 50.0000%, effective sparsity ...
     """
-    check_model(model)
-    masked = rebuild.masked_layers(model)
-    if dense is not None:
+    if dense is None:
+        advice = "If channels were removed from it, pass `dense`."
+        exchange.check_pruned("report", model, advice)
+    else:
+        check_model(model)
         check_model(dense)
-    elif not masked:
-        raise ValueError(
-            "`report` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. If channels were "
-            "removed from it, pass `dense`."
-        )
+    masked = exchange.masked_layers(model)
     used: dict[str, np.ndarray] = {}
     try:
         used = live_paths.used_weights(model) if masked else {}
@@ -214,7 +211,8 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
     made = cost(model)
     notes = [getattr(model, "pruning_note", ""), *(layer.note for layer in masked)]
     if dense is not None:
-        notes += _saved(cost(dense), made)
+        before = cost(dense)
+        notes += savings((before.weights, made.weights), (before.macs, made.macs))
     notes = list(dict.fromkeys(filter(None, notes)))
     skipped = _skipped(model) if masked else prunable(dense)[1]
     return PruningReport(tensors, skipped, top_k.digest(masks), notes, made)
@@ -249,13 +247,6 @@ def _kept(kernel, whole):
     if kernel.shape != whole.shape:  # channels were cut out
         return np.ones(kernel.shape, bool)
     return (kernel.value != 0) | (whole.value == 0)
-
-
-def _saved(before: CostReport, after: CostReport):
-    yield f"weights {before.weights:,} to {after.weights:,}"
-    if before.macs is not None and after.macs is not None:
-        ratio = after.macs / max(before.macs, 1)
-        yield f"multiply-adds {before.macs:,} to {after.macs:,} ({ratio:.2f})"
 
 
 def _by_name(kernels):

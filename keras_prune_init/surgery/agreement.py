@@ -106,9 +106,9 @@ def _close(a, b):
 
 def _first_difference(model, copy, inputs, mapping):
     heard = _outputs(model, inputs, keras.StatelessScope(mapping))
-    copied = dict(reversed(_outputs(copy, inputs, keras.StatelessScope())))
-    for address, outputs in heard:  # of layers called twice, the first call
-        if address not in copied or not _equal(outputs, copied[address]):
+    copied = _outputs(copy, inputs, keras.StatelessScope())
+    for (address, outputs), (other, made) in zip(heard, copied, strict=False):
+        if address != other or not _equal(outputs, made):
             layer = dict(walk(model))[address]
             kind = type(layer).__name__
             return f"other outputs of its copy, first of `{layer.name}` ({kind})"

@@ -193,7 +193,7 @@ class Copier(PythonCopier):
             if any(id(tensor) not in self._memo for tensor in node.outputs):
                 self._connect(model, node)
         pairs = (model._inputs_struct, model._outputs_struct)
-        inputs, outputs = keras.tree.map_structure(self._tensor, pairs)
+        inputs, outputs = keras.tree.map_structure(self, pairs)
         graph = vars(keras.Function(inputs, outputs))
         graph["_operations"] = tracked(graph["_operations"])
         self._remember(model._operations, graph["_operations"])
@@ -202,7 +202,7 @@ class Copier(PythonCopier):
     def _connect(self, model, node):
         """Repeat a call in the graph."""
         operation = self(node.operation)
-        args, kwargs = node.arguments.convert(self._argument)
+        args, kwargs = node.arguments.convert(self)
         if self._call and not node.is_input:
             outputs = self._call(model, operation, *args, **kwargs)
         else:
@@ -210,13 +210,6 @@ class Copier(PythonCopier):
             Node(operation, args, kwargs, outputs)
         for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
             self._remember(old, new)
-
-    def _argument(self, value):
-        known = isinstance(value, keras.KerasTensor)
-        return self._tensor(value) if known else self(value)
-
-    def _tensor(self, tensor):
-        return self._memo[id(tensor)][0]
 
     def _twin(self, tensor):
         new = object.__new__(type(tensor))

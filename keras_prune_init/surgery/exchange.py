@@ -26,13 +26,13 @@ def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
 
 
-def check_pruned(function: str, model: Any) -> None:
+def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> None:
     """Raise an error unless the argument of a function is a pruned Keras model."""
     check_model(model)
     if not masked_layers(model):
         raise ValueError(
             f"`{function}` takes a pruned model: one that `prune_at_init` returned. "
-            f"Received: model={model.name}, which has no MaskedLayer. Prune it first."
+            f"Received: model={model.name}, which has no MaskedLayer. {advice}"
         )
 
 

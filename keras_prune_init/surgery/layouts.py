@@ -104,12 +104,9 @@ def _weights(model):
     found = {}
     for layer in exchange.masked_layers(model):
         for name in layer.kernels:
-            if isinstance(layer, CompactLayer):
-                kept = layer.kept[name]
-                found[id(kept.values)] = kept.values, kept
-            else:
-                kernel = get_kernel(layer.layer, name)
-                found[id(kernel)] = kernel, None
+            kept = layer.kept[name] if isinstance(layer, CompactLayer) else None
+            variable = kept.values if kept else get_kernel(layer.layer, name)
+            found[id(variable)] = variable, kept
     trainable = {id(v): (v, None) for v in model.trainable_variables}
     kernels = [pair for key, pair in found.items() if key in trainable]
     others = [pair for key, pair in trainable.items() if key not in found]

@@ -33,10 +33,8 @@ class PythonCopier:
     """Copy anything, once.
 
     Functions, lookup tables and other objects without a rule are shared. If they refer
-    to a part of the model, they are copied, so that the copy refers to the copied part.
-
-    Args:
-        own: The parts of the model.
+    to a part of the model (`own`), they are copied, so that the copy refers to the
+    copied part.
     """
 
     atoms: tuple[type, ...] = ATOMS

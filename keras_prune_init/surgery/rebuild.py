@@ -19,8 +19,6 @@ from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.copier import Copier
 from keras_prune_init.surgery.exchange import masked_layers
 
-Layer = keras.layers.Layer
-
 
 @contextlib.contextmanager
 def preserved_random_state():

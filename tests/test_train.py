@@ -123,14 +123,14 @@ def test_tensorboard_logs_hold_the_curves(finished):
         np.testing.assert_allclose(curves[tag], expected, rtol=1e-6)
 
 
-def test_sparsity_zero_trains_the_dense_net(config, tmp_path):
+def test_sparsity_zero_trains_the_dense_net(config, tmp_path, undrawn):
     config.smoke = True
     config.prune.sparsity = 0.0
     result = run.run(config, tmp_path / "run")
     assert result["kept"] == result["total"]
 
 
-def test_masks_are_a_function_of_the_seed(config, tmp_path):
+def test_masks_are_a_function_of_the_seed(config, tmp_path, undrawn):
     config.smoke = True
     digests = []
     for seed in (1, 2):  # equal seeds: see where a run goes on
@@ -139,7 +139,7 @@ def test_masks_are_a_function_of_the_seed(config, tmp_path):
     assert digests[0] != digests[1]
 
 
-def test_steps_in_place_of_epochs_end_within_an_epoch(config, tmp_path):
+def test_steps_in_place_of_epochs_end_within_an_epoch(config, tmp_path, undrawn):
     config.train.steps = 6  # of 4 in an epoch
     result = run.run(config, tmp_path / "run")
     assert result["epochs"] == len(history(tmp_path / "run")) == 2
@@ -225,7 +225,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
     ],
 )
 def test_a_run_stopped_anywhere_goes_on(
-    finished, config, tmp_path, monkeypatch, place, epochs_done
+    finished, config, tmp_path, monkeypatch, undrawn, place, epochs_done
 ):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -245,7 +245,7 @@ def test_a_run_stopped_anywhere_goes_on(
     assert {path.name for path in folder.iterdir()} == FILES
 
 
-def test_a_run_without_channels_leaves_a_smaller_network(config, tmp_path):
+def test_a_run_without_channels_leaves_a_smaller_network(config, tmp_path, undrawn):
     config.prune.update(what="channels", budget="flops", sparsity=0.6)
     result = run.run(config, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -183,7 +183,7 @@ def test_mixed_precision_runs_resume_and_keep_float32_weights(
     assert len(history(tmp_path / "run")) == 2
 
 
-def test_run_under_mirrored_strategy_resumes(tmp_path, eagerly, undrawn):
+def test_run_under_mirrored_strategy_resumes(tmp_path, undrawn):
     """33 images, batches of 16: one is left over, but no replica gets an empty part."""
     config = small(tmp_path, images=33)
     strategy = mirrored(2)

@@ -20,6 +20,8 @@ os.environ["TF_CONFIG"] = json.dumps(
 
 import tensorflow as tf  # noqa: E402
 
+# What runs a few times only is not worth optimizing.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else runs
 
 import keras  # noqa: E402

@@ -133,7 +133,7 @@ def two_workers(tmp_path, name):
     flags += ["--config.model.name=runs:little"]
     flags += ["--config.train.epochs=3", "--config.train.batch_size=16"]
     flags += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
-    flags += ["--config.data.augment=crop+flip", "--config.data.mix=mixup"]
+    flags += ["--config.data.augment=crop+flip"]
     flags += [f"--workdir={tmp_path / name}"]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     for number in range(2):
@@ -145,7 +145,7 @@ def two_workers(tmp_path, name):
 
 def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
     config = small(tmp_path, epochs=1)
-    config.data.update(augment="crop+flip", mix="mixup")
+    config.data.augment = "crop+flip"
     whole = [*two_workers(tmp_path, "whole")]
     logs = logs_of(whole)
     assert [p.poll() for p in whole] == [0, 0], "\n".join(logs)[-4000:]

@@ -226,8 +226,9 @@ def score(
     Returns:
         `{path of the kernel: array}`. Each array has the shape of its kernel; larger
         means keep. The dtype is that of the model, or float64 if the method needs it.
-        After several iterations these are the scores of the last one; weights that
-        earlier iterations removed have the lowest score.
+        After several iterations these are the scores of the last one. No weight that is
+        left has a lower score than those that earlier iterations removed. Some may have
+        an equal one, such as SynFlow's 0 for weights on no path.
 
     Raises:
         ValueError: If an argument, the model or the dataset does not fit; if a score is

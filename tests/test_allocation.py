@@ -101,6 +101,7 @@ def test_more_sparsity_keeps_a_subset():
         ({"allocation": {"e": 0.5}}, "'e', which finds none of them: a, b, c, d"),
         ({"allocation": {"a": 0.5, "a|b": 0.1, "[ab]": 0.2}}, "an earlier key took"),
         ({"allocation": lambda shapes, density: [density]}, "one density from 0 to 1"),
+        ({"allocation": lambda shapes, d: ["x"] * len(shapes)}, "one density from 0"),
         ({"allocation": lambda shapes, density: [1.0] * 4}, "together they must keep"),
         ({"allocation": lambda shapes: 0}, "raised TypeError"),
     ],

@@ -394,3 +394,17 @@ def test_users_may_assign_a_kernel_that_is_masked():
         np.testing.assert_array_equal(wrapper.kernel.numpy(), expected)
         wrapper.kernel.assign(np.ones(wrapper.kernel.shape))
         assert int(tf.reduce_sum(wrapper.kernel)) == wrapper.kept_mask("kernel").sum()
+
+
+def test_a_copy_of_what_was_trained_with_a_scaled_loss_can_be_exported(
+    tmp_path, eagerly
+):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(2)])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    model.compile(optimizer, "mse")
+    x, y = np.ones((4, 4), "float32"), np.ones((4, 2), "float32")
+    model.fit(x, y, verbose=0)
+    copied = Copier(model)(model)
+    copied.export(tmp_path / "exported", verbose=False)
+    copied.fit(x, y, verbose=0)  # its optimizer is as good as new
+    assert int(copied.optimizer.iterations) == 1

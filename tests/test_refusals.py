@@ -312,7 +312,8 @@ def test_nothing_is_changed_to_what_is_no_number():
 
 
 @pytest.mark.parametrize(
-    "activation", ["softmax", lambda z: z / 0, lambda z: z[:1], "no such one", 3]
+    "activation",
+    ["softmax", lambda z: z / 0, lambda z: z[:1], "no such one", 3, np.tanh],
 )
 def test_what_is_no_function_of_numbers_is_no_activation(activation):
     with pytest.raises(ValueError, match="`activation` must be a Keras activation"):

@@ -237,6 +237,15 @@ def test_the_given_model_stays_and_the_small_one_is_a_model_like_others(
     assert_same(small, kpi.strip(small), x)
 
 
+def test_a_report_with_times_changes_no_statistics_and_seeds():
+    layers = [L.Conv2D(3, 3), L.BatchNormalization(), L.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *layers])
+    before = [v.numpy() for v in model.variables]
+    kpi.shrink_report(model, model, data(model)[0] + 3)
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
 def test_plain_models_with_zeros_are_left_alone_and_others_refused():
     model = NETWORKS["cnn"]()
     assert kpi.cost(kpi.shrink(model)).weights == kpi.cost(model).weights

@@ -33,7 +33,7 @@ def test_one_device_is_no_strategy():
 
 @pytest.mark.parametrize("name", ["auto", "mirrored"])
 def test_several_devices_are_mirrored(name):
-    strategy = strategies.create(name)  # fixtures.py made four
+    strategy = strategies.create(name)  # common_fixtures.py made four
     assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert strategy.num_replicas_in_sync == 4
     assert strategies.is_chief(strategy)

@@ -99,7 +99,8 @@ def _check_inputs(model, inputs):
 
 def _pass(model, inputs):
     def run():
-        with tf.GradientTape() as tape:
+        # Statistics and seeds of the models stay as they are.
+        with tf.GradientTape() as tape, keras.StatelessScope():
             outputs = keras.tree.flatten(model(inputs, training=True))
             total = tf.add_n([tf.reduce_sum(tf.square(v)) for v in outputs])
         return tape.gradient(total, model.trainable_variables)

@@ -127,7 +127,8 @@ class Allocation:
         total = max(sum(sizes), 1)
         rule = ALLOCATIONS[self.rule] if isinstance(self.rule, str) else self.rule
         found = called("allocation", rule, shapes, keep / total)
-        numbers = np.asarray(found, float) if np.ndim(found) == 1 else np.zeros(0)
+        listed = np.ndim(found) == 1 and np.asarray(found).dtype.kind in "iuf"
+        numbers = np.asarray(found, float) if listed else np.zeros(0)
         inside = len(numbers) == len(shapes) and np.all((numbers >= 0) & (numbers <= 1))
         off = abs(numbers @ sizes - keep) / total if inside else 1.0
         if off > 0.01:

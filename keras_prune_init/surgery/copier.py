@@ -180,6 +180,9 @@ class Copier(PythonCopier):
         self._remember(optimizer._trainable_variables, tracked([]))
         self._remember(optimizer._trainable_variables_indices, tracked({}))
         new = self._object(optimizer)
+        for name, value in vars(optimizer).items():
+            if id(value) in slots:
+                delattr(new, name)  # a model with `None` there cannot be exported
         new._tracker.stored_ids = tracking.stored_ids(new._tracker)
         new.built = False
         new._iterations._initialize(tf.zeros([], optimizer._iterations.dtype))

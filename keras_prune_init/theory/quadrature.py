@@ -50,7 +50,10 @@ def known_activation(activation: str | Callable) -> Callable:
     try:
         function = keras.activations.get(activation)
         x = tf.constant([-1.0, 0.5, 1.0], tf.float64)
-        values, less = np.asarray(function(x)), np.asarray(function(x[1:]))
+        made = function(x)
+        if not tf.is_tensor(made):
+            raise ValueError("it returns no tensor, so it has no slope")
+        values, less = np.asarray(made), np.asarray(function(x[1:]))
         fits = values.dtype.kind == "f" and np.isfinite(values).all()
         # A softmax, say, is no function of single numbers.
         if not (fits and np.allclose(less, values[1:]) and values.shape == (3,)):

@@ -4,6 +4,8 @@ All random numbers depend only on (seed, epoch, place in the epoch). So a run th
 stopped continues with exactly the batches it would have had.
 """
 
+import abc
+
 import tensorflow as tf
 
 # A new seed, from that of the whole and the number of a part; and rows in random order.
@@ -11,24 +13,24 @@ fold_in = tf.random.experimental.stateless_fold_in
 shuffled = tf.random.experimental.stateless_shuffle
 
 
-class Images:
+class Images(abc.ABC):
     """Training and test images of one source; a subclass says how they are made."""
 
     augmentations: tuple[str, ...] = ()
     hint = ""  # where other augmentations are
 
     @property
+    @abc.abstractmethod
     def sizes(self) -> tuple[int, int]:
         """Numbers of training and test images."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _shuffled(self, seed):
         """Return the training examples of an epoch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _batches(self, examples, size, augment):
         """Make batches from `(seed of the epoch, (number in the epoch, example))`."""
-        raise NotImplementedError
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches in an epoch; a ValueError if there is none.

@@ -75,6 +75,14 @@ def test_layer_without_an_operator_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_table_is_named_too(tmp_path):
+    x = keras.Input((1,), dtype="int32")
+    found = L.IntegerLookup(vocabulary=[7, 9], name="lookup")(x)
+    model = keras.Model(x, L.Dense(2)(L.Embedding(3, 4)(found)))
+    with pytest.raises(ValueError, match="no operator Lookup.*, which layer 'lookup'"):
+        kpi.export_tflite(model, tmp_path / "model.tflite")
+
+
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_text("old")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -57,13 +57,39 @@ def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None
 
     def spec(tensor):
         shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
-        return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=tensor.name)
+        return tf.TensorSpec(shape, tensor.dtype, tensor.name)
 
     signature = [keras.tree.map_structure(spec, graph_inputs(model))]
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
+
+    def call(inputs):
+        return model(inputs, training=False)
+
     # Some would leave operations in the file that phones do not have.
     with patched((layer, "call", _passing(layer)) for layer in inert):
-        model.export(folder, verbose=False, input_signature=signature)
+        save_function(call, signature, folder, _tables(model))
+
+
+def save_function(
+    call: Callable, signature: list, folder: str, tables: Sequence = ()
+) -> None:
+    """Write a function of tensors, which may read tables, as a SavedModel.
+
+    It is traced once. `model.export` of Keras traces a model six times, which takes
+    longer than all the rest of a conversion.
+    """
+    function = tf.function(call, signature, autograph=False)
+    traced = function.get_concrete_function()
+    holder = tf.Module()
+    holder.read = [*traced.variables, *tables]
+    tf.saved_model.save(holder, folder, signatures=traced)
+
+
+def _tables(model):
+    """Return what lookup layers look up in, which TFLite then names as unknown."""
+    values = (value for layer in flatten(model) for value in vars(layer).values())
+    resource = tf.saved_model.experimental.TrackableResource
+    return [v for v in values if isinstance(v, resource)]
 
 
 def _passing(layer):

@@ -12,6 +12,7 @@ from runs import history
 import keras_prune_init as kpi
 from keras_prune_init.train import default_config, run
 from keras_prune_init.train.data.loading import load_images
+from keras_prune_init.train.optimizer import learning_rate
 
 # Runs of graphs are in test_train_checkpoints.py, and in the tests of processes.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -101,7 +102,9 @@ def test_history_and_report_tell_of_every_epoch_and_tensor(finished, config):
     rows = history(folder)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["val_accuracy"]) == result["test_accuracy"]
-    assert float(rows[0]["learning_rate"]) == pytest.approx(config.train.learning_rate)
+    found = [float(row["learning_rate"]) for row in rows]
+    expected = [learning_rate(config.train, 4, last) for last in (3, 7)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     report = json.loads((folder / "report.json").read_text())
     assert report["kept"] == result["kept"] and len(report["tensors"]) == 3
     assert json.loads((folder / "config.json").read_text())["prune"]["method"] == "snip"

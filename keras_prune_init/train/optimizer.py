@@ -1,5 +1,8 @@
 """The optimizer of a training, its schedule, and the number of steps."""
 
+import math
+from collections.abc import Callable
+
 import keras
 
 SCHEDULES = ("constant", "cosine", "step")
@@ -31,30 +34,45 @@ def _counter(optimizer):
     return keras.optimizers.Optimizer.iterations.fget(optimizer)
 
 
-def optimizer(config, steps: int) -> keras.optimizers.Optimizer:
-    """Make SGD as `config.train` describes it, for epochs of so many steps."""
+def optimizer(config) -> keras.optimizers.Optimizer:
+    """Make SGD as `config.train` describes it; `LearningRate` sets its rate."""
     return keras.optimizers.SGD(
-        _learning_rate(config, steps),
+        config.learning_rate,
         momentum=float(config.momentum),
         nesterov=config.nesterov,
         weight_decay=config.weight_decay or None,
     )
 
 
-def _learning_rate(config, steps):
-    # A function of the optimizer's step count, so it needs nothing else to resume.
-    schedules = keras.optimizers.schedules
+def learning_rate(config, steps: int, step: int) -> float:
+    """Return the learning rate of a step, counted from 0, for epochs of `steps`."""
     total, peak = total_steps(config, steps), config.learning_rate
     if config.schedule == "constant":
         return peak
     if config.schedule == "step":
-        # Keras changes the rate after the boundary step, and counts from 0.
-        boundaries = [round(total * drop) - 1 for drop in config.drops]
-        rates = [peak * 0.1**count for count in range(len(boundaries) + 1)]
-        return schedules.PiecewiseConstantDecay(boundaries, rates)
+        return peak * 0.1 ** sum(step >= round(total * drop) for drop in config.drops)
     warmup = min(round(config.warmup_epochs * steps), total - 1)
-    if not warmup:
-        return schedules.CosineDecay(peak, total)
-    return schedules.CosineDecay(
-        0.0, total - warmup, warmup_target=peak, warmup_steps=warmup
-    )
+    if step < warmup:
+        return peak * step / warmup
+    done = min((step - warmup) / (total - warmup), 1.0)
+    return peak * (1 + math.cos(math.pi * done)) / 2
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Set the learning rate before each step.
+
+    A schedule of Keras would be a part of the step, once for each variable with weight
+    decay. That takes almost as long to trace as the network.
+
+    Args:
+        rate: A function from the number of a step, counted from 0, to its rate.
+        taken: Number of steps that were taken before.
+    """
+
+    def __init__(self, rate: Callable[[int], float], taken: int):
+        super().__init__()
+        self.rate, self.taken = rate, taken
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = self.rate(self.taken)
+        self.taken += 1

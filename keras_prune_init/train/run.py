@@ -1,6 +1,7 @@
 """A whole run: from images to a pruned and trained model in a folder."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import platform
@@ -26,7 +27,13 @@ from keras_prune_init.train import (
 )
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
-from keras_prune_init.train.optimizer import optimizer, steps_taken, total_steps
+from keras_prune_init.train.optimizer import (
+    LearningRate,
+    learning_rate,
+    optimizer,
+    steps_taken,
+    total_steps,
+)
 
 
 def run(
@@ -147,7 +154,7 @@ def _build(config, data, strategy):
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
     model.compile(
-        optimizer(config.train, data.steps(config.train.batch_size)),
+        optimizer(config.train),
         feed.loss(config),
         metrics=["accuracy"],
         jit_compile=strategies.jit_compile(strategy),
@@ -204,6 +211,8 @@ def _train(folder, config, data, pruned, chief):
         writes=chief,
     )
 
+    rate = functools.partial(learning_rate, config.train, steps)
+
     def fit(first, until):
         epoch, within = divmod(first, steps)
         pruned.fit(
@@ -213,7 +222,7 @@ def _train(folder, config, data, pruned, chief):
             epochs=until,
             steps_per_epoch=steps - within,
             validation_data=feed.testing(config, data, replicas),
-            callbacks=[saving],
+            callbacks=[LearningRate(rate, first), saving],
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
 

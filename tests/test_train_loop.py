@@ -1,9 +1,11 @@
 """The optimizer of the training binary, and when training ends."""
 
+import keras
 import numpy as np
 import pytest
+from runs import small
 
-from keras_prune_init.train import config_checks, default_config
+from keras_prune_init.train import config_checks, default_config, run
 from keras_prune_init.train.optimizer import learning_rate, total_steps
 
 
@@ -54,3 +56,18 @@ def test_steps_take_the_place_of_epochs():
     expected = [0.4, 0.04, 0.04, 0.004]  # drops after 12.5, 18.75 of 25 steps
     actual = [learning_rate(config, 10, step) for step in (11, 12, 18, 19)]
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mix", ["", "mixup"])
+def test_a_step_is_traced_once(mix, tmp_path, monkeypatch, undrawn):
+    traced, step = [], keras.Model.train_step
+
+    def counted(model, data):
+        traced.append(model)
+        return step(model, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    config = small(tmp_path)
+    config.data.mix = mix
+    run.run(config, tmp_path / "run")
+    assert len(traced) == 1

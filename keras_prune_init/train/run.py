@@ -156,7 +156,7 @@ def _build(config, data, strategy):
     model.compile(
         optimizer(config.train),
         feed.loss(config),
-        metrics=["accuracy"],
+        metrics=[feed.accuracy(config)],
         jit_compile=strategies.jit_compile(strategy),
     )
     return model

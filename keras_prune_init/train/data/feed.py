@@ -1,4 +1,4 @@
-"""The data of a configuration for scoring, training and testing, and its loss."""
+"""The data of a configuration for scoring, training and testing; loss and accuracy."""
 
 import keras
 import ml_collections
@@ -13,6 +13,18 @@ def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
         smoothing = config.train.label_smoothing
         return keras.losses.CategoricalCrossentropy(True, label_smoothing=smoothing)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def accuracy(config: ml_collections.ConfigDict) -> keras.metrics.Metric:
+    """Return the accuracy for the labels of this module.
+
+    Of the name "accuracy" Keras makes the same within the first step, and traces the
+    step twice therefore.
+    """
+    metrics = keras.metrics
+    if _has_soft_labels(config):
+        return metrics.CategoricalAccuracy(name="accuracy")
+    return metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 def unmixed(config: ml_collections.ConfigDict, data, batch_size: int, **part):

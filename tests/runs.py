@@ -27,6 +27,19 @@ def little(input_shape, classes):
     )
 
 
+def plain(input_shape, classes):
+    """Like `little`, without statistics: replicas of it see what one device sees."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Conv2D(4, 3, strides=2, activation="relu", name="conv"),
+            layers.Flatten(),
+            layers.Dense(classes, name="logits"),
+        ]
+    )
+
+
 def small(tmp_path, images=64, **train):
     config = default_config.get_config()
     config.data.source = f"npz:{tmp_path / 'few.npz'}"

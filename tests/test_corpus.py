@@ -52,7 +52,6 @@ TESTED = [
     "audio-letters_in_images",
     "hub-gpt2_causal_lm",
     "hub-llama",
-    "hub-t5",
     "hub-whisper",
     "hub-sam_image_encoder",
     "hub-backbone_in_sequential",

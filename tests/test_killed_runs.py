@@ -127,36 +127,28 @@ def test_of_two_trains_in_one_folder_one_is_refused(tmp_path):
     following.wait()
 
 
-def two_workers(tmp_path, name):
+def two_workers(tmp_path):
     """Real processes: the binary, told of each other by TF_CONFIG."""
     flags = ["--resume", f"--config.data.source=npz:{tmp_path / 'few.npz'}"]
-    flags += ["--config.model.name=runs:little"]
+    flags += ["--config.model.name=runs:plain"]
     flags += ["--config.train.epochs=3", "--config.train.batch_size=16"]
     flags += ["--config.train.warmup_epochs=0.0", "--config.train.save_every=3"]
-    flags += ["--config.data.augment=crop+flip"]
-    flags += [f"--workdir={tmp_path / name}"]
+    flags += [f"--workdir={tmp_path / 'run'}"]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     for number in range(2):
         task = {"type": "worker", "index": number}
         told = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
-        log = tmp_path / f"{name}-{number}.log"
+        log = tmp_path / f"{number}.log"
         yield Forked(log, "keras_prune_init.train", *flags, env=told)
 
 
-def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_path):
-    config = small(tmp_path, epochs=1)
-    config.data.augment = "crop+flip"
-    whole = [*two_workers(tmp_path, "whole")]
-    logs = logs_of(whole)
-    assert [p.poll() for p in whole] == [0, 0], "\n".join(logs)[-4000:]
-    assert "weights kept" in logs[0] and "weights kept" not in logs[1]
-    result = json.loads((tmp_path / "whole/result.json").read_text())
-    assert result["finished"] and result["epochs"] == 3
+def test_two_workers_go_on_together_after_one_was_killed_and_leave_one_run(tmp_path):
+    config = small(tmp_path, epochs=3)
+    config.model.name = "runs:plain"
     alone = run.run(config, tmp_path / "alone")
-    assert result["mask_digest"] == alone["mask_digest"]
 
-    chief, other = two_workers(tmp_path, "killed")
-    while not (tmp_path / "killed/history.csv").exists() and other.poll() is None:
+    chief, other = two_workers(tmp_path)
+    while not (tmp_path / "run/history.csv").exists() and other.poll() is None:
         time.sleep(0.01)
     other.kill()
     started = time.monotonic()
@@ -164,15 +156,19 @@ def test_two_workers_leave_one_run_and_go_on_together_after_one_was_killed(tmp_p
     assert time.monotonic() - started < 60
     assert chief.poll() == 1
     assert "RuntimeError: Training ends when a worker is lost" in logs[0]
-    assert not json.loads((tmp_path / "killed/result.json").read_text())["finished"]
+    assert not json.loads((tmp_path / "run/result.json").read_text())["finished"]
 
-    again = [*two_workers(tmp_path, "killed")]
+    again = [*two_workers(tmp_path)]
     logs = logs_of(again)
     assert [p.poll() for p in again] == [0, 0], "\n".join(logs)[-4000:]
     assert all("Going on with the run" in log for log in logs)
+    assert "weights kept" in logs[0] and "weights kept" not in logs[1]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["finished"] and result["epochs"] == 3
+    assert result["mask_digest"] == alone["mask_digest"]
     one, two = (
         keras.models.load_model(tmp_path / name / "model.keras").get_weights()
-        for name in ("whole", "killed")
+        for name in ("alone", "run")
     )
     for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -29,9 +29,17 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 quadrature.CELLS = 20_000
 
 # Of `given` tests; --hypothesis-profile=long for more.
-for name, count in (("short", 300), ("long", 8000)):
+for name, count in (("short", 200), ("long", 8000)):
     settings.register_profile(name, max_examples=count, deadline=None, database=None)
 settings.load_profile("short")
+
+
+# Their tests wait for processes. They come first: at the end they would wait alone.
+WAITING = ("test_workers.py", "test_killed_runs.py", "test_sweep.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in WAITING)
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,6 @@ TESTED = [
     "hub-sam_image_encoder",
     "hub-backbone_in_sequential",
     "hub-kimm_repvgg",
-    "hub-kimm_convnext",
     "hub-rs_ranking",
     "hub-rs_retrieval",
 ]

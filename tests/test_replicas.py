@@ -127,7 +127,7 @@ def test_dropout_and_batch_normalization_train_and_statistics_are_averaged():
         layers += [L.ReLU(), L.Dropout(0.2)]
         model = keras.Sequential([*layers, L.Dense(3)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, jit_compile=False)
+        model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)
     x, y = batch(model, 64)
     model = kpi.prune_at_init(model, (x, y), sparsity=0.5, verbose=0)
     history = model.fit(x, y, batch_size=16, epochs=3, verbose=0).history

@@ -184,7 +184,7 @@ def test_mixed_precision_runs_resume_and_keep_float32_weights(
 
 
 def test_run_under_mirrored_strategy_resumes(tmp_path, undrawn):
-    """33 images, batches of 16: one is left over, but no replica gets an empty part."""
+    """Of 17 test images one is left over, but no replica gets an empty part."""
     config = small(tmp_path, images=33)
     strategy = mirrored(2)
     result = run.run(config, tmp_path / "run", strategy=strategy)

@@ -201,7 +201,9 @@ def _on_all(model, step):
             logs = strategy.run(step, args=(next(iterator),))
         return {k: strategy.reduce("MEAN", v, axis=None) for k, v in logs.items()}
 
-    return steps if model.run_eagerly else tf.function(steps, reduce_retracing=True)
+    if model.run_eagerly:
+        return steps
+    return tf.function(steps, reduce_retracing=True, autograph=False)  # as Keras does
 
 
 def _build(model, iterator=None, data_batch=None):

@@ -58,6 +58,7 @@ class ImageData(pipelines.Images):
         images, labels = tf.constant(self.x_train), tf.constant(self.y_train)
         mean, scale = self.normalisation
 
+        @pipelines.unconverted
         def batch(seeds, numbered):
             numbers, rows = numbered
             seed = pipelines.fold_in(seeds[0], numbers[0])
@@ -71,12 +72,13 @@ class ImageData(pipelines.Images):
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Return test batches `(images, labels)`, in order, never augmented."""
         mean, scale = self.normalisation
+
+        @pipelines.unconverted
+        def normalised(x, y):
+            return pipelines.normalise(x, mean, scale), y
+
         dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
-        return pipelines.prefetched(
-            dataset.batch(batch_size).map(
-                lambda x, y: (pipelines.normalise(x, mean, scale), y)
-            )
-        )
+        return pipelines.prefetched(dataset.batch(batch_size).map(normalised))
 
     @functools.cached_property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,10 @@ import tensorflow as tf
 fold_in = tf.random.experimental.stateless_fold_in
 shuffled = tf.random.experimental.stateless_shuffle
 
+# TensorFlow reads the source of what is mapped over a data set, to convert its Python
+# `if` and `for`. This takes a tenth of the start of a run; functions without them say so.
+unconverted = tf.autograph.experimental.do_not_convert
+
 
 class Images(abc.ABC):
     """Training and test images of one source; a subclass says how they are made."""
@@ -78,6 +82,7 @@ class Images(abc.ABC):
         steps = self.steps(batch_size)
         first_epoch, skipped = divmod(first_batch, steps)
 
+        @unconverted
         def of_epoch(epoch):
             epoch_seed = fold_in(tf.constant([seed, 0], tf.int64), epoch)
             order_seed, image_seed = fold_in(epoch_seed, 0), fold_in(epoch_seed, 1)

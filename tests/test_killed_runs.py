@@ -99,32 +99,20 @@ def test_kills_at_the_worst_moments_lose_nothing(tmp_path):
     assert names[0] == names[1]
 
 
-def two_trains(tmp_path, name):
-    """Start two runs in one folder: the one that is at work, and the other's status."""
-    config = small(tmp_path, save_every=1, epochs=50)
-    both = [command(config, tmp_path / name, tmp_path / f"{name}{i}") for i in range(2)]
+def test_of_two_trains_in_one_folder_one_is_refused(tmp_path):
+    config, folder = small(tmp_path, save_every=1, epochs=50), tmp_path / "run"
+    both = [command(config, folder, tmp_path / f"{i}.log") for i in range(2)]
     while all(process.poll() is None for process in both):
         time.sleep(0.01)
     if both[0].poll() is not None:
         both.reverse()
-    return both[0], both[1].wait(), both[1].printed()
-
-
-def test_of_two_trains_in_one_folder_one_is_refused(tmp_path):
-    at_work, status, said = two_trains(tmp_path, "run")
-    assert status == 1, said
+    at_work, refused = both
+    assert refused.wait() == 1, refused.printed()
     told = rf"FileExistsError: One process at a time .* process {at_work.pid} on "
-    assert re.search(told, said), said
+    assert re.search(told, refused.printed()), refused.printed()
     assert at_work.poll() is None, at_work.printed()
     at_work.kill()
     at_work.wait()
-    config = small(tmp_path, save_every=1, epochs=50)
-    following = command(config, tmp_path / "run", tmp_path / "next")
-    while not following.printed().count("Training from step"):
-        assert following.poll() is None, following.printed()
-        time.sleep(0.01)
-    following.kill()
-    following.wait()
 
 
 def two_workers(tmp_path):

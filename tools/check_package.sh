@@ -56,6 +56,19 @@ uv venv --quiet "$env" && uv pip install --quiet --python "$env/bin/python" \
   python -m venv --clear "$env"
   "$env/bin/pip" install --quiet --disable-pip-version-check "$folder"/dist/*.whl
 }
+# TensorFlow takes long to compile. What is compiled here already is taken along; Python
+# looks at the times of the sources and compiles again what differs.
+python - "$env" <<'PYTHON'
+import pathlib, shutil, sys, sysconfig
+
+here = pathlib.Path(sysconfig.get_path("purelib"))
+there = pathlib.Path(sysconfig.get_path("purelib", vars={"base": sys.argv[1]}))
+for compiled in here.rglob("__pycache__/*.pyc"):
+    copy = there / compiled.relative_to(here)
+    if (copy.parents[1] / f"{compiled.name.split('.')[0]}.py").exists():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(compiled, copy)
+PYTHON
 cp README.md tools/run_examples.py "$folder"
 cd "$folder" # so that the package is found where it was installed, or not at all
 env/bin/python run_examples.py README.md

@@ -12,8 +12,8 @@ import tensorflow as tf
 fold_in = tf.random.experimental.stateless_fold_in
 shuffled = tf.random.experimental.stateless_shuffle
 
-# TensorFlow reads the source of what is mapped over a data set, to convert its Python
-# `if` and `for`. This takes a tenth of the start of a run; functions without them say so.
+# TensorFlow reads the source of what is mapped over a data set and converts its Python
+# `if` and `for`, a tenth of the start of a run. What has neither says so.
 unconverted = tf.autograph.experimental.do_not_convert
 
 

@@ -1,12 +1,13 @@
 """Real architectures: prune by every method, fit, save, and load all in a new process.
 
-`benchmarks/applications.py` has every family of keras.applications.
+`benchmarks/applications.py` has every family of keras.applications; test_stable.py has
+a backbone of KerasCV.
 """
 
 import keras
 import numpy as np
 import pytest
-from helpers import L, subclassed, transformer
+from helpers import subclassed, transformer
 from processes import Forked
 
 import keras_prune_init as kpi
@@ -15,7 +16,6 @@ SYNFLOW = kpi.methods.SynFlow(iterations=2)
 # The last is the one by which it is trained.
 METHODS = {
     "mobilenet": ("grasp",),
-    "keras_cv": (SYNFLOW,),
     "transformer": ("random", "snip"),
     "subclassed": (SYNFLOW, "grasp"),
 }
@@ -27,23 +27,9 @@ def mobilenet():
     )
 
 
-def keras_cv_backbone():
-    import keras_cv
-
-    backbone = keras_cv.models.ResNetV2Backbone(
-        stackwise_filters=[16, 32],
-        stackwise_blocks=[2, 2],
-        stackwise_strides=[1, 2],
-        input_shape=(32, 32, 3),
-        include_rescaling=False,
-    )
-    return keras.Sequential([backbone, L.GlobalAveragePooling2D(), L.Dense(5)])
-
-
 # Attention and normalization make SynFlow run, but its theory does not hold there.
 ARCHITECTURES = {
     "mobilenet": mobilenet,
-    "keras_cv": keras_cv_backbone,
     "transformer": lambda: transformer(length=3),
     "subclassed": subclassed,
 }

@@ -31,7 +31,6 @@ MODELS = {
 
 # Each idiom once, and of other packages those of which no other has the parts.
 TESTED = [
-    "vision-external_attention",
     "vision_blocks-capsules",
     "vision_blocks-video_convnet",
     "vision_tasks-deep_supervision",
@@ -44,17 +43,14 @@ TESTED = [
     "text-given_embeddings",
     "text-mini_gpt",
     "sequences-lstm_translation",
-    "sequences-answer_span",
     "tabular-deep_and_cross",
     "tabular-oblivious_trees",
     "graphs-graph_convolutions",
     "graphs-traffic",
     "audio-letters_in_images",
     "hub-llama",
-    "hub-sam_image_encoder",
     "hub-backbone_in_sequential",
     "hub-kimm_repvgg",
-    "hub-rs_ranking",
     "hub-rs_retrieval",
 ]
 # The other layout takes a third of the time.

@@ -35,7 +35,6 @@ def die_at(file, number, half):
 
 # What a process is killed at, and the step that is saved then. Each goes on from there.
 KILLS = [
-    ("config.json", 1, True, None),
     ("model.keras", 1, True, None),  # the masks
     ("progress", 1, False, 0),  # without the model that it belongs to
     ("model.keras", 2, True, 1),

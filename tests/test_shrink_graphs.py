@@ -59,7 +59,7 @@ def graphs(draw):
     return model, draw(st.floats(0.3, 0.97)), draw(st.integers(0, 99))
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(graphs())
 def test_any_graph_computes_the_same(graph):
     model, sparsity, seed = graph
@@ -69,7 +69,7 @@ def test_any_graph_computes_the_same(graph):
     assert kpi.cost(small).weights <= kpi.cost(pruned).weights + 40
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(graphs())
 def test_without_channels_any_graph_computes_what_it_did_without_their_weights(graph):
     model, sparsity, seed = graph

@@ -167,8 +167,7 @@ def test_a_clone_takes_weights_from_a_file_a_checkpoint_and_a_list(case, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name, layout",
-    [("convolutional", "masked"), ("subclassed", "compact"), ("recurrent", "masked")],
+    "name, layout", [("convolutional", "masked"), ("subclassed", "compact")]
 )
 def test_saved_model_export(name, layout, tmp_path):
     case = case_of(name, layout)

@@ -92,7 +92,7 @@ def test_stopped_sweep_goes_on_without_repeating_runs(tmp_path):
             time.sleep(0.02)
 
     more = [f"--config.data.source={source}", "--config.train.epochs=1"]
-    more += ["--config.train.save_every=1"]
+    more += ["--config.train.save_every=1", "--config.prune.options.iterations=3"]
     done, begun = (folder / f"sparsity=0.5-seed={n}/result.json" for n in (0, 1))
 
     # SIGKILL does not reach the run, which goes on.

@@ -56,14 +56,13 @@ def main():
         found[method] = kpi.report(pruned(model, method, **options)).digest
     new = pruned(model)
     found["losses"] = train(new, STEPS)
-    found["compact"] = train(pruned(model, layout="compact"), STEPS)
     # A file knows nothing of workers; `enable_workers` tells the model that is loaded.
     file = pathlib.Path(folder, f"{number}.keras")
-    pruned(model).save(file)
+    pruned(model, layout="compact").save(file)
     with strategy.scope():
         loaded = keras.models.load_model(file)
     assert kpi.enable_workers(loaded) is loaded
-    found["enabled"] = train(loaded, STEPS)
+    found["compact"] = train(loaded, STEPS)
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)

@@ -201,9 +201,8 @@ def _on_all(model, step):
             logs = strategy.run(step, args=(next(iterator),))
         return {k: strategy.reduce("MEAN", v, axis=None) for k, v in logs.items()}
 
-    if model.run_eagerly:
-        return steps
-    return tf.function(steps, reduce_retracing=True, autograph=False)  # as Keras does
+    traced = tf.function(steps, reduce_retracing=True, autograph=False)  # as in Keras
+    return steps if model.run_eagerly else traced
 
 
 def _build(model, iterator=None, data_batch=None):

@@ -75,8 +75,7 @@ def save_function(
 ) -> None:
     """Write a function of tensors, which may read tables, as a SavedModel.
 
-    It is traced once. `model.export` of Keras traces a model six times, which takes as
-    long as the conversion.
+    It is traced once; `model.export` of Keras traces a model six times.
     """
     function = tf.function(call, signature, autograph=False)
     traced = function.get_concrete_function()

@@ -40,9 +40,7 @@ def apply(
     makers = {"mixup": layers.MixUp, "cutmix": layers.CutMix}
     mixers = [makers[name]() for name in mix.split("+") if name]
 
-    @pipelines.unconverted
-    def augmented(number, batch):
-        x, y = batch
+    def augmented(number, x, y):
         seeds = pipelines.fold_in(tf.constant([seed, 1], tf.int64), number)
         if random:
             pixels = tf.clip_by_value(x / scale + mean, 0, 255)
@@ -57,7 +55,7 @@ def apply(
         return tf.switch_case(which, [lambda m=m: m for m in mixed])
 
     numbered = batches.enumerate(first_batch)
-    dataset = numbered.map(augmented, num_parallel_calls=4)
+    dataset = numbered.map(lambda n, b: augmented(n, *b), num_parallel_calls=4)
     return dataset.prefetch(4)  # with the options of `batches`
 
 

@@ -21,10 +21,9 @@ def accuracy(config: ml_collections.ConfigDict) -> keras.metrics.Metric:
     Of the name "accuracy" Keras makes the same within the first step, and traces the
     step twice therefore.
     """
-    metrics = keras.metrics
     if _has_soft_labels(config):
-        return metrics.CategoricalAccuracy(name="accuracy")
-    return metrics.SparseCategoricalAccuracy(name="accuracy")
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 def unmixed(config: ml_collections.ConfigDict, data, batch_size: int, **part):
@@ -73,9 +72,8 @@ def training(
 
 def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
     """Return all test images, in batches of which every replica gets a part."""
-    images = data.sizes[1]
     sizes = range(config.train.batch_size, 0, -replicas)
-    full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])
+    full = next((s for s in sizes if not 0 < data.sizes[1] % s < replicas), sizes[0])
     return _labelled(config, data, data.test(full))
 
 

@@ -72,12 +72,10 @@ class ImageData(pipelines.Images):
     def test(self, batch_size: int) -> tf.data.Dataset:
         """Return test batches `(images, labels)`, in order, never augmented."""
         mean, scale = self.normalisation
-
-        @pipelines.unconverted
-        def normalised(x, y):
-            return pipelines.normalise(x, mean, scale), y
-
         dataset = tf.data.Dataset.from_tensor_slices((self.x_test, self.y_test))
+        normalised = pipelines.unconverted(
+            lambda x, y: (pipelines.normalise(x, mean, scale), y)
+        )
         return pipelines.prefetched(dataset.batch(batch_size).map(normalised))
 
     @functools.cached_property

@@ -8,12 +8,10 @@ import abc
 
 import tensorflow as tf
 
-# A new seed, from that of the whole and the number of a part; and rows in random order.
+# A new seed, from that of the whole and the number of a part; rows in random order; and
+# what keeps TensorFlow from reading a function's source, a tenth of the start of a run.
 fold_in = tf.random.experimental.stateless_fold_in
 shuffled = tf.random.experimental.stateless_shuffle
-
-# TensorFlow reads the source of what is mapped over a data set and converts its Python
-# `if` and `for`, a tenth of the start of a run. What has neither says so.
 unconverted = tf.autograph.experimental.do_not_convert
 
 

@@ -18,8 +18,7 @@ def loss(config: ml_collections.ConfigDict) -> keras.losses.Loss:
 def accuracy(config: ml_collections.ConfigDict) -> keras.metrics.Metric:
     """Return the accuracy for the labels of this module.
 
-    Of the name "accuracy" Keras makes the same within the first step, and traces the
-    step twice therefore.
+    Keras makes "accuracy" within the first step, which is traced twice therefore.
     """
     if _has_soft_labels(config):
         return keras.metrics.CategoricalAccuracy(name="accuracy")
@@ -72,8 +71,9 @@ def training(
 
 def testing(config: ml_collections.ConfigDict, data, replicas: int = 1):
     """Return all test images, in batches of which every replica gets a part."""
+    images = data.sizes[1]
     sizes = range(config.train.batch_size, 0, -replicas)
-    full = next((s for s in sizes if not 0 < data.sizes[1] % s < replicas), sizes[0])
+    full = next((s for s in sizes if not 0 < images % s < replicas), sizes[0])
     return _labelled(config, data, data.test(full))
 
 

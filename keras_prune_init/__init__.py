@@ -1,7 +1,7 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
-from keras_prune_init import methods, models
+from keras_prune_init import methods, models, tfmot
 from keras_prune_init.api import prune_at_init, score
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
@@ -80,5 +80,6 @@ __all__ = [
     "singular_values",
     "stabilize",
     "strip",
+    "tfmot",
     "to_layout",
 ]

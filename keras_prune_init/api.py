@@ -143,10 +143,15 @@ def prune_at_init(
     )
     if not options.cuts_channels:
         layouts.check_optimizer(model, layout)
+    return pruned(model, dataset, method, options)
+
+
+def pruned(
+    model: keras.Model, dataset: Any, method: str | Method, options: Options
+) -> keras.Model:
+    """Do what `prune_at_init` does, for options that are checked."""
     made = plan.make(model, dataset, method, options)
-    if options.cuts_channels:
-        return _without_channels(made)
-    return _masked(made)
+    return _without_channels(made) if options.cuts_channels else _masked(made)
 
 
 def _masked(made: plan.Plan) -> keras.Model:

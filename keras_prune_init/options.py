@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 from keras_prune_init._arguments import check_choice, check_flag, check_whole
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.layers.filters import Filters, check_filters
+from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.patterns import Blocks, NofM, Weights, What
 from keras_prune_init.masks.selection import check_sparsity
@@ -34,6 +36,7 @@ class Options:
     what: Any = "weights"
     layout: str = "masked"
     rescale: bool = False
+    only: Callable[[Kernel], bool] | None = None  # which kernels can be pruned at all
 
     def __post_init__(self):
         check_sparsity(self.sparsity)
@@ -56,6 +59,10 @@ class Options:
     def cuts_channels(self) -> bool:
         """Whether whole channels are removed, so that no masks are left."""
         return isinstance(self.what, Channels)
+
+    def fits(self, kernel: Kernel) -> bool:
+        """Whether a kernel consists of whole units, and is one that can be pruned."""
+        return self.what.fits(kernel) and (self.only is None or self.only(kernel))
 
 
 def what_of(value: str | What) -> What:

@@ -81,10 +81,10 @@ def make(
         masks = [(k.path, k.mask) for k in find_kernels(model)]
         before = {path: mask for path, mask in masks if mask is not None}
         model = rebuild.strip(model)
-    checks.prunable_kernels(model, options.filters, what.fits)
+    checks.prunable_kernels(model, options.filters, options.fits)
     recipe = method.recipe(model)
     model = recipe.model
-    kernels = checks.prunable_kernels(model, options.filters, what.fits)
+    kernels = checks.prunable_kernels(model, options.filters, options.fits)
     options.allocation.check({k.path: k.shape for k in kernels}, options.sparsity)
     units = what.units(model, kernels, options.sparsity, options.allocation)
     _check_rises(options, kernels, before)

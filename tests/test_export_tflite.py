@@ -12,7 +12,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_prune_init as kpi
-from keras_prune_init.export import samples, tflite
+from keras_prune_init.export import convert, samples, tflite
 
 L = keras.layers
 
@@ -170,7 +170,7 @@ def test_data_of_all_kinds(kind):
     x = np.random.default_rng(0).normal(size=(30, 5)).astype("float32")
     data = kinds_of_data(x)[kind]
     model = helpers.mlp()
-    found = samples.Samples(model, data, None)
+    found = samples.Samples(convert.specs(model.inputs), data, None)
     assert found.real and found.count == (200 if "endless" in kind else 30)
     taken = np.concatenate([v for given in found for v in given.values()])
     np.testing.assert_array_equal(taken, np.resize(x, taken.shape))

@@ -32,6 +32,7 @@ ORDER = (
     "plan",
     "api",
     "export",
+    "tfmot",
     "models",
     "train",
     "sweep",
@@ -89,6 +90,11 @@ PRIVATE = {
         "_trainable_variables_indices",
     },
     "surgery/python_objects.py": {"_clone"},
+    # Those of Keras 2, which changes no more.
+    "tfmot/graphs.py": {
+        *("_keras_history", "_nested_inputs", "_nested_outputs"),
+        *("_nodes_by_depth", "_outputs_struct"),
+    },
 }
 OURS = {"_asdict", "_fields", "_replace", "_attribute", "_wrapper", "_memo"}
 OURS |= {"_object", "_other", "_share"}  # methods of the copier

@@ -49,17 +49,25 @@ def plain(model: keras.Model, example: Any = None) -> keras.Model:
     return keras.Model(given, model(given), name=model.name)
 
 
-def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None:
-    """Write a plain model as a SavedModel that accepts only this batch size.
+def specs(inputs: Any, batch_size: int | None = None) -> Any:
+    """Return the specs of a model's inputs, nested as they are, with a batch size.
 
-    `None`: that of the model's inputs, or any.
+    `None`: that of the inputs, or any.
     """
 
     def spec(tensor):
         shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
         return tf.TensorSpec(shape, tensor.dtype, tensor.name)
 
-    signature = [keras.tree.map_structure(spec, graph_inputs(model))]
+    return keras.tree.map_structure(spec, inputs)
+
+
+def save(model: keras.Model, folder: str, batch_size: int | None = None) -> None:
+    """Write a plain model as a SavedModel that accepts only this batch size.
+
+    `None`: that of the model's inputs, or any.
+    """
+    signature = [specs(graph_inputs(model), batch_size)]
     inert = [v for v in flatten(model) if has(v, Trait.INERT, subclasses=False)]
 
     def call(inputs):
@@ -133,6 +141,11 @@ def _explain(error):
     found = re.search(
         r"\"([^\"@]+/[^\"@]+)@[^\n]*'tf\.(\w+)' op is neither", str(error)
     )
+    if "element_shape to be static" in str(error):
+        return (
+            "TFLite runs recurrent layers of Keras 2 with one batch size only. Pass "
+            "batch_size=1."
+        )
     if not found:
         return f"TFLite cannot convert the model: {error}"
     layer = flatbuffer.layer_name(found[1])

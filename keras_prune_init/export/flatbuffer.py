@@ -104,11 +104,14 @@ def layer_name(tensor_name: str) -> str:
 
     `"net_1/relu_1/Relu;net_1/conv_1/convolution2"` gives `"conv"`. The converter names
     a fused operation after all its parts, the first one last. Keras opens each layer's
-    scope twice, so names end in `_1`.
+    scope twice, so names end in `_1`. tfmot names a layer that it wraps `quant_conv`,
+    in Keras 2, which opens scopes once.
     """
     parts = [p for p in tensor_name.split(";") if "/" in p]
     if not parts:
         return tensor_name
     scopes = parts[-1].split("/")[:-1]
+    if wrapped := next((s for s in scopes if s.startswith("quant_")), None):
+        return wrapped.removeprefix("quant_")
     numbered = [re.fullmatch(r"(.+)_\d+", scope) for scope in scopes]
     return next((m[1] for m in reversed(numbered) if m), scopes[-1])

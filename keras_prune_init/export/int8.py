@@ -58,3 +58,16 @@ def _silence(model, kernel, bias, divisor):
         limits = np.iinfo("int32")
         values = np.clip(values, limits.min, limits.max)
         flatbuffer.store(model, tensor, values.astype("int32"))
+
+
+def output_step(content: bytes) -> float:
+    """Return the largest step between two values of an output; 0 if all are floats."""
+    model = flatbuffer.read(content)
+    steps = [0.0]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if flatbuffer.operator_name(model, operator) == "DEQUANTIZE":
+                if set(operator.outputs) & set(graph.outputs):
+                    source = graph.tensors[operator.inputs[0]].quantization
+                    steps.append(float(np.max(source.scale)))
+    return max(steps)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-
-from keras_prune_init.graph.inputs import graph_inputs
 
 # How many samples are used, at most.
 MOST = 200
@@ -23,13 +21,14 @@ AT_ONCE = 8
 class Samples:
     """Some inputs of a model: `count` samples, which are `real` data or random."""
 
-    def __init__(self, model: keras.Model, data: Any, batch_size: int | None):
+    def __init__(self, nested: Any, data: Any, batch_size: int | None):
         """Take the first samples of `representative_data`; without data, random ones.
 
-        Batches have the size that is given, or that the model fixes, or 1.
+        `nested` are specs of the inputs, as the model takes them. Batches have the size
+        that is given, or that the model fixes, or 1.
         """
         self.real = data is not None
-        self._tensors = model.inputs
+        self._nested, self._tensors = nested, keras.tree.flatten(nested)
         self._fixed = batch_size or self._tensors[0].shape[0]
         self._size = self._fixed or 1
         arrays = self._taken(data) if self.real else self._random()
@@ -45,11 +44,11 @@ class Samples:
         for part in self._parts(self._size):
             yield dict(zip(names, part, strict=True))
 
-    def predict(self, model: keras.Model) -> dict[str, np.ndarray]:
+    def predict(self, model: Callable) -> dict[str, np.ndarray]:
         """Return the model's outputs for all samples, by their names in the file."""
 
         def outputs(arrays):
-            inputs = keras.tree.pack_sequence_as(graph_inputs(model), arrays)
+            inputs = keras.tree.pack_sequence_as(self._nested, arrays)
             found = model(inputs, training=False)
             if isinstance(found, dict):
                 return found
@@ -85,7 +84,7 @@ class Samples:
                 "Pass some inputs, or leave it out."
             )
         return [
-            np.concatenate(arrays)[:MOST].astype(tensor.dtype)
+            np.concatenate(arrays)[:MOST].astype(tensor.dtype.as_numpy_dtype)
             for tensor, *arrays in zip(self._tensors, *parts, strict=True)
         ]
 
@@ -115,9 +114,9 @@ class Samples:
                 )
             shape = (RANDOM, *tensor.shape[1:])
             # Whole numbers are indices of a vocabulary of unknown size.
-            real = "float" in tensor.dtype
+            real = tensor.dtype.is_floating
             values = rng.normal(size=shape) if real else rng.integers(0, 2, shape)
-            arrays.append(values.astype(tensor.dtype))
+            arrays.append(values.astype(tensor.dtype.as_numpy_dtype))
         return arrays
 
 

@@ -106,6 +106,12 @@ def _keras_cv(name, what):
             f"KerasCV is not installed. Received: model.name={name!r}. "
             "Run `pip install keras-cv`."
         ) from e
+    except AttributeError as e:  # of `tf.keras`, which tfmot made Keras 2
+        raise ValueError(
+            "KerasCV, or this package, must be imported before "
+            f"tensorflow_model_optimization. Received: model.name={name!r}, and Python "
+            f"says: {e}. Import it first."
+        ) from e
     cls = getattr(keras_cv.models, FAMILIES.get(what, what), None)
     if cls is None or not what.endswith("Backbone") and what not in FAMILIES:
         raise ValueError(

@@ -17,6 +17,6 @@ if keras.backend.backend() != "tensorflow":
         f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow "
         "before Keras is imported."
     )
-# Unless `tf.keras` was looked up before, tensorflow-model-optimization makes it Keras 2,
-# and KerasCV cannot be imported any more.
+# Unless `tf.keras` was looked up before, tensorflow-model-optimization makes it Keras
+# 2, and KerasCV cannot be imported any more.
 tf.keras.layers  # noqa: B018

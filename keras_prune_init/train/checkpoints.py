@@ -117,7 +117,7 @@ class Checkpoints(keras.callbacks.Callback):
             "seconds": time.perf_counter() - self.started,
             "step_seconds": seconds,
             "images_per_second": self.batch_size / seconds,
-            "peak_gib": _peak_gib(),
+            "peak_gib": peak_gib(),
         }
         self.rows.append(row)
         if self.writes or self.stopping:
@@ -192,7 +192,7 @@ def _is_finite(variable):
     return bool(np.isfinite(keras.ops.convert_to_numpy(variable)).all())
 
 
-def _peak_gib():
+def peak_gib():
     """Return the largest memory so far: of the first GPU, or of this process."""
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30

@@ -78,6 +78,8 @@ RULES = {
     "train.nesterov": _FLAG,
     "train.weight_decay": _FROM_0,
     "train.label_smoothing": _BELOW_1,
+    "train.quantize_aware": _FLAG,
+    "train.quantize_epochs": _whole(1),
     "train.precision": _one_of(strategies.PRECISIONS),
 }
 # Those that may be None: as in the default, or as `samples_per_class` stands in.
@@ -106,6 +108,13 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
             "`train.batch_size` is for all replicas together, and each must get the "
             f"same part. Received: train.batch_size={train.batch_size} for "
             f"{replicas} replicas. Pass a multiple of {replicas}."
+        )
+    if train.quantize_aware and (train.steps or train.quantize_epochs >= train.epochs):
+        raise ValueError(
+            "`train.quantize_epochs` are the last of the epochs, which follow others. "
+            f"Received: train.quantize_epochs={train.quantize_epochs} with "
+            f"train.epochs={train.epochs} and train.steps={train.steps}. Set more "
+            "--config.train.epochs, and no steps."
         )
     if train.warmup_epochs and train.schedule != "cosine":
         raise ValueError(

@@ -85,6 +85,10 @@ def get_config() -> ConfigDict:
     config.train.nesterov = True
     config.train.weight_decay = 5e-4
     config.train.label_smoothing = 0.0
+    # True: the last epochs train with the rounding of int8, zeros stay zeros, and the
+    # folder gets int8.tflite. One device does it; it needs the extra `tfmot`.
+    config.train.quantize_aware = False
+    config.train.quantize_epochs = 2  # so many of the epochs
     # "mixed": float16 on GPUs (with loss scaling), bfloat16 elsewhere; or one of
     # "mixed_float16" and "mixed_bfloat16". Scores are computed in float32.
     config.train.precision = "float32"

@@ -13,6 +13,12 @@ def total_steps(config, steps: int) -> int:
     return config.steps or config.epochs * steps
 
 
+def float_steps(config, steps: int) -> int:
+    """Return the number of batches before those of quantization-aware training."""
+    quantized = config.quantize_epochs if config.quantize_aware else 0
+    return total_steps(config, steps) - quantized * steps
+
+
 def steps_taken(model: keras.Model) -> int:
     """Return how many batches a model was trained on, also in earlier processes."""
     counts = [_counter(model.optimizer), model.optimizer.iterations]

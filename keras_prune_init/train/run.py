@@ -21,6 +21,7 @@ from keras_prune_init.train import (
     config_checks,
     networks,
     prune_config,
+    quantization,
     run_folder,
     run_lock,
     strategies,
@@ -29,10 +30,10 @@ from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
 from keras_prune_init.train.optimizer import (
     LearningRate,
+    float_steps,
     learning_rate,
     optimizer,
     steps_taken,
-    total_steps,
 )
 
 
@@ -105,10 +106,14 @@ def _run(config, folder, strategy, chief, resume, deterministic):
     if not chief:
         return test
     plain = pruned if config.prune.what == "channels" else kpi.strip(pruned)
+    found = {}
+    if config.train.quantize_aware:
+        found = quantization.finish(folder, config, data, plain)
+        epochs = config.train.epochs
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
-        return _save_end(folder, plain, test, epochs)
+        return _save_end(folder, plain, test | found, epochs)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -122,6 +127,8 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
             logging.info("Going on with the run in %s", folder)
             return kpi.enable_workers(run_folder.read_model(folder))
         model = _build(config, data, strategy)
+    if config.train.quantize_aware:
+        kpi.tfmot.quantize_aware(model)  # an error if it cannot be, before all work
     arguments = prune_config.arguments(config)
     batch_size = config.prune.scoring_batch_size or config.train.batch_size
     batches = feed.unmixed(config, data, batch_size)
@@ -191,12 +198,12 @@ def _save_start(folder, settings, report, pruned, seconds):
 
 
 def _train(folder, config, data, pruned, chief):
-    """Train to the end; return how many epochs that makes, whole or in part."""
+    """Train in floats to the end; return how many epochs that makes, or parts of it."""
     batch_size = config.train.batch_size
     strategy = pruned.distribute_strategy
     replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
     steps = data.steps(batch_size)
-    taken, total = steps_taken(pruned), total_steps(config.train, steps)
+    taken, total = steps_taken(pruned), float_steps(config.train, steps)
     epochs = -(-total // steps)
     if taken >= total:  # stopped between the last epoch and the result
         return epochs
@@ -249,15 +256,20 @@ def _save_end(folder, plain, test, epochs):
         "test_loss": test["loss"],
         "seconds_of_an_epoch": float(seconds),
     }
+    result |= {key: value for key, value in test.items() if key.startswith("int8_")}
     run_folder.write_json(folder / run_folder.RESULT, result)
     run_folder.forget_progress(folder, None)
+    (folder / run_folder.QUANTIZING).unlink(missing_ok=True)
     logging.info("%s is complete: %s", folder, _summary(result))
     return result
 
 
 def _summary(result):
+    int8 = result.get("int8_test_accuracy")
+    of_int8 = "" if int8 is None else f", {int8:.4f} in int8"
     return (
-        f"test accuracy {result['test_accuracy']:.4f} after {result['epochs']} epochs, "
+        f"test accuracy {result['test_accuracy']:.4f}{of_int8} after "
+        f"{result['epochs']} epochs, "
         f"{result['kept']} of {result['total']} weights kept "
         f"(sparsity {result['sparsity']:.6f})"
     )
@@ -266,7 +278,8 @@ def _summary(result):
 def _smoke(config, replicas):
     """Change the configuration to a run of two small steps."""
     config = config.copy_and_resolve_references()
-    config.train.epochs = 1
+    config.train.epochs = 2 if config.train.quantize_aware else 1
+    config.train.quantize_epochs = 1
     config.train.steps = None
     # Large images take long on whatever machine one tries things.
     most = max(4 if config.data.image_size else 32, replicas)

@@ -27,6 +27,11 @@ HISTORY = "history.csv"
 EVENTS = "tensorboard"
 MODEL = "model.keras"
 STRIPPED = "stripped.keras"
+# Of quantization-aware training: the model, its file for phones, and what an unfinished
+# one goes on from.
+QUANTIZED = "quantized.h5"
+INT8 = "int8.tflite"
+QUANTIZING = "quantizing.npz"
 RESULT = "result.json"
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
@@ -98,6 +103,9 @@ def check_files(folder: pathlib.Path, result: dict | None) -> None:
         read_history(folder, result["epochs"])
         for name in (MODEL, STRIPPED):
             _check_archive(folder / name)
+        for name in (QUANTIZED, INT8) if "int8_test_accuracy" in result else ():
+            if not regular(folder / name).is_file():
+                raise damaged(folder / name, "it is not there")
     elif not (folder / MODEL).exists():
         if (folder / HISTORY).exists() or [*folder.glob(PROGRESS.format("*"))]:
             raise damaged(folder / MODEL, "it is not there")

@@ -184,6 +184,24 @@ def test_zeros_stay_in_all_kinds_of_layers(version, make, tmp_path, caplog):
         assert "tfmot cannot quantize batch_normalization" in caplog.text
 
 
+def test_relu6_as_an_activation_is_merged_and_ranges_are_learnt_in_one_step():
+    L = keras.layers
+    layers = [L.Conv2D(4, 3), L.BatchNormalization(), L.Activation("relu6")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, L.Flatten(), L.Dense(5)])
+    quantized = kpi.tfmot.quantize_aware(keras2_models.compiled(model, keras))
+    names = [w.name for w in quantized.weights]
+    # Between convolution and ReLU nothing is rounded, as in the file.
+    assert not any("batch_normalization/output" in name for name in names)
+    x, y = classes(32)
+    quantized.fit(100 * x, y, batch_size=32, verbose=0)
+    after = {w.name.split(":")[0]: w.numpy() for w in quantized.weights}
+    [low] = [v for k, v in after.items() if k.endswith("activation/output_min")]
+    [high] = [v for k, v in after.items() if k.endswith("activation/output_max")]
+    assert low == 0 and 0 < high <= 6
+    [logits] = [v for k, v in after.items() if k.endswith("dense/post_activation_max")]
+    assert abs(logits - 6) > 0.1  # which tfmot begins with
+
+
 @pytest.mark.parametrize("how", ["weights", "m.h5", "checkpoint"])
 def test_masks_are_kept_in_files(how, tmp_path):
     model = pruned("Keras 3", epochs=1)

@@ -91,7 +91,7 @@ def quantize_aware(
 
     def annotate(layer):
         if layer.name in kept:
-            return tfmot.quantize_annotate_layer(layer)
+            return tfmot.quantize_annotate_layer(_merged(layer))
         if paths := _paths_of_zeros(layer):
             config = quantizers.FloatConfig(paths)
             return tfmot.quantize_annotate_layer(layer, config)
@@ -252,6 +252,15 @@ def _not_quantized(model, registry):
         elif not (registry.supports(layer) or type(layer).__name__ in REPLACED):
             found.append(layer.name)
     return found
+
+
+def _merged(layer):
+    """Return an activation as tfmot merges it with a convolution before it."""
+    layers = packages.keras2().layers
+    is_activation = type(layer) is layers.Activation
+    if is_activation and layer.activation.__name__ == "relu6":
+        return layers.ReLU(6.0, name=layer.name)
+    return layer
 
 
 def _use_up_names(model):

@@ -1,7 +1,8 @@
 """What tfmot asks to quantize a layer, such that removed weights stay 0.
 
 tfmot's own scheme for pruned models forgets depthwise convolutions, and the masks of a
-model that is loaded. Here masks are weights, so files and checkpoints hold them.
+model that is loaded. Here masks are weights, so files and checkpoints hold them. Its
+ranges of activations begin far too wide.
 This module imports tfmot; `packages` says when.
 """
 
@@ -10,14 +11,24 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-    default_8bit_quantize_registry,
+    default_8bit_quantize_configs as configs,
 )
-from tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_scheme import (  # noqa: E501
-    Default8BitQuantizeScheme,
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_layout_transform as layout_transform,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry as registry,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_scheme as scheme,
 )
 
 from keras_prune_init.layers import kernel_paths
+
+# Of a range, in each step, once it has seen a thousand.
+MOST_DECAY = 0.999
 
 
 class MaskedQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
@@ -52,8 +63,52 @@ class MaskedQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {}
 
 
+class RangeQuantizer(tfmot.quantization.keras.quantizers.MovingAverageQuantizer):
+    """tfmot's quantizer of activations, whose range begins with that of the first step.
+
+    tfmot begins with -6 to 6 and forgets a thousandth of it in each step, so after an
+    epoch of some hundred steps most of the 256 values are for what never occurs.
+    """
+
+    def build(self, tensor_shape, name, layer):
+        count = layer.add_weight(
+            f"{name}_count",
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.MEAN,
+        )
+        return {**super().build(tensor_shape, name, layer), "count": count}
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        if not training:
+            return super().__call__(inputs, training, weights, **kwargs)
+        count = weights["count"]
+        # The mean over the steps so far, at first.
+        decay = tf.minimum(count / (count + 1.0), MOST_DECAY)
+        quantized = quant_ops.MovingAvgQuantize(
+            inputs,
+            weights["min_var"],
+            weights["max_var"],
+            ema_decay=decay,
+            is_training=True,
+            num_bits=self.num_bits,
+            per_channel=self.per_axis,
+            symmetric=self.symmetric,
+            narrow_range=self.narrow_range,
+        )
+        with tf.control_dependencies([quantized]):
+            count.assign_add(1.0)
+        return quantized
+
+
+def _ranged(quantizer):
+    if type(quantizer) is not RangeQuantizer.__base__:
+        return quantizer
+    return RangeQuantizer(**quantizer.get_config())
+
+
 class MaskedConfig(tfmot.quantization.keras.QuantizeConfig):
-    """A config of tfmot whose quantizers of weights are masked."""
+    """A config of tfmot with masked weights, and with ranges that are learnt soon."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -63,7 +118,8 @@ class MaskedConfig(tfmot.quantization.keras.QuantizeConfig):
         return [(weight, MaskedQuantizer(weight, inner)) for weight, inner in pairs]
 
     def get_activations_and_quantizers(self, layer):
-        return self.inner.get_activations_and_quantizers(layer)
+        pairs = self.inner.get_activations_and_quantizers(layer)
+        return [(activation, _ranged(quantizer)) for activation, quantizer in pairs]
 
     def set_quantize_weights(self, layer, quantize_weights):
         self.inner.set_quantize_weights(layer, quantize_weights)
@@ -72,7 +128,7 @@ class MaskedConfig(tfmot.quantization.keras.QuantizeConfig):
         self.inner.set_quantize_activations(layer, quantize_activations)
 
     def get_output_quantizers(self, layer):
-        return self.inner.get_output_quantizers(layer)
+        return [*map(_ranged, self.inner.get_output_quantizers(layer))]
 
     def get_config(self):
         return {"inner": tf_keras.utils.serialize_keras_object(self.inner)}
@@ -113,16 +169,30 @@ class FloatConfig(tfmot.quantization.keras.QuantizeConfig):
 SCOPE = {"MaskedConfig": MaskedConfig, "FloatConfig": FloatConfig}
 
 
-class Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
-    """tfmot's table of layers, with masks for those that have kernels."""
+class Registry(registry.Default8BitQuantizeRegistry):
+    """tfmot's table of layers, with our configs."""
 
     def get_quantize_config(self, layer):
-        config = super().get_quantize_config(layer)
-        return MaskedConfig(config) if getattr(config, "weight_attrs", ()) else config
+        return MaskedConfig(super().get_quantize_config(layer))
 
 
-class Scheme(Default8BitQuantizeScheme):
-    """tfmot's scheme for 8 bits, with masks."""
+class Layout(layout_transform.Default8BitQuantizeLayoutTransform):
+    """tfmot's changes of a graph, such as the merging of normalizations."""
+
+    def apply(self, model, layer_quantize_map):
+        model, chosen = super().apply(model, layer_quantize_map)
+        for entry in chosen.values():
+            config = entry.get("quantize_config")
+            if isinstance(config, configs.Default8BitOutputQuantizeConfig):
+                entry["quantize_config"] = MaskedConfig(config)
+        return model, chosen
+
+
+class Scheme(scheme.Default8BitQuantizeScheme):
+    """tfmot's scheme for 8 bits, with ours in place of its own parts."""
 
     def get_quantize_registry(self):
         return Registry()
+
+    def get_layout_transformer(self):
+        return Layout()

@@ -1,8 +1,17 @@
 """Models of Keras 2 with our masks in tfmot's wrappers.
 
-Each behaviour that tfmot's own tests (prune, pruning_wrapper, prune_integration,
-pruning_callbacks) ask of wrappers, stripping and saving is asked here of our models.
-What concerns schedules, block pooling and policies does not apply: masks stay.
+What tfmot's own tests ask of wrappers, stripping and saving is asked here of our models.
+
+- prune_test: which layers are wrapped, reused ones once, layers of users, none twice; the
+  state of building, JSON; training needs the callback, inference does not; the config
+  after stripping.
+- prune_integration_test: sparsity 0 and 0.999, equal inference before training, single
+  layers of all types, recurrent cells, embeddings, nested models, weights in both
+  formats, checkpoints, stopping and going on.
+- pruning_wrapper_test: saved wrappers. pruning_callbacks_test: steps, own loops.
+
+Schedules, block pooling, policies and PruningSummaries (which needs TensorBoard) do not
+apply, because masks stay. Layers that Keras 3 does not have are refused.
 """
 
 import helpers
@@ -168,6 +177,89 @@ def test_a_sequence_and_a_loss_of_keras_2_are_taken():
     assert not getattr(a, "optimizer", None)
 
 
+def test_a_layer_that_is_used_twice_is_wrapped_once():
+    pruned = kpi.tfmot.prune_at_init(keras2_models.shared(K2), method="magnitude")
+    names = [v.layer.name for v in wrappers_of(pruned)]
+    assert len(names) == 2 and len(set(names)) == 2
+
+
+def single_layers():
+    L = K2.layers
+    yield from [(L.Dense(4), (6,)), (L.Conv1D(4, 2), (6, 3)), (L.Embedding(9, 4), (5,))]
+    yield from [(L.Conv2D(4, 2), (4, 6, 2)), (L.Conv3D(4, 2), (4, 4, 4, 2))]
+    yield L.Conv2DTranspose(4, 2), (4, 4, 2)
+    yield from [(L.Conv3DTranspose(4, 2), (3, 3, 3, 2)), (L.SimpleRNN(4), (3, 4))]
+    yield from [(L.SeparableConv1D(4, 2), (6, 3)), (L.SeparableConv2D(4, 2), (4, 4, 2))]
+    yield from [(L.LSTM(4), (3, 4)), (L.GRU(4), (3, 4))]
+
+
+LAYERS = {type(layer).__name__: (layer, shape) for layer, shape in single_layers()}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_each_type_of_layer_trains_with_its_masks(name):
+    layer, shape = LAYERS[name]
+    layers = [type(layer).from_config(layer.get_config()), K2.layers.Flatten()]
+    whole = "int32" if name == "Embedding" else "float32"
+    layers += [K2.layers.Dense(3, name="out")]
+    model = K2.Sequential([K2.Input(shape, dtype=whole), *layers])
+    pruned = kpi.tfmot.prune_at_init(
+        keras2_models.compiled(model, K2),
+        method="magnitude",
+        sparsity=0.5,
+        allocation="uniform",
+        filters=layer.name,
+    )
+    before = masks(pruned)
+    assert before and sum(m.sum() for m in before) == sum(m.size for m in before) / 2
+    x = np.random.default_rng(0).integers(0, 9, (16, *shape)).astype(whole)
+    callback = sparsity.UpdatePruningStep()
+    pruned.fit(x, np.arange(16) % 3, verbose=0, callbacks=[callback])
+    assert all(map(np.array_equal, before, masks(pruned)))
+    assert zeros_where_removed(pruned)
+    stripped = sparsity.strip_pruning(pruned)
+    np.testing.assert_allclose(stripped(x), pruned(x, training=False), atol=1e-6)
+
+
+def test_layers_of_users_with_prunable_weights_are_wrapped():
+    class Scaled(K2.layers.Dense, sparsity.PrunableLayer):
+        def call(self, x):
+            return 2 * super().call(x)
+
+        def get_prunable_weights(self):
+            return [self.kernel]
+
+    class Scaled3(keras.layers.Dense):
+        def call(self, x):
+            return 2 * super().call(x)
+
+    layers = [Scaled(8, name="mine"), K2.layers.Dense(2)]
+    model = K2.Sequential([K2.Input((4,)), *layers])
+    pruned = kpi.tfmot.prune_at_init(
+        model, method="magnitude", sparsity=0.5, custom_objects={"Scaled": Scaled3}
+    )
+    assert [v.layer.name for v in wrappers_of(pruned)][0] == "mine"
+    assert sum(m.sum() for m in masks(pruned)) == 24
+    assert type(pruned.layers[0].layer) is Scaled
+
+
+def test_extreme_sparsities():
+    model = keras2_models.compiled(keras2_models.cnn(K2), K2)
+    x, y = data(model)
+    whole = kpi.tfmot.prune_at_init(model, (x, y), sparsity=0.0)
+    for each, callbacks in ((model, []), (whole, [sparsity.UpdatePruningStep()])):
+        each.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+    pairs = zip(
+        model.get_weights(), sparsity.strip_pruning(whole).get_weights(), strict=True
+    )
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in pairs)
+    few = kpi.tfmot.prune_at_init(model, (x, y), sparsity=0.999)
+    total = sum(m.size for m in masks(few))
+    assert sum(m.sum() for m in masks(few)) == total - int(0.999 * total)
+    fit(few)
+    assert sum((w != 0).sum() for w in kernels(few)) <= total - int(0.999 * total)
+
+
 # Training
 
 
@@ -193,6 +285,29 @@ def test_the_callback_counts_steps():
     pruned = pruned_cnn()
     fit(pruned, epochs=2, batch_size=8)
     assert {int(v.pruning_step) for v in wrappers_of(pruned)} == {8}
+
+
+def test_inference_needs_no_callback():
+    pruned = pruned_cnn()
+    x, y = data(pruned)
+    assert pruned.predict(x, verbose=0).shape == (32, 5)
+    assert np.isfinite(pruned.evaluate(x, y, verbose=0)[0])
+
+
+def test_a_loop_of_ones_own_keeps_masks():
+    pruned = pruned_cnn()
+    x, y = data(pruned)
+    before = masks(pruned)
+    callback = sparsity.UpdatePruningStep()
+    callback.set_model(pruned)
+    callback.on_train_begin()
+    for _ in range(3):
+        callback.on_train_batch_begin(batch=-1)
+        pruned.train_on_batch(x, y)
+    # tfmot masks in the next step, or here.
+    callback.on_epoch_end(batch=-1)
+    assert all(map(np.array_equal, before, masks(pruned)))
+    assert zeros_where_removed(pruned)
 
 
 def test_masks_stay_on_two_replicas():
@@ -234,6 +349,20 @@ def test_stripping_leaves_ordinary_layers_that_compute_the_same():
     assert zeros >= sum(int((m == 0).sum()) for m in masks(pruned))
 
 
+def test_configs_are_those_of_the_model():
+    model = keras2_models.nested(K2)
+    pruned = kpi.tfmot.prune_at_init(model, method="magnitude")
+    assert pruned.name == model.name and pruned.built
+    with sparsity.prune_scope():
+        again = K2.models.model_from_json(pruned.to_json())
+    assert again.built
+    assert [type(v) for v in wrappers_of(again)] == [
+        type(v) for v in wrappers_of(pruned)
+    ]
+    stripped = sparsity.strip_pruning(pruned)
+    assert stripped.get_config() == model.get_config()
+
+
 @pytest.mark.parametrize("name", ["m.h5", "m.keras", "saved_model"])
 def test_saved_models_load_and_train_on(name, tmp_path):
     pruned = pruned_cnn()
@@ -260,11 +389,14 @@ def test_checkpoints_and_weights_hold_masks(tmp_path):
     fit(pruned)
     pruned.save_weights(tmp_path / "w")
     tf.train.Checkpoint(model=pruned).save(tmp_path / "c")
-    path = tf.train.latest_checkpoint(tmp_path)
+    path = str(tmp_path / "c-1")
     other = kpi.tfmot.prune_at_init(keras2_models.cnn(K2), method="random", seed=5)
     assert not all(map(np.array_equal, masks(pruned), masks(other)))
     other.load_weights(tmp_path / "w")
     assert all(map(np.array_equal, masks(pruned), masks(other)))
+    pruned.save_weights(tmp_path / "w.h5")
+    other.load_weights(tmp_path / "w.h5")
+    assert all(map(np.array_equal, kernels(pruned), kernels(other)))
     another = kpi.tfmot.prune_at_init(keras2_models.cnn(K2), method="random", seed=6)
     tf.train.Checkpoint(model=another).restore(path).expect_partial()
     assert all(map(np.array_equal, masks(pruned), masks(another)))
@@ -307,6 +439,8 @@ def test_what_cannot_be_done_with_wrappers_says_what_can():
     einsum = K2.Model(x, K2.layers.EinsumDense("abc,cd->abd", (None, 3))(x))
     with pytest.raises(ValueError, match="a wrapper for at least one.*to_keras3"):
         prune(einsum, method="magnitude")
+    with pytest.raises(ValueError, match="a wrapper for at least one.*depthwise"):
+        prune(model, method="magnitude", filters="depthwise")
     with pytest.raises(TypeError, match="model of Keras 2.*It needs no conversion"):
         prune(keras2_models.cnn(keras), method="magnitude")
     with pytest.raises(ValueError, match="`sparsity`"):

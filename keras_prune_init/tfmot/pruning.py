@@ -17,6 +17,7 @@ from keras_prune_init.masks.densities import Densities
 from keras_prune_init.masks.patterns import What
 from keras_prune_init.methods import Method, get_method
 from keras_prune_init.options import Options
+from keras_prune_init.scoring import checks
 from keras_prune_init.tfmot import packages, wrappers
 from keras_prune_init.tfmot.convert import check_keras2, check_same, converted
 from keras_prune_init.tfmot.converter import Converter
@@ -91,6 +92,7 @@ def prune_at_init(
     converter = Converter(True, custom_objects)
     twin = converted(model, converter)
     old = {id(new): layer for layer, new in converter.layers}
+    known = {k.path for k in find_kernels(twin) if _has_wrapper(k, old)}
     options = Options(
         sparsity=sparsity,
         loss=converter.objects(loss),
@@ -101,7 +103,7 @@ def prune_at_init(
         filters=filters,
         seed=seed,
         verbose=verbose,
-        only=_prunable(model, find_kernels(twin), old),
+        only=lambda kernel: kernel.path in known,
     )
     _check(twin, method, options)
     if packages.is_keras2(dataset):
@@ -127,22 +129,11 @@ def _batches(sequence):
         yield sequence[i]
 
 
-def _prunable(model, kernels, old):
-    """Return a function that says whether tfmot can prune a kernel."""
-    known = set()
-    for kernel in kernels:
-        layer = old[id(kernel.layer)]
-        weights = {id(w) for w in wrappers.prunable_weights(layer)}
-        if id(layer.weights[_position(kernel.layer, kernel)]) in weights:
-            known.add(kernel.path)
-    if not known:
-        names = ", ".join(k.path for k in kernels) or "none at all"
-        raise ValueError(
-            "tfmot must have a wrapper for at least one kernel. Received: "
-            f"{model.name} with {names}. Prune `to_keras3(model)`, which has masks "
-            "for all kinds of layers."
-        )
-    return lambda kernel: kernel.path in known
+def _has_wrapper(kernel, old):
+    """Whether tfmot can prune a kernel of the twin."""
+    layer = old[id(kernel.layer)]
+    weights = {id(w) for w in wrappers.prunable_weights(layer)}
+    return id(layer.weights[_position(kernel.layer, kernel)]) in weights
 
 
 def _position(layer, kernel):
@@ -152,6 +143,13 @@ def _position(layer, kernel):
 
 
 def _check(twin, method, options):
+    kernels = checks.prunable_kernels(twin, options.filters)
+    if not any(map(options.only, kernels)):
+        raise ValueError(
+            "tfmot must have a wrapper for at least one kernel. Received: "
+            f"{twin.name} with {', '.join(k.path for k in kernels)}. Prune "
+            "`to_keras3(model)`, which has masks for all kinds of layers."
+        )
     if options.cuts_channels:
         raise ValueError(
             "tfmot's wrappers hold masks, so they cannot cut out channels. Received: "

@@ -1,10 +1,10 @@
 """Models of Keras 2 with our masks in tfmot's wrappers.
 
-What tfmot's own tests ask of wrappers, stripping and saving is asked here of our models.
+What tfmot's own tests ask of wrappers, stripping and saving is asked of our models.
 
-- prune_test: which layers are wrapped, reused ones once, layers of users, none twice; the
-  state of building, JSON; training needs the callback, inference does not; the config
-  after stripping.
+- prune_test: which layers are wrapped, reused ones once, layers of users, none twice;
+  the state of building, JSON; training needs the callback, inference does not; the
+  config after stripping.
 - prune_integration_test: sparsity 0 and 0.999, equal inference before training, single
   layers of all types, recurrent cells, embeddings, nested models, weights in both
   formats, checkpoints, stopping and going on.

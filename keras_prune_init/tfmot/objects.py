@@ -136,7 +136,6 @@ class Objects:
         given = self.arguments(cls, target, config, name)
         if given.get("reduction") == "auto":
             given["reduction"] = "sum_over_batch_size"
-        given.pop("trainable", None) if not hasattr(cls, "trainable") else None
         return target(**given)
 
     def target_class(self, name: str, module: str | None) -> type:

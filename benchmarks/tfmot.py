@@ -30,7 +30,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="npz:FILE or idx:FOLDER")
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.98])
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=2)
     return parser.parse_args()

@@ -19,6 +19,7 @@ EACH = pytest.mark.parametrize("which", ["stripped", "pruned"])
 @functools.cache
 def ready():
     """A trained model whose kernels all have different sizes."""
+    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     inputs = keras.Input((8, 8, 3), name="image")
     x = L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
@@ -33,12 +34,14 @@ def ready():
         if len(weight.shape) == 1:
             weight.assign(rng.uniform(0.5, 2, weight.shape))
     pruned = kpi.prune_at_init(
-        model, method="magnitude", sparsity=0.9, allocation="uniform", verbose=0
+        model, method="magnitude", sparsity=0.75, allocation="uniform", verbose=0
     )
     images = rng.normal(size=(6, 8, 8, 3)).astype("float32")
     pruned.compile("sgd", "mse", run_eagerly=True)
     pruned.fit(images, rng.normal(size=(6, 4)), verbose=0)
-    return {"stripped": kpi.strip(pruned), "pruned": pruned}, images
+    plain = kpi.strip(pruned)
+    assert np.std(plain(images), axis=0).min() > 0.01  # it depends on them
+    return {"stripped": plain, "pruned": pruned}, images
 
 
 def given(which):
@@ -55,7 +58,7 @@ def check_zeros(tensors):
     """A file has all zeros of the kernels, whose axes it may order otherwise."""
     weights = given("stripped")[0].trainable_weights
     wanted = zeros(w for w in weights if len(w.shape) > 1)
-    assert list(wanted) == [216, 96, 108, 120, 40] and sum(wanted.values()) == 522
+    assert list(wanted) == [216, 96, 108, 120, 40] and sum(wanted.values()) == 435
     found = zeros(tensors)
     assert {size: found.get(size) for size in wanted} == wanted
 

@@ -93,8 +93,9 @@ PRIVATE = {
     # Those of Keras 2, which changes no more.
     "tfmot/graphs.py": {
         *("_keras_history", "_nested_inputs", "_nested_outputs"),
-        *("_nodes_by_depth", "_outputs_struct"),
+        *("_nodes_by_depth", "_outputs_struct", "_callable_losses"),
     },
+    "tfmot/quantize.py": {"_non_trainable_weights", "_trainable_weights"},
 }
 OURS = {"_asdict", "_fields", "_replace", "_attribute", "_wrapper", "_memo"}
 OURS |= {"_object", "_other", "_share"}  # methods of the copier

@@ -215,3 +215,170 @@ def test_random_state_is_left_alone():
     keras.utils.set_random_seed(1)
     kpi.tfmot.to_keras3(model)
     assert np.random.rand() == expected
+
+
+# What Keras 2 can do and Keras 3 cannot, and would change the training in silence
+
+
+def of_keras_2(make):
+    x = tf_keras.Input((6, 6, 3))
+    return tf_keras.Model(x, tf_keras.layers.Flatten()(make(tf_keras.layers, x)))
+
+
+def inner(L):
+    return tf_keras.Sequential(
+        [tf_keras.Input((6, 6, 3)), L.Conv2D(3, 2), L.BatchNormalization(name="bn")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda L, x: inner(L)(x, training=False), "bn"),
+        (lambda L, x: inner(L)(x, training=True), "bn"),
+        (lambda L, x: L.Dropout(0.5, name="drop")(x, training=False), "drop"),
+    ],
+)
+def test_an_argument_training_is_refused_where_it_matters(make, named):
+    """Keras 3.15 trains all layers of a graph, whatever they were called with."""
+    with pytest.raises(ValueError, match=f"ignores `training`.*in which {named}"):
+        kpi.tfmot.to_keras3(of_keras_2(make))
+
+
+def test_an_argument_training_is_dropped_where_it_does_not_matter():
+    def frozen(L, x):
+        part = inner(L)
+        part.trainable = False
+        return L.Dropout(0.0)(part(x, training=False), training=True)
+
+    model = keras2_models.compiled(of_keras_2(frozen), tf_keras)
+    there = kpi.tfmot.to_keras3(model)
+    x, y = images(8), np.arange(8) % 3
+    for each in (model, there):
+        each.fit(x[:, :6, :6], y, verbose=0)
+    pairs = zip(model.get_weights(), there.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_losses_metrics_and_methods_beside_the_layers_are_refused():
+    def dense(L, x):
+        return L.Dense(2, name="d")(x)
+
+    class Own(tf_keras.Model):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    model = of_keras_2(dense)
+    model.add_loss(tf.reduce_mean(model.output))
+    with pytest.raises(ValueError, match="to which `add_loss"):
+        kpi.tfmot.to_keras3(model)
+    model = of_keras_2(dense)
+    model.add_metric(tf.reduce_mean(model.output), name="mean")
+    with pytest.raises(ValueError, match="to which `add_metric"):
+        kpi.tfmot.to_keras3(model)
+    model = of_keras_2(dense)
+    model.add_loss(lambda: tf.reduce_sum(model.get_layer("d").kernel ** 2))
+    with pytest.raises(ValueError, match="must have the losses that layers"):
+        kpi.tfmot.to_keras3(model)
+    with pytest.raises(ValueError, match="add_loss` of a function"):
+        kpi.tfmot.quantize_aware(model)
+    model = of_keras_2(dense)
+    with pytest.raises(ValueError, match="an Own with a `train_step` of its own|a Own"):
+        kpi.tfmot.to_keras3(Own(model.inputs, model.outputs))
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics"),
+    [
+        (["mse", "mae"], ["mae"]),
+        ({"a": "mse"}, None),
+        ("mse", {"a": "mae"}),
+        ("mse", [["mae"], ["mse", "mae"]]),
+    ],
+)
+def test_losses_and_metrics_of_several_outputs_are_kept(loss, metrics):
+    x = tf_keras.Input((4,))
+    outputs = [tf_keras.layers.Dense(1, name=name)(x) for name in "az"]
+    model = tf_keras.Model(x, outputs)
+    model.compile("sgd", loss, metrics=metrics)
+    data = np.random.rand(8, 4), [np.random.rand(8, 1), np.random.rand(8, 1)]
+    expected = model.evaluate(*data, verbose=0, return_dict=True)
+    found = kpi.tfmot.to_keras3(model).evaluate(*data, verbose=0, return_dict=True)
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_arguments_with_other_defaults_are_kept(approximate):
+    x = tf_keras.Input((64,))
+    model = tf_keras.Model(x, tf.nn.gelu(3 * x, approximate=approximate))
+    inputs = np.random.default_rng(0).normal(size=(9, 64)).astype("float32")
+    found = kpi.tfmot.to_keras3(model)(inputs)
+    np.testing.assert_allclose(model(inputs), found, atol=1e-6)
+
+
+def test_weights_that_layers_share_are_refused():
+    L = tf_keras.layers
+    first, second = L.Dense(4, name="first"), L.Dense(4, name="second")
+    first.build((None, 4))
+    second.build((None, 4))
+    second.kernel = first.kernel
+    x = tf_keras.Input((4,))
+    with pytest.raises(ValueError, match="first and second share one"):
+        kpi.tfmot.to_keras3(tf_keras.Model(x, second(first(x))))
+
+
+def test_the_states_of_recurrent_layers_are_kept_and_carried_over():
+    layers = [tf_keras.layers.LSTM(3, stateful=True)]
+    model = tf_keras.Sequential([tf_keras.Input((5, 4), batch_size=2), *layers])
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    model(x)
+    before = model.layers[0].states[0].numpy()
+    there = kpi.tfmot.to_keras3(model)
+    np.testing.assert_array_equal(model.layers[0].states[0], before)
+    np.testing.assert_allclose(there(x), model(x), atol=1e-6)
+
+
+def test_floats_that_are_indices_are_taken():
+    L = tf_keras.layers
+    a, b = tf_keras.Input((5,)), tf_keras.Input((5,))
+    embedding = L.Embedding(10, 4)
+    h = L.Concatenate()([embedding(a), embedding(b)])
+    assert kpi.tfmot.to_keras3(tf_keras.Model([a, b], L.Dense(2)(h)))
+
+
+@pytest.mark.parametrize("wrong", [["x"], {"Mine": 3}, {3: dict}])
+def test_custom_objects_must_be_classes_by_name(wrong):
+    with pytest.raises(TypeError, match="`custom_objects` must be classes"):
+        kpi.tfmot.to_keras3(keras2_models.cnn(tf_keras), custom_objects=wrong)
+
+
+def test_what_a_frozen_model_holds_is_frozen():
+    L = tf_keras.layers
+    part = tf_keras.Sequential([tf_keras.Input((4,)), L.Dense(3), L.Dense(2)])
+    part.trainable = False
+    part.layers[0].trainable = True
+    model = tf_keras.Sequential([tf_keras.Input((4,)), part, L.Dense(2)])
+    assert trained(kpi.tfmot.to_keras3(model)) == trained(model) == [(2, 2), (2,)]
+
+
+@pytest.mark.parametrize("make", ["legacy.SGD", "LossScaleOptimizer"])
+def test_old_and_wrapped_optimizers_are_taken(make):
+    adam = tf_keras.optimizers.Adam(0.02)
+    optimizer = {
+        "legacy.SGD": tf_keras.optimizers.legacy.SGD(0.02),
+        "LossScaleOptimizer": tf_keras.mixed_precision.LossScaleOptimizer(adam),
+    }[make]
+    model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
+    model.compile(optimizer, "mse")
+    there = kpi.tfmot.to_keras3(model)
+    assert float(there.optimizer.learning_rate) == pytest.approx(0.02)
+
+
+def test_layers_that_differ_in_unused_arguments_convert_both_ways():
+    L = tf_keras.layers
+    layers = [L.RandomFlip(), L.Resizing(4, 4), L.CenterCrop(2, 2), L.Flatten()]
+    model = tf_keras.Sequential([tf_keras.Input((8, 8, 3)), *layers])
+    back = kpi.tfmot.from_keras3(kpi.tfmot.to_keras3(model))
+    found, expected = (m(images(3), training=False) for m in (back, model))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -247,6 +247,49 @@ def test_weights_that_the_last_step_moved_are_zero_again():
     assert not np.any(kernel[mask.numpy() == 0])
 
 
+@EACH
+def test_frozen_layers_stay_frozen(version):
+    k = BOTH[version]
+    part = k.Sequential([k.Input((4,)), k.layers.Dense(5), k.layers.Dense(5)])
+    part.trainable = False
+    x = k.Input((4,))
+    model = k.Model(x, k.layers.Dense(3)(k.layers.Dense(4, trainable=False)(part(x))))
+    keras2_models.compiled(model, k)
+    quantized = kpi.tfmot.quantize_aware(model)
+    assert len(quantized.trainable_weights) == len(model.trainable_weights) == 2
+    before = _kernels_of_quantized(quantized)
+    quantized.fit(np.random.rand(16, 4), np.arange(16) % 3, verbose=0)
+    after = _kernels_of_quantized(quantized)
+    assert all(map(np.array_equal, before[:3], after[:3]))
+    assert not np.array_equal(before[3], after[3])
+
+
+def test_a_model_that_was_not_trained_is_not_exported(tmp_path):
+    quantized = kpi.tfmot.quantize_aware(keras2_models.cnn(tf_keras))
+    with pytest.raises(ValueError, match="learnt in training.*Call `fit` first"):
+        kpi.tfmot.export_int8(quantized, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_dtypes_become_float32():
+    L = tf_keras.layers
+    layers = [L.Dense(3, dtype="float64"), L.Dense(2, dtype="mixed_float16")]
+    model = tf_keras.Sequential([tf_keras.Input((4,)), *layers])
+    quantized = kpi.tfmot.quantize_aware(model)
+    assert {layer.compute_dtype for layer in quantized.layers} == {"float32"}
+
+
+def test_activations_that_tfmot_does_not_know_stay_floats(caplog):
+    L = tf_keras.layers
+    layers = [L.Dense(8, activation="elu", name="e"), L.Dense(3, activation="swish")]
+    model = tf_keras.Sequential([tf_keras.Input((4,)), *layers])
+    quantized = kpi.tfmot.quantize_aware(model)
+    assert "tfmot cannot quantize e, which stay float32" in caplog.text
+    assert {"e", "quant_dense"} <= {layer.name for layer in quantized.layers}
+    with pytest.raises(ValueError, match="made quantization-aware once"):
+        kpi.tfmot.quantize_aware(quantized)
+
+
 def test_what_is_not_quantized_is_refused(tmp_path):
     model = keras2_models.cnn(tf_keras)
     export = kpi.tfmot.export_int8
@@ -256,16 +299,17 @@ def test_what_is_not_quantized_is_refused(tmp_path):
         export(keras2_models.cnn(keras), tmp_path / "m.tflite")
     with pytest.raises(TypeError, match="keras.Model"):
         kpi.tfmot.quantize_aware("model")
-    quantized = kpi.tfmot.quantize_aware(model)
+    quantized = kpi.tfmot.quantize_aware(keras2_models.compiled(model, tf_keras))
+    recurrent = keras2_models.compiled(keras2_models.recurrent(tf_keras), tf_keras)
+    recurrent = kpi.tfmot.quantize_aware(recurrent)
+    quantized.fit(*classes(8), verbose=0)
+    recurrent.fit(np.zeros((4, 5, 3)), np.zeros(4), verbose=0)
     with pytest.raises(ValueError, match="file in a folder that exists"):
         export(quantized, tmp_path / "none" / "m.tflite")
     with pytest.raises(ValueError, match="`sparse` must be 'auto'"):
         export(quantized, tmp_path / "m.tflite", sparse="yes")
     with pytest.raises(ValueError, match="keeps the state of an LSTM"):
-        export(
-            kpi.tfmot.quantize_aware(keras2_models.recurrent(tf_keras)),
-            tmp_path / "m.tflite",
-        )
+        export(recurrent, tmp_path / "m.tflite")
     x = keras.Input((4,))
     with pytest.raises(ValueError, match="at least one layer with weights"):
         kpi.tfmot.quantize_aware(keras.Model(x, keras.layers.ReLU()(x)))

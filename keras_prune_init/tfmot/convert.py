@@ -14,7 +14,7 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.graph.inputs import ones_input
 from keras_prune_init.surgery.exchange import masked_layers
 from keras_prune_init.surgery.rebuild import preserved_random_state
-from keras_prune_init.tfmot import packages
+from keras_prune_init.tfmot import graphs, packages
 from keras_prune_init.tfmot.converter import Converter, check_graph
 
 # Outputs of both models are equal to so much of the largest one.
@@ -54,8 +54,8 @@ def to_keras3(
     >>> import keras_prune_init as kpi
     >>> import tf_keras
     >>> old = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
-    >>> kpi.tfmot.to_keras3(old).layers[0].kernel.shape
-    (4, 2)
+    >>> [w.shape for w in kpi.tfmot.to_keras3(old).get_weights()]
+    [(4, 2), (2,)]
     """
     check_keras2(model)
     return converted(model, Converter(True, custom_objects))
@@ -117,8 +117,10 @@ def converted(model: Any, converter: Converter) -> Any:
     """Return the model in the other Keras, checked and compiled."""
     with preserved_random_state():
         new = converter.model(model)
+        _check_not_tied(model, [old for old, _ in converter.layers])
+        trained = {id(w) for w in model.trainable_weights}
         for old, made in converter.layers:
-            _carry_over(old, made)
+            _carry_over(old, made, trained)
         compiled = _compile_arguments(model, converter.objects)
     check_same(model, new)
     if compiled is not None:
@@ -126,9 +128,25 @@ def converted(model: Any, converter: Converter) -> Any:
     return new
 
 
-def _carry_over(old, new):
-    if old.trainable != new.trainable:
-        new.trainable = old.trainable
+def _check_not_tied(model, layers):
+    owners: dict[int, str] = {}
+    for layer in layers:
+        for weight in () if hasattr(layer, "layer") else layer.weights:
+            other = owners.setdefault(id(weight), layer.name)
+            if other != layer.name:
+                raise ValueError(
+                    "Each layer must have weights of its own to be converted. "
+                    f"Received: {model.name}, in which {other} and {layer.name} share "
+                    "one. Use one layer twice, or a layer of your own."
+                )
+
+
+def _carry_over(old, new, trained):
+    weights = old.trainable_weights
+    # A model that is not trainable freezes what is in it, in Keras 2.
+    frozen = weights and not any(id(w) in trained for w in weights)
+    if new.trainable != (old.trainable and not frozen):
+        new.trainable = old.trainable and not frozen
     values = old.get_weights()
     shapes = [tuple(w.shape) for w in new.weights]
     if [v.shape for v in values] != shapes:
@@ -147,6 +165,8 @@ def _compile_arguments(model, objects):
     if not config or not getattr(model, "optimizer", None):
         return None
     found = {k: objects(config[k]) for k in COMPILED if config.get(k) is not None}
+    if objects.to3 and len(model.outputs) > 1:
+        found |= _for_each_output(model, found)
     found["optimizer"] = objects(model.optimizer)
     if objects.to3:
         found.setdefault("jit_compile", False)
@@ -155,11 +175,42 @@ def _compile_arguments(model, objects):
     return found
 
 
+def _for_each_output(model, compiled):
+    """Return losses and metrics as Keras 3 wants them from a model of many outputs."""
+    names, found = model.output_names, {}
+    if set(compiled["loss"] if isinstance(compiled.get("loss"), dict) else ()) & set(
+        names
+    ):
+        found["loss"] = {name: compiled["loss"].get(name) for name in names}
+    for key in ("metrics", "weighted_metrics"):
+        given = compiled.get(key)
+        flat = isinstance(given, list) and not any(isinstance(v, list) for v in given)
+        if flat and len(given) != len(names):
+            found[key] = [list(given) for _ in names]
+    return found
+
+
 def check_same(model: Any, new: Any) -> None:
     """Raise an error unless two models, of either Keras, compute the same."""
     in3 = new if isinstance(new, keras.Model) else model
-    inputs = _random_like(ones_input(in3))
-    expected, found = (_outputs(m, inputs) for m in (model, new))
+    ones = ones_input(in3)
+    states = [_states(model), _states(new)]
+    try:
+        _reset(states)
+        expected, found = (_outputs(m, _random_like(ones)) for m in (model, new))
+    except tf.errors.InvalidArgumentError:  # floats that a lookup reads as indices
+        _reset(states)
+        expected, found = (_outputs(m, ones) for m in (model, new))
+    finally:
+        _carry_states(*states)
+    before, after = (float(sum(map(tf.reduce_mean, m.losses))) for m in (model, new))
+    if not np.isclose(before, after, TOLERANCE, TOLERANCE):
+        raise ValueError(
+            "A converted model must have the losses that layers of the model add. "
+            f"Received: {model.name}, where they are {before:.4g} and would be "
+            f"{after:.4g}. Keras 3 has no `add_loss` of a model, or with a "
+            "function: use a regularizer, or a layer of your own."
+        )
     for a, b in zip(expected, found, strict=True):
         size = np.max(np.abs(a), initial=0, where=np.isfinite(a))
         if not np.allclose(a, b, TOLERANCE, TOLERANCE * size, equal_nan=True):
@@ -176,6 +227,28 @@ def _outputs(model, inputs):
     found = strategy.run(lambda: model(inputs, training=False))
     first = [strategy.experimental_local_results(v)[0] for v in tf.nest.flatten(found)]
     return [np.asarray(v) for v in first]
+
+
+def _states(model):
+    """Return the variables and values of recurrent layers that keep their state."""
+    layers = (
+        graphs.leaves(model) if isinstance(getattr(model, "layers", 0), list) else ()
+    )
+    stateful = [v for v in layers if getattr(v, "stateful", False) and v.states]
+    variables = [v for layer in stateful for v in tf.nest.flatten(layer.states)]
+    return [(v, np.asarray(v)) for v in variables if v is not None]
+
+
+def _reset(states):
+    for variable, value in (pair for model in states for pair in model):
+        variable.assign(np.zeros_like(value))
+
+
+def _carry_states(old, new):
+    """Set the states of both models to what those of the first one were."""
+    for (variable, value), (other, _) in zip(old, new, strict=True):
+        variable.assign(value)
+        other.assign(value)
 
 
 def _random_like(inputs):

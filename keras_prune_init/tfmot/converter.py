@@ -8,12 +8,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_prune_init.tfmot import graphs, operations
+from keras_prune_init.tfmot import graphs, operations, training
 from keras_prune_init.tfmot.objects import Objects, UnknownClass
 from keras_prune_init.tfmot.packages import is_keras2
 
 # What Keras 2 makes of functions of tensors.
 FUNCTIONS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod")
+
+
+# Packages whose models are trained as Keras does it, and what others may change.
+OWN = ("keras", "tf_keras", "tensorflow", "builtins")
+METHODS = ("train_step", "test_step", "compute_loss", "make_train_function")
 
 
 class Converter:
@@ -40,6 +45,7 @@ class Converter:
     def model(self, model: Any) -> Any:
         """Return the model in the other Keras, without the values of its weights."""
         check_graph(model)
+        check_additions(model)
         target, graph = self.objects.target, graphs.read(model)
         given = tf.nest.map_structure(self._input, graph.inputs)
         known = _by_key(graph.inputs, given)
@@ -74,6 +80,7 @@ class Converter:
     def _called(self, call, args, kwargs):
         operation = call.operation
         kwargs = {k: v for k, v in kwargs.items() if v is not None}
+        training.check(operation, kwargs.pop("training", None), self.to3)
         if type(operation).__name__ in FUNCTIONS:
             made = operations.to_keras3(call, args, kwargs)
             # Keras 3 names operations itself, maybe like a layer that comes later.
@@ -173,13 +180,37 @@ class Converter:
         return name
 
 
+def check_additions(model: Any) -> None:
+    """Refuse losses and metrics that Keras 2 keeps beside the outputs."""
+    added = [v for v in model.layers if type(v).__name__ in ("AddLoss", "AddMetric")]
+    if added:
+        raise ValueError(
+            "Losses and metrics must come from layers or from `compile`, as Keras 3 "
+            f"has no others. Received: {model.name}, to which `{added[0].name}` was "
+            "added. Add it in a layer of your own, with `custom_objects`."
+        )
+
+
 def is_model(layer: Any) -> bool:
     """Whether this is a model of either Keras."""
     return hasattr(layer, "_nodes_by_depth") or isinstance(layer, keras.Sequential)
 
 
+def own_methods(model: Any) -> list[str]:
+    """Return which methods of Keras the class of a user's graph replaces."""
+    classes = [c for c in type(model).__mro__ if c.__module__.split(".")[0] not in OWN]
+    return [name for name in METHODS if any(name in vars(c) for c in classes)]
+
+
 def check_graph(model: Any) -> None:
     """Raise an error unless a model says how its layers are connected."""
+    changed = own_methods(model)
+    if changed:
+        raise ValueError(
+            "The training of a converted model is that of Keras. Received: "
+            f"{model.name}, a {type(model).__name__} with a `{changed[0]}` of its "
+            "own. Pass an ordinary `Model(inputs, outputs)` with these layers."
+        )
     if is_keras2(model):
         known = getattr(model, "_is_graph_network", False)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from keras_prune_init.graph import nodes
@@ -108,10 +109,23 @@ def is_chain(model: Any, graph: Graph) -> bool:
     return [*map(key, before)] == [*map(key, tensors(graph.outputs))]
 
 
+def check_losses(model: Any, copy: Any) -> None:
+    """Raise an error unless a copy in Keras 2 has all losses that are functions."""
+    counts = [
+        sum(len(layer._callable_losses) for _, layer in inside(m))
+        for m in (model, copy)
+    ]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            "Losses must come from the constructors of layers, or from their calls. "
+            f"Received: {model.name}, with `add_loss` of a function. Use a regularizer."
+        )
+
+
 def leaves(model: Any) -> Iterator[Any]:
-    """Yield the layers of a model of Keras 2, those of nested models too."""
+    """Yield the layers of a model, those of nested models too."""
     for layer in model.layers:
-        if hasattr(layer, "_nodes_by_depth"):
+        if hasattr(layer, "_nodes_by_depth") or isinstance(layer, keras.Sequential):
             yield from leaves(layer)
         else:
             yield layer

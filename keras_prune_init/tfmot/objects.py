@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from keras_prune_init.tfmot import packages
 
@@ -22,10 +23,10 @@ RENAMED = {
 IMPLEMENTATION = {
     *("implementation", "use_cudnn", "jit_compile", "flash_attention"),
     *("batch_input_shape", "input_length", "query_shape", "key_shape", "value_shape"),
-    *("is_legacy_optimizer", "fn", "build_config"),
+    *("is_legacy_optimizer", "fn", "build_config", "rng_type", "vocabulary_size"),
 }
 # Values of arguments that the constructor takes among others, without a parameter.
-UNNAMED = {"rms_scaling": False}
+UNNAMED = {"rms_scaling": False, "data_format": "channels_last", "decay": 0.0}
 # What constructors of Keras 2 take among others.
 TAKEN: dict[str, dict[str, Any]] = {
     "Layer": {"activity_regularizer": None},
@@ -49,6 +50,14 @@ class Objects:
     """
 
     def __init__(self, to3: bool, custom_objects: Mapping[str, Any] | None):
+        if not isinstance(custom_objects, Mapping | None) or not all(
+            isinstance(k, str) and callable(v)
+            for k, v in (custom_objects or {}).items()
+        ):
+            raise TypeError(
+                "`custom_objects` must be classes and functions by name. Received: "
+                f'custom_objects={custom_objects!r}. Pass {{"Mine": Mine3}}.'
+            )
         self.to3 = to3
         self.source: Any = packages.keras2() if to3 else keras
         self.target: Any = keras if to3 else packages.keras2()
@@ -76,7 +85,7 @@ class Objects:
         self, cls: type, target: type, config: Mapping, what: str
     ) -> dict[str, Any]:
         """Return what to construct `target` with, to get what `config` is to `cls`."""
-        accepted, defaults = parameters(target), UNNAMED | parameters(cls)
+        accepted, defaults = parameters(target), parameters(cls) | UNNAMED
         found = {}
         for key, value in config.items():
             new = self._renamed(cls.__name__, key)
@@ -129,10 +138,12 @@ class Objects:
             return self._function_named(config)
         if name == "__tuple__" or not isinstance(config, Mapping):
             return self(config)
+        if name.startswith("LossScaleOptimizer"):  # `compile` adds it where needed
+            return self(config["inner_optimizer"])
+        if name == "Nadam" or config.get("use_ema"):
+            logging.warning("%s takes other steps in %s.", name, self.name)
         target = self.target_class(name, module)
         cls = cls or found_class(self.source, name, module) or target
-        if cls.__name__ == "LossScaleOptimizer":  # `compile` adds it where needed
-            return self(config["inner_optimizer"])
         given = self.arguments(cls, target, config, name)
         if given.get("reduction") == "auto":
             given["reduction"] = "sum_over_batch_size"

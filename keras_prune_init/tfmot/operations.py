@@ -7,6 +7,7 @@ import inspect
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.tfmot import packages
@@ -50,6 +51,9 @@ OPERATIONS = [
     Operation("elu", "nn.elu", _FEATURES),
     Operation("selu", "nn.selu", _FEATURES),
     Operation("gelu", "nn.gelu", {"features": "x", "approximate": "approximate"}),
+    Operation(
+        "leaky_relu", "nn.leaky_relu", {"features": "x", "alpha": "negative_slope"}
+    ),
     Operation("softmax", "nn.softmax", {"logits": "x", "axis": "axis"}),
     Operation("mean", "math.reduce_mean", _REDUCED),
     Operation("sum", "math.reduce_sum", _REDUCED),
@@ -69,7 +73,7 @@ OPERATIONS = [
     ),
 ]
 # What TFOpLambda layers and classes of Keras 3 are also called.
-SYMBOLS = {"__operators__.add": "math.add", "concat_v2": "concat"}
+SYMBOLS = {"__operators__.add": "math.add", "compat.v1.transpose": "transpose"}
 CLASSES = {"relu": ("Relu", "ReLU"), "relu6": ("Relu6", "ReLU6")}
 # Layers of Keras 2 for two tensors of one shape: tfmot knows these. They pass masks on.
 MERGES = {"add": "Add", "subtract": "Subtract", "multiply": "Multiply"}
@@ -86,11 +90,20 @@ def to_keras3(call: Call, args: tuple, kwargs: dict) -> Any:
     known = next((o for o in OPERATIONS if o.tensorflow == symbol), None)
     if kind == "TFOpLambda" and known:
         signature = inspect.signature(call.operation.function)
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = {k: v for k, v in bound.arguments.items() if v is not None}
         defaults = {k: p.default for k, p in signature.parameters.items()}
-        given = {k: v for k, v in given.items() if v is not defaults[k] and k != "name"}
-        if set(given) <= set(known.parameters):
-            arguments = {known.parameters[k]: v for k, v in given.items()}
+        others = [k for k in given if k not in known.parameters and k != "name"]
+        if all(given[k] is defaults[k] for k in others):
+            # Those of the same meaning may have other defaults in Keras 3.
+            names = known.parameters
+            arguments = {names[k]: v for k, v in given.items() if k in names}
+            if known.parameters is _BINARY:  # lists, such as means of channels
+                arguments = {
+                    k: np.asarray(v, "float32") if isinstance(v, list) else v
+                    for k, v in arguments.items()
+                }
             return getattr(keras.ops, known.ops)(**arguments)
     raise _unknown(f"{call.operation.name} ({symbol or kind})", "Keras 3")
 

@@ -18,15 +18,12 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.export import convert, samples, tflite
 from keras_prune_init.export.report import ExportReport
 from keras_prune_init.surgery import rebuild
-from keras_prune_init.surgery.exchange import masked_layers
-from keras_prune_init.tfmot import graphs, packages, wrappers
+from keras_prune_init.tfmot import converter, graphs, packages, wrappers
 from keras_prune_init.tfmot.convert import check_keras2, converted
-from keras_prune_init.tfmot.converter import Converter, is_model
+from keras_prune_init.tfmot.converter import Converter, check_graph, is_model
 
 # tfmot merges a normalization with such a layer before it, if that has no activation.
 BEFORE_NORMALIZATION = ("Conv2D", "DepthwiseConv2D", "Dense", "SeparableConv2D")
-# tfmot replaces it by layers that it knows.
-REPLACED = ("SeparableConv2D",)
 NORMALIZATIONS = ("BatchNormalization", "SyncBatchNormalization")
 
 
@@ -37,6 +34,8 @@ def quantize_aware(
     """Make a model that trains with the rounding of int8, while its zeros stay zeros.
 
     Train it for a few epochs with a small learning rate, and pass it to `export_int8`.
+    Its outputs are wrong before the first step, because it learns the range of each
+    activation.
     Weights that are 0 now are masked in each step, those of depthwise convolutions too.
 
     Args:
@@ -73,6 +72,12 @@ def quantize_aware(
     tfmot = packages.tfmot().quantization.keras
     from keras_prune_init.tfmot import quantizers
 
+    if _is_quantized(model):
+        raise ValueError(
+            "A model is made quantization-aware once. Received: "
+            f"{model.name}, which is. Train it on."
+        )
+    keras2 = packages.keras2()
     plain = _plain(model, custom_objects)
     left_out = _not_quantized(plain, quantizers.Registry())
     kept = {layer.name for layer in plain.layers} - set(left_out)
@@ -91,20 +96,30 @@ def quantize_aware(
 
     def annotate(layer):
         if layer.name in kept:
-            return tfmot.quantize_annotate_layer(_merged(layer))
+            if quantizers.is_relu6(layer):
+                layer = keras2.layers.ReLU(6.0, name=layer.name)
+            return tfmot.quantize_annotate_layer(layer)
         if paths := _paths_of_zeros(layer):
             config = quantizers.FloatConfig(paths)
             return tfmot.quantize_annotate_layer(layer, config)
         return layer
 
-    keras2 = packages.keras2()
     with rebuild.preserved_random_state():
         _use_up_names(plain)
         annotated = keras2.models.clone_model(plain, clone_function=annotate)
         with tfmot.quantize_scope(quantizers.SCOPE):
             quantized = tfmot.quantize_apply(annotated, quantizers.Scheme())
+        _freeze(quantized)
         wrappers.compile_like(plain, quantized)
     return quantized
+
+
+def _freeze(model):
+    """Keep kernels of frozen layers from training, which tfmot's wrappers would do."""
+    for layer in model.layers:
+        if getattr(layer, "_weight_vars", ()) and not layer.trainable:
+            layer._non_trainable_weights[:0] = layer._trainable_weights
+            layer._trainable_weights.clear()
 
 
 def quantize_scope() -> Any:
@@ -170,21 +185,29 @@ def export_int8(
 
     Example:
 
+    >>> import keras
+    >>> import numpy as np
     >>> import keras_prune_init as kpi
     >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
     >>> quantized = kpi.tfmot.quantize_aware(model)
+    >>> history = quantized.fit(np.ones((8, 4)), np.arange(8) % 2, verbose=0)
     >>> report = kpi.tfmot.export_int8(quantized, "model.tflite", check=False)
     >>> report.precision
     'int8'
     """
     keras2 = packages.keras2()
-    held = getattr(model, "layers", ())
-    wrapped = any(type(layer).__name__.startswith("QuantizeWrapper") for layer in held)
-    if not isinstance(model, keras2.Model) or not wrapped:
+    if not _is_quantized(model):
         raise TypeError(
             "`model` must be one that `quantize_aware` returned. Received: "
             f"{type(model).__module__}.{type(model).__name__}. Call it first, or write "
             "other models with `export_tflite`."
+        )
+    if any(w.name.endswith("_count:0") and not w.numpy() for w in model.weights):
+        raise ValueError(
+            "The ranges of activations are learnt in training. Received: "
+            f"{model.name}, which was not trained yet. Call `fit` first, for a hundred "
+            "steps or more."
         )
     if any(isinstance(v, keras2.layers.LSTM) for _, v in graphs.inside(model)):
         raise ValueError(
@@ -211,6 +234,11 @@ def export_int8(
     return tflite.write(path, dense, model.name, "int8", sparse, inputs, wanted)
 
 
+def _is_quantized(model):
+    layers = getattr(model, "layers", ()) if packages.is_keras2(model) else ()
+    return any(type(v).__name__.startswith("QuantizeWrapper") for v in layers)
+
+
 def _spec(tensor):
     return tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name)
 
@@ -219,14 +247,16 @@ def _plain(model, custom_objects):
     """Return a flat model of Keras 2 without wrappers, whose removed weights are 0."""
     if packages.is_keras2(model):
         check_keras2(model)
+        converter.check_additions(model)
         plain = wrappers.unwrapped(model)
-        if not any(map(is_model, plain.layers)):
+        graphs.check_losses(model, plain)
+        dtypes = {layer.compute_dtype for layer in graphs.leaves(plain)}
+        if not any(map(is_model, plain.layers)) and dtypes <= {"float32", None}:
             return plain
         model = converted(plain, Converter(True, custom_objects))
     check_model(model)
-    if masked_layers(model):
-        model = rebuild.strip(model)
-    return converted(model, Converter(False, custom_objects, flat=True))
+    check_graph(model)
+    return converted(convert.plain(model), Converter(False, custom_objects, flat=True))
 
 
 def _not_quantized(model, registry):
@@ -249,18 +279,9 @@ def _not_quantized(model, registry):
             )
             if not merges:
                 found.append(layer.name)
-        elif not (registry.supports(layer) or type(layer).__name__ in REPLACED):
+        elif not registry.takes(layer):
             found.append(layer.name)
     return found
-
-
-def _merged(layer):
-    """Return an activation as tfmot merges it with a convolution before it."""
-    layers = packages.keras2().layers
-    is_activation = type(layer) is layers.Activation
-    if is_activation and layer.activation.__name__ == "relu6":
-        return layers.ReLU(6.0, name=layer.name)
-    return layer
 
 
 def _use_up_names(model):

@@ -27,6 +27,13 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
 
 from keras_prune_init.layers import kernel_paths
 
+# tfmot replaces it by layers that it knows.
+REPLACED = ("SeparableConv2D",)
+# Those that tfmot quantizes.
+ACTIVATIONS = (
+    *("linear", "relu", "swish", "silu", "gelu", "softmax", "sigmoid", "tanh"),
+    "NoOpActivation",
+)
 # Of a range, in each step, once it has seen a thousand.
 MOST_DECAY = 0.999
 
@@ -169,8 +176,27 @@ class FloatConfig(tfmot.quantization.keras.QuantizeConfig):
 SCOPE = {"MaskedConfig": MaskedConfig, "FloatConfig": FloatConfig}
 
 
+def is_relu6(layer):
+    """Whether a layer is an activation that can be a `ReLU`, which tfmot merges."""
+    activation = type(layer) is tf_keras.layers.Activation
+    return activation and layer.activation.__name__ == "relu6"
+
+
+def _has_known_activation(layer):
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", "linear") in ACTIVATIONS
+
+
 class Registry(registry.Default8BitQuantizeRegistry):
     """tfmot's table of layers, with our configs."""
+
+    def supports(self, layer):
+        return super().supports(layer) and _has_known_activation(layer)
+
+    def takes(self, layer):
+        """Whether tfmot quantizes a layer, or replaces it by layers it quantizes."""
+        replaced = type(layer).__name__ in REPLACED and _has_known_activation(layer)
+        return replaced or is_relu6(layer) or self.supports(layer)
 
     def get_quantize_config(self, layer):
         return MaskedConfig(super().get_quantize_config(layer))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# With it, `tf.keras` is Keras 2.
+LEGACY = "TF_USE_LEGACY_KERAS"
 
 
 def keras2() -> Any:
@@ -17,6 +21,7 @@ def tfmot() -> Any:
 
 
 def _imported(name):
+    before = os.environ.get(LEGACY)
     try:
         return importlib.import_module(name)
     except ImportError as e:
@@ -24,6 +29,10 @@ def _imported(name):
             "Keras 2 models need tensorflow-model-optimization: pip install "
             f"'keras_prune_init[tfmot]'. Python says: {e}"
         ) from e
+    finally:
+        # tfmot sets it, for processes that this one starts too.
+        if before is None:
+            os.environ.pop(LEGACY, None)
 
 
 def is_keras2(value: Any) -> bool:

@@ -324,8 +324,10 @@ def test_weights_that_layers_share_are_refused():
     second.build((None, 4))
     second.kernel = first.kernel
     x = tf_keras.Input((4,))
-    with pytest.raises(ValueError, match="first and second share one"):
-        kpi.tfmot.to_keras3(tf_keras.Model(x, second(first(x))))
+    model = tf_keras.Model(x, second(first(x)))
+    for convert in (kpi.tfmot.to_keras3, kpi.tfmot.quantize_aware):
+        with pytest.raises(ValueError, match="first and second share one"):
+            convert(model)
 
 
 def test_the_states_of_recurrent_layers_are_kept_and_carried_over():

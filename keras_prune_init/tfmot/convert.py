@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from keras_prune_init.tfmot.converter import Converter, check_graph
 # Outputs of both models are equal to so much of the largest one.
 TOLERANCE = 1e-4
 COMPILED = (
-    *("optimizer", "loss", "metrics", "loss_weights", "weighted_metrics"),
+    *("loss", "metrics", "loss_weights", "weighted_metrics"),
     *("run_eagerly", "steps_per_execution", "jit_compile"),
 )
 
@@ -117,7 +117,7 @@ def converted(model: Any, converter: Converter) -> Any:
     """Return the model in the other Keras, checked and compiled."""
     with preserved_random_state():
         new = converter.model(model)
-        _check_not_tied(model, [old for old, _ in converter.layers])
+        check_not_tied(model, [old for old, _ in converter.layers])
         trained = {id(w) for w in model.trainable_weights}
         for old, made in converter.layers:
             _carry_over(old, made, trained)
@@ -128,7 +128,8 @@ def converted(model: Any, converter: Converter) -> Any:
     return new
 
 
-def _check_not_tied(model, layers):
+def check_not_tied(model: Any, layers: Iterable[Any]) -> None:
+    """Raise an error if layers of a model share weights, which copies would not."""
     owners: dict[int, str] = {}
     for layer in layers:
         for weight in () if hasattr(layer, "layer") else layer.weights:

@@ -19,7 +19,7 @@ from keras_prune_init.export import convert, samples, tflite
 from keras_prune_init.export.report import ExportReport
 from keras_prune_init.surgery import rebuild
 from keras_prune_init.tfmot import converter, graphs, packages, wrappers
-from keras_prune_init.tfmot.convert import check_keras2, converted
+from keras_prune_init.tfmot.convert import check_keras2, check_not_tied, converted
 from keras_prune_init.tfmot.converter import Converter, check_graph, is_model
 
 # tfmot merges a normalization with such a layer before it, if that has no activation.
@@ -248,6 +248,7 @@ def _plain(model, custom_objects):
     if packages.is_keras2(model):
         check_keras2(model)
         converter.check_additions(model)
+        check_not_tied(model, graphs.leaves(model))
         plain = wrappers.unwrapped(model)
         graphs.check_losses(model, plain)
         dtypes = {layer.compute_dtype for layer in graphs.leaves(plain)}

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_prune_init.tfmot import graphs, operations, training
+from keras_prune_init.tfmot import graphs, operations, training, wrappers
 from keras_prune_init.tfmot.objects import Objects, UnknownClass
 from keras_prune_init.tfmot.packages import is_keras2
 
@@ -120,7 +120,7 @@ class Converter:
 
     def _layer(self, layer):
         cls = type(layer)
-        if cls.__name__ == "PruneLowMagnitude":
+        if wrappers.is_wrapper(layer):
             raise ValueError(
                 "A layer must be converted without tfmot's wrapper. Received: "
                 f"{layer.name}. Call tfmot's `strip_pruning` first."

@@ -97,6 +97,12 @@ def is_wrapper(layer: Any) -> bool:
     return type(layer).__name__ == "PruneLowMagnitude"
 
 
+def is_quantized(model: Any) -> bool:
+    """Whether a model has tfmot's wrappers for quantization-aware training."""
+    layers = getattr(model, "layers", ()) if packages.is_keras2(model) else ()
+    return any(type(v).__name__.startswith("QuantizeWrapper") for v in layers)
+
+
 def cloned(model: Any, make: Callable, finish: Callable) -> Any:
     """Return a copy of a model of Keras 2 with its weights, compiled as it is.
 

@@ -2,7 +2,7 @@
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
 from keras_prune_init import methods, models, tfmot
-from keras_prune_init.api import prune_at_init, score
+from keras_prune_init.api import prune, prune_at_init, score
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
 from keras_prune_init.channels.shrinking import shrink
@@ -66,6 +66,7 @@ __all__ = [
     "methods",
     "mobile_check",
     "models",
+    "prune",
     "prune_at_init",
     "register_allocation",
     "register_layer",

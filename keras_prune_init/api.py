@@ -1,4 +1,4 @@
-"""`prune_at_init` and `score`, the two functions that most users need."""
+"""`prune_at_init`, which is `prune` too, and `score`: what most users need."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def prune_at_init(
     seed: int = 0,
     verbose: int = 1,
 ) -> keras.Model:
-    """Prune a model before its first training step.
+    """Prune a model before its first training step, or a trained one.
+
+    `prune` is the same function, under the name that fits a trained model.
 
     Args:
         model: A built Keras model: Sequential, Functional or subclassed. It is not
@@ -144,6 +146,9 @@ def prune_at_init(
     if not options.cuts_channels:
         layouts.check_optimizer(model, layout)
     return pruned(model, dataset, method, options)
+
+
+prune = prune_at_init
 
 
 def pruned(

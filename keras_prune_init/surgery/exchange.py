@@ -26,6 +26,15 @@ def masked_layers(model: keras.Model) -> list[MaskedLayer]:
     return [v for _, v in walk(model) if isinstance(v, MaskedLayer)]
 
 
+def weights_of(model: keras.Model) -> list[keras.Variable]:
+    """Return a model's weights without masks and scales.
+
+    The order is the same in a model and in all its copies with other masks in place.
+    """
+    fixed = {id(v) for layer in masked_layers(model) for v in layer.fixed}
+    return [v for v in model.weights if id(v) not in fixed]
+
+
 def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> None:
     """Raise an error unless the argument of a function is a pruned Keras model."""
     check_model(model)

@@ -36,7 +36,7 @@ def prune_at_init(
     loss: Any = None,
     what: str | What = "weights",
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
-    batches: int | None = 1,
+    batches: int | str | None = "auto",
     samples_per_class: int | None = None,
     filters: Filters = None,
     layout: str = "masked",
@@ -82,8 +82,10 @@ def prune_at_init(
             such as `{"stage3.*": 0.98, "logits": 0.5}`, a function, or an `Allocation`,
             which can also keep a minimum in every layer.
         batches: Number of batches to score on, from the start of the dataset; `None`:
-            all. Gradients are summed over them. The replicas of a `tf.distribute`
-            strategy get whole batches, so masks do not depend on the number of devices.
+            all. `"auto"`: as many as the method asks for, or all if there are fewer.
+            Most methods ask for one. Gradients are summed over them. The replicas of a
+            `tf.distribute` strategy get whole batches, so masks do not depend on the
+            number of devices.
         samples_per_class: If given, score on the first so many samples of each class,
             and ignore `batches`. The authors use 10.
         filters: Which layers may be pruned: a regular expression that is searched in
@@ -163,9 +165,12 @@ def _masked(made: plan.Plan) -> keras.Model:
     model, kernels, note = made.recipe.model, made.kernels_of_pruned(), made.recipe.note
     pruned = rebuild.wrap(model, kernels, note, made.options.layout)
     targets = rescaling.targets(pruned) if made.options.rescale else None
-    masks = {**made.before, **plan.run(made)[-1]}
+    chosen = plan.run(made)
+    masks = {**made.before, **chosen.masks}
     rebuild.set_masks(pruned, kernels, masks)
     check_copy(model, pruned, made.few_inputs(), kernels, masks)
+    values = plan.new_values(made, chosen.weights, chosen.masks)
+    rebuild.set_values(pruned, made.network.model, values)
     if targets is not None:
         rescaling.apply(targets)
     elif made.recipe.finish:
@@ -179,8 +184,14 @@ def _without_channels(made: plan.Plan) -> keras.Model:
     model, note, finish = made.recipe.model, made.recipe.note, made.recipe.finish
     if made.options.rescale:
         rescaling.check_plain(model)
-    units = cast(ChannelUnits, made.units)
-    small = units.cut(model, plan.run(made)[-1])
+    chosen = plan.run(made)
+    values = plan.new_values(made, chosen.weights, chosen.masks)
+    units = made.units
+    if values:
+        model = rebuild.copy_model(model)
+        rebuild.set_values(model, made.network.model, values)
+        units = plan.units_of(model, made.kernels, made.options)
+    small = cast(ChannelUnits, units).cut(model, chosen.masks)
     if made.options.rescale or finish:  # which work on scales
         wrapped = rebuild.wrap(small, checks.prunable_kernels(small))
         if made.options.rescale:
@@ -204,7 +215,7 @@ def score(
     sparsity: float = 0.9,
     loss: Any = None,
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
-    batches: int | None = 1,
+    batches: int | str | None = "auto",
     samples_per_class: int | None = None,
     filters: Filters = None,
     seed: int = 0,
@@ -226,7 +237,8 @@ def score(
             one that is inferred from labels and outputs.
         allocation: How much each layer loses, as in `Allocation`. It matters only for
             methods with more than one iteration.
-        batches: Number of batches to score on; `None`: all.
+        batches: Number of batches to score on; `None`: all; `"auto"`: as many as the
+            method asks for.
         samples_per_class: If given, score on the first so many samples of each class.
         filters: Which layers are scored: a regular expression, a list of these, a
             function from layer to bool, `"pointwise"` or `"trainable"`. `None`: all.
@@ -267,8 +279,10 @@ def score(
         seed=seed,
         verbose=verbose,
     )
-    scores, within, _ = plan.run(plan.make(model, dataset, method, options))
-    return scores if within is None else _lowest_where_gone(scores, within)
+    chosen = plan.run(plan.make(model, dataset, method, options))
+    if chosen.within is None:
+        return chosen.scores
+    return _lowest_where_gone(chosen.scores, chosen.within)
 
 
 def _lowest_where_gone(scores, within):

@@ -28,7 +28,7 @@ class Options:
     sparsity: float
     loss: Any
     allocation: Any
-    batches: int | None
+    batches: int | str | None
     samples_per_class: int | None
     filters: Filters
     seed: int
@@ -53,6 +53,8 @@ class Options:
             )
         check_flag("rescale", self.rescale)
         check_flag("verbose", self.verbose)
+        if self.batches not in (None, "auto"):
+            check_whole("batches", self.batches, 1)
         check_whole("seed", self.seed, 0)
 
     @property

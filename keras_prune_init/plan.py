@@ -23,7 +23,7 @@ from keras_prune_init.methods import Method, Recipe, get_method
 from keras_prune_init.options import Options
 from keras_prune_init.scoring import checks, first_batch
 from keras_prune_init.scoring.batches import ARRAY_BATCH, take
-from keras_prune_init.scoring.network import Network
+from keras_prune_init.scoring.network import Network, Tensors, Values
 from keras_prune_init.scoring.objective import Objective
 from keras_prune_init.surgery import rebuild
 from keras_prune_init.surgery.exchange import masked_layers
@@ -68,7 +68,6 @@ def make(
     """Make the plan for checked options; it raises the errors of `prune_at_init`."""
     method = get_method(method)
     check_schedule(method.schedule, method.iterations, options.sparsity)
-    what = options.what
     before: Masks = {}
     if masked_layers(model):
         if options.cuts_channels:
@@ -86,7 +85,7 @@ def make(
     model = recipe.model
     kernels = checks.prunable_kernels(model, options.filters, options.fits)
     options.allocation.check({k.path: k.shape for k in kernels}, options.sparsity)
-    units = what.units(model, kernels, options.sparsity, options.allocation)
+    units = units_of(model, kernels, options)
     _check_rises(options, kernels, before)
     data: list = []
     objective: Objective | None = None
@@ -99,11 +98,23 @@ def make(
     return Plan(method, recipe, kernels, before, network, units, options)
 
 
-def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
-    """Return the last scores, the entries they were chosen from, and the final masks.
+def units_of(model: keras.Model, kernels: Sequence[Kernel], options: Options) -> Units:
+    """Return what can be removed as one from these kernels of a model."""
+    given = options.sparsity, options.allocation
+    return options.what.units(model, kernels, *given)
 
-    The entries are `None` if they are all.
-    """
+
+class Chosen(NamedTuple):
+    """What `run` returns: the scores of the last iteration, and what came of them."""
+
+    scores: dict[str, np.ndarray]
+    within: Sequence | None  # the entries they were chosen from; `None`: all
+    masks: Masks
+    weights: Tensors  # what was scored
+
+
+def run(plan: Plan) -> Chosen:
+    """Score and choose, in all iterations of the method."""
     method, network, units = plan.method, plan.network, plan.units
     strategy, total = network.model.distribute_strategy, method.iterations
     weights, masks = method.start(network), _masks_before(plan)
@@ -118,11 +129,28 @@ def run(plan: Plan) -> tuple[dict, Sequence | None, Masks]:
         masks = units.choose(scores, within, now)
         masks = workers.from_chief(strategy, masks)
         if i < total:
-            weights = [
-                tf.where(masks[k.path], w, tf.zeros((), w.dtype))
-                for k, w in zip(plan.kernels, weights, strict=True)
-            ]
-    return scores, within, masks
+            weights = _left(plan, weights, masks)
+    return Chosen(scores, within, masks, weights)
+
+
+def new_values(plan: Plan, weights: Tensors, masks: Masks) -> Values:
+    """Return the values that the method gives to what masks leave of its weights."""
+    values = plan.method.update(plan.network, weights, masks)
+    arrays = {i: np.asarray(value) for i, (_, value) in enumerate(values)}
+    arrays = workers.from_chief(plan.network.model.distribute_strategy, arrays)
+    return [(v, arrays[i]) for i, (v, _) in enumerate(values)]
+
+
+def _left(plan, weights, masks):
+    """Return the weights of the next iteration: new ones, and 0 where none are left."""
+    values = new_values(plan, weights, masks)
+    plan.network.set_others(values)
+    new = {id(variable): value for variable, value in values}
+    left = []
+    for k, kernel, w in zip(plan.kernels, plan.network.kernels, weights, strict=True):
+        w = tf.cast(new.get(id(kernel.variable), w), w.dtype)
+        left.append(tf.where(masks[k.path], w, tf.zeros((), w.dtype)))
+    return left
 
 
 def _masks_before(plan):
@@ -169,9 +197,10 @@ def _data(
     size = ARRAY_BATCH
     if is_graph(model) and model.inputs:
         size = model.inputs[0].shape[0] or size
-    data = take(
-        dataset, inspect, options.batches, options.samples_per_class, dtype, size
-    )
+    auto = options.batches == "auto"
+    batches = method.batches if auto else options.batches
+    each = options.samples_per_class
+    data = take(dataset, inspect, batches, each, dtype, size, at_most=auto)
     [objective] = tried
     first_batch.check_others(objective, data)
     return data, objective

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,27 +74,39 @@ def check_same(
 
 
 def from_chief(
-    strategy: tf.distribute.Strategy, masks: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Return the masks that the first worker chose, on every worker."""
+    strategy: tf.distribute.Strategy, arrays: Mapping[Any, np.ndarray]
+) -> dict[Any, np.ndarray]:
+    """Return the masks or values that the first worker has, on every worker.
+
+    The arrays must have the same keys, shapes and dtypes on all of them.
+    """
     if not several(strategy):
-        return dict(masks)
-    flat = np.concatenate([mask.ravel() for mask in masks.values()])
-    bits = np.packbits(flat)
-    words = np.resize(bits, -(-bits.size // 4) * 4).view("int32")
+        return dict(arrays)
+    parts = [_as_bytes(array) for array in arrays.values()]
+    flat = np.concatenate(parts)
+    words = np.resize(flat, -(-flat.size // 4) * 4).view("int32")
     mine = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(
             words if context.replica_id_in_sync_group == 0 else np.zeros_like(words)
         )
     )
     words = np.asarray(strategy.reduce("SUM", mine, axis=None))
-    flat = np.unpackbits(words.view("uint8"), count=flat.size).astype(bool)
-    ends = np.cumsum([mask.size for mask in masks.values()])
-    parts = np.split(flat, ends[:-1])
-    return {
-        path: part.reshape(mask.shape)
-        for (path, mask), part in zip(masks.items(), parts, strict=True)
-    }
+    ends = np.cumsum([part.size for part in parts])
+    parts = np.split(words.view("uint8")[: flat.size], ends[:-1])
+    pairs = zip(arrays.items(), parts, strict=True)
+    return {key: _from_bytes(part, like) for (key, like), part in pairs}
+
+
+def _as_bytes(array):
+    if array.dtype == bool:
+        return np.packbits(array.ravel())
+    return np.frombuffer(array.tobytes(), "uint8")
+
+
+def _from_bytes(part, like):
+    if like.dtype == bool:
+        part = np.unpackbits(part, count=like.size).astype(bool)
+    return part.view(like.dtype).reshape(like.shape)
 
 
 def meet(addresses: Iterable[str], mine: str) -> None:

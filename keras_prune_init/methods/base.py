@@ -11,8 +11,9 @@ import numpy as np
 
 from keras_prune_init._arguments import check_choice, check_whole
 from keras_prune_init.channels.choosing import Scoring
+from keras_prune_init.masks.allocation import Masks
 from keras_prune_init.masks.schedules import Schedule, get_schedule
-from keras_prune_init.scoring.network import Network, Tensors
+from keras_prune_init.scoring.network import Network, Tensors, Values
 
 # Each iteration scores all weights, so more would take forever.
 MOST_ITERATIONS = 100_000
@@ -51,6 +52,7 @@ class Method(abc.ABC):
 
     Attributes:
         needs_data: Whether `scores` reads `network.batches`.
+        batches: How many batches it asks for, if the user does not say.
 
     Raises:
         ValueError: If `iterations` or `schedule` is none of these.
@@ -70,6 +72,7 @@ class Method(abc.ABC):
     """
 
     needs_data = True
+    batches = 1
 
     def __init__(self, *, iterations: int = 1, schedule: Schedule = "exponential"):
         check_whole("iterations", iterations, 1, MOST_ITERATIONS)
@@ -116,6 +119,22 @@ class Method(abc.ABC):
         Returns:
             A list with one tensor or array for each kernel, of the shape of the kernel.
         """
+
+    def update(self, network: Network, weights: Tensors, masks: Masks) -> Values:
+        """Return new values for what is left; default: it keeps its values.
+
+        Args:
+            network: The model, its data and its gradients.
+            weights: The kernel values that were scored, a list of tensors in the order
+                of `network.kernels`.
+            masks: `{path of the kernel: bool array}`, `True` where a weight is kept.
+
+        Returns:
+            A list of pairs: a variable of `network.model`, such as the `variable` of a
+            kernel or the bias beside it, and an array of its shape. Removed weights
+            become 0 whatever it says.
+        """
+        return []
 
     def channel_scores(
         self, network: Network, weights: Tensors, channels: Scoring

@@ -28,6 +28,7 @@ def take(
     samples_per_class: int | None = None,
     dtype: str = "float32",
     array_batch: int = ARRAY_BATCH,
+    at_most: bool = False,
 ) -> list[Batch]:
     """Return a dataset's first batches `(x, y or None, sample_weight or None)`.
 
@@ -35,7 +36,7 @@ def take(
     is called with the first batch. It raises an error if the batch does not fit the
     model, and returns the number of classes, which `samples_per_class` needs. Arrays
     are cut into batches of `array_batch` samples. Those of floats are cast to `dtype`,
-    as `fit` does.
+    as `fit` does. With `at_most` there may be fewer batches.
     """
     for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
         if value is not None:
@@ -57,7 +58,7 @@ def take(
     if samples_per_class:
         return _balanced(source, int(samples_per_class), classes)
     taken = list(itertools.islice(source, batches))
-    if batches is not None and len(taken) < batches:
+    if batches is not None and len(taken) < batches and not at_most:
         raise ValueError(
             "The dataset must hold as many batches as are asked for. "
             f"Received: batches={batches}, and a dataset of {len(taken)}. "

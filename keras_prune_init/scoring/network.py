@@ -28,6 +28,8 @@ from keras_prune_init.surgery import rebuild
 EAGER_CALLS = 2
 
 Tensors = list[tf.Tensor]
+# Variables of a model, and what stands in place of their values.
+Values = list[tuple[keras.Variable, Any]]
 
 
 class Network:
@@ -79,6 +81,7 @@ class Network:
         self.seed = seed
         self._calls = iterations * max(len(self.batches), 1)
         self._made: dict = {}
+        self._others: Values = []
         self.dtype = scoring_dtype(kernels)
         if any(k.layer.compute_dtype != self.dtype for k in self.kernels):
             self.recast(self.dtype)  # half floats would lose small gradients
@@ -93,6 +96,17 @@ class Network:
         # The paths stay those of the given model.
         self.kernels = [k._replace(layer=layers[k.address]) for k in self.kernels]
         self.dtype = dtype
+
+    def set_others(self, values: Values) -> None:
+        """Run with other values of variables that are no kernels, from now on."""
+        kernels = {id(k.variable) for k in self.kernels}
+        self._others = [(v, value) for v, value in values if id(v) not in kernels]
+        self._made.clear()  # it was made with those before
+
+    def value_of(self, variable: keras.Variable) -> Any:
+        """Return the value that a variable that is no kernel has in this network."""
+        found = (value for v, value in self._others if v is variable)
+        return next(found, variable.value)
 
     def map_others(self, function: Callable) -> list[tuple]:
         """Return pairs of variable and `function(value)`, for `forward`.
@@ -119,7 +133,7 @@ class Network:
 
     def _scope(self, weights, others=()):
         variables = [k.variable for k in self.kernels]
-        mapping = [*zip(variables, weights, strict=True), *others]
+        mapping = [*zip(variables, weights, strict=True), *self._others, *others]
         return keras.StatelessScope(mapping, collect_losses=True)
 
     def gradients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from keras_prune_init._arguments import check_model
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.distribute import replicas, workers
+from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names
 from keras_prune_init.layers.kernels import Kernel
+from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery import composites, exchange
 from keras_prune_init.surgery.agreement import check_copy
@@ -81,6 +84,44 @@ def set_masks(
         for kernel in kernels:
             mask, value = masks[kernel.path], kernel.variable.value
             layers[kernel.address].install(kernel.name, mask, value)
+
+
+def set_values(
+    model: keras.Model,
+    source: keras.Model,
+    values: Iterable[tuple[keras.Variable, Any]],
+) -> None:
+    """Give a copy of `source`, pruned or not, new values of variables of `source`.
+
+    What masks remove stays 0.
+    """
+    new = {id(variable): value for variable, value in values}
+    layers = dict(walk(model))
+    with replicas.scope(model):
+        for address, layer in walk(source):
+            found = layers[address]
+            masked = isinstance(found, MaskedLayer)
+            inner = found.layer if masked else found
+            kernels = [get_kernel(layer, name) for name in kernel_names(layer)]
+            for name, kernel in zip(kernel_names(layer), kernels, strict=True):
+                if id(kernel) not in new:
+                    continue
+                if masked and name in found.kernels:
+                    value = np.asarray(new[id(kernel)], kernel.dtype)
+                    found.install(name, found.kept_mask(name), value)
+                else:
+                    get_kernel(inner, name).assign(new[id(kernel)])
+            for own, other in _pairs(layer, inner, kernels):
+                if id(own) in new:
+                    other.assign(new[id(own)])
+
+
+def _pairs(layer, copy, kernels):
+    """Return pairs of the same variable in a layer and its copy, without kernels."""
+    known = {id(k) for k in kernels}
+    known |= {id(get_kernel(copy, name)) for name in kernel_names(layer)}
+    both = ([v for v in one.weights if id(v) not in known] for one in (layer, copy))
+    return zip(*both, strict=True)
 
 
 @one_at_a_time

@@ -174,10 +174,17 @@ def _masked(made: plan.Plan) -> keras.Model:
     if targets is not None:
         rescaling.apply(targets)
     elif made.recipe.finish:
-        more = made.recipe.finish(pruned, made.network)
-        for layer in exchange.masked_layers(pruned):
-            layer.note = f"{note} {more}"
+        _tell(pruned, made.recipe.finish(pruned, made.network))
     return pruned
+
+
+def _tell(pruned, more):
+    """Add to the notes of a pruned model's layers: a text, or one for each kernel."""
+    for layer in exchange.masked_layers(pruned):
+        texts = [more]
+        if isinstance(more, Mapping):
+            texts = [more.get(layer.path_of(name), "") for name in layer.kernels]
+        layer.note = " ".join(filter(None, [layer.note, *texts]))
 
 
 def _without_channels(made: plan.Plan) -> keras.Model:
@@ -197,7 +204,8 @@ def _without_channels(made: plan.Plan) -> keras.Model:
         if made.options.rescale:
             rescaling.rescale(wrapped)
         elif finish:
-            note = f"{note} {finish(wrapped, made.network)}"
+            more = finish(wrapped, made.network)
+            note = note if isinstance(more, Mapping) else f"{note} {more}"
         small = rebuild.copy_model(wrapped, change=exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)

@@ -92,7 +92,8 @@ def make(
     if method.needs_data:
         data, objective = _data(model, dataset, method, options, scoring_dtype(kernels))
     checks.check_workers(model, data)
-    network = Network(model, kernels, data, objective, method.iterations, options.seed)
+    repeats, quiet = method.iterations, not options.verbose
+    network = Network(model, kernels, data, objective, repeats, options.seed, quiet)
     notes = recipe.note, method.remark(network), objective.remark if objective else ""
     recipe = recipe._replace(note=" ".join(filter(None, notes)))
     return Plan(method, recipe, kernels, before, network, units, options)
@@ -178,17 +179,20 @@ def _check_rises(options, kernels, masks):
 
 def _data(
     model: keras.Model, dataset: Any, method: Method, options: Options, dtype: str
-) -> tuple[list, Objective]:
-    """Return the batches to score on, and the objective to differentiate."""
+) -> tuple[list, Objective | None]:
+    """Return the batches to score on, and the objective to differentiate, if any."""
     if dataset is None:
         raise ValueError(
-            "This method differentiates the loss, so it needs data. "
+            "This method looks at data, so it needs some. "
             f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
             "or use 'synflow', 'magnitude' or 'random'."
         )
     tried: list[Objective] = []
 
     def inspect(batch):
+        if not method.needs_loss and not options.samples_per_class:
+            first_batch.run(model, batch[0])
+            return
         objective = first_batch.objective_of(model, options.loss, batch)
         tried.append(objective)
         if options.samples_per_class:
@@ -201,6 +205,8 @@ def _data(
     batches = method.batches if auto else options.batches
     each = options.samples_per_class
     data = take(dataset, inspect, batches, each, dtype, size, at_most=auto)
+    if not tried:
+        return data, None
     [objective] = tried
     first_batch.check_others(objective, data)
     return data, objective

@@ -8,6 +8,7 @@ from keras_prune_init.methods.base import DataMethod as DataMethod
 from keras_prune_init.methods.base import Method as Method
 from keras_prune_init.methods.base import Recipe as Recipe
 from keras_prune_init.methods.grasp import GraSP as GraSP
+from keras_prune_init.methods.lobs import LOBS as LOBS
 from keras_prune_init.methods.magnitude import Magnitude as Magnitude
 from keras_prune_init.methods.random import Random as Random
 from keras_prune_init.methods.robust import Robust as Robust
@@ -27,6 +28,7 @@ _METHODS: dict[str, type[Method]] = {
     "sbp_sr": SBPSR,
     "grasp_sr": GraSPSR,
     "robust": Robust,
+    "lobs": LOBS,
 }
 
 

@@ -26,7 +26,8 @@ class Recipe(NamedTuple):
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
         finish: `None`, or a function of the pruned model and the scoring `Network`,
-            called once. It may change the model, and returns a text for the note.
+            called once. It may change the model, and returns a text for the note, or a
+            dict with a text for each kernel, by path.
 
     Example:
 
@@ -38,7 +39,7 @@ class Recipe(NamedTuple):
 
     model: keras.Model
     note: str = ""
-    finish: Callable[[keras.Model, Network], str] | None = None
+    finish: Callable[[keras.Model, Network], str | dict[str, str]] | None = None
 
 
 class Method(abc.ABC):
@@ -52,6 +53,7 @@ class Method(abc.ABC):
 
     Attributes:
         needs_data: Whether `scores` reads `network.batches`.
+        needs_loss: Whether it differentiates the loss, or reads labels.
         batches: How many batches it asks for, if the user does not say.
 
     Raises:
@@ -72,6 +74,7 @@ class Method(abc.ABC):
     """
 
     needs_data = True
+    needs_loss = True
     batches = 1
 
     def __init__(self, *, iterations: int = 1, schedule: Schedule = "exponential"):

@@ -7,11 +7,12 @@ and optimizer stay exactly as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tqdm.auto import tqdm
 
 from keras_prune_init.distribute import replicas
 from keras_prune_init.layers.kernels import (
@@ -45,11 +46,13 @@ class Network:
         loss: The objective that `gradients` and `hessian_gradient` differentiate.
         iterations: How often the method will ask for the same quantity.
         seed: The seed for methods that draw random numbers.
+        quiet: Whether `progress` shows nothing.
 
     Attributes:
         weights: The kernel values, a list of tensors in the order of `kernels`.
         dtype: The dtype of the computation, `"float32"` or `"float64"`.
         seed: The seed; methods that draw random numbers start from it.
+        others: Pairs of a variable that is no kernel and what stands in its place.
 
     Example:
 
@@ -73,15 +76,17 @@ class Network:
         loss: Objective | None = None,
         iterations: int = 1,
         seed: int = 0,
+        quiet: bool = True,
     ):
         self.model = model
         self.kernels = list(kernels)
         self.batches = list(batches)
         self.loss = loss
         self.seed = seed
+        self._quiet = quiet
         self._calls = iterations * max(len(self.batches), 1)
         self._made: dict = {}
-        self._others: Values = []
+        self.others: Values = []
         self.dtype = scoring_dtype(kernels)
         if any(k.layer.compute_dtype != self.dtype for k in self.kernels):
             self.recast(self.dtype)  # half floats would lose small gradients
@@ -100,12 +105,12 @@ class Network:
     def set_others(self, values: Values) -> None:
         """Run with other values of variables that are no kernels, from now on."""
         kernels = {id(k.variable) for k in self.kernels}
-        self._others = [(v, value) for v, value in values if id(v) not in kernels]
+        self.others = [(v, value) for v, value in values if id(v) not in kernels]
         self._made.clear()  # it was made with those before
 
     def value_of(self, variable: keras.Variable) -> Any:
         """Return the value that a variable that is no kernel has in this network."""
-        found = (value for v, value in self._others if v is variable)
+        found = (value for v, value in self.others if v is variable)
         return next(found, variable.value)
 
     def map_others(self, function: Callable) -> list[tuple]:
@@ -133,7 +138,7 @@ class Network:
 
     def _scope(self, weights, others=()):
         variables = [k.variable for k in self.kernels]
-        mapping = [*zip(variables, weights, strict=True), *self._others, *others]
+        mapping = [*zip(variables, weights, strict=True), *self.others, *others]
         return keras.StatelessScope(mapping, collect_losses=True)
 
     def gradients(
@@ -188,6 +193,10 @@ class Network:
         if len(self.batches) > 1:
             total = self.gradients(weights, batch_norm, temperature)
         return self._summed(("hg", batch_norm, temperature), product, weights, total)
+
+    def progress(self, items: Sequence, what: str) -> Iterable:
+        """Return the items one by one, with a progress bar if that takes long."""
+        return tqdm(items, what, delay=3, disable=self._quiet, leave=False)
 
     def once(self, key, make: Callable[[], Any]) -> Any:
         """Return what `make()` returned for this key; it is called once for each."""

@@ -1,0 +1,202 @@
+"""L-OBS, layer-wise Optimal Brain Surgeon: each layer keeps its outputs, one by one.
+
+The error of a layer is the mean square of the change of its outputs, before the
+activation and for the inputs that it has in the given network. Its Hessian is the same
+for all rows that read the same inputs: their second moments, plus a damping. In each
+row the weight q with the smallest w_q^2 / (2 [H^-1]_qq) goes, the others and the bias
+make up for it, row and column q leave the inverse, and so on (`scoring.elimination`).
+
+Differences from the paper and its code: H^-1 is down-dated exactly after each removal,
+as in ExactOBS, so that later choices see earlier ones. `downdate=False` is the
+published way: sensitivities of the first H^-1 decide, and each removal adds its change
+with that H^-1. Costs are divided by the mean square of the layer's outputs (without the
+bias), because those of layers are compared if `allocation` is global; the order within
+a layer is the published one. What is looked up (embeddings) has a diagonal Hessian, the
+frequencies of tokens, so nothing makes up for anything.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_prune_init._arguments import check_flag, is_number
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.methods.base import Method, Recipe
+from keras_prune_init.scoring import elimination, layer_inputs
+
+
+class LOBS(Method):
+    """Keep the outputs of each layer of a trained model, and move the weights left.
+
+    Needs inputs only, and no gradients. Afterwards call `recalibrate` if the model has
+    batch normalization, and train a little.
+
+    Args:
+        damping: Part of the mean of the Hessian's diagonal that is added to it, a
+            positive number. It is what makes weights of inputs that are always 0 cost
+            something.
+        downdate: `False`: as published, without down-dates of the inverse.
+        **options: `iterations` and `schedule`, as in `Method`. In each iteration the
+            inputs of the layers are those in the network so far.
+
+    Raises:
+        ValueError: If an option has no such value. While pruning: if a kernel is of a
+            layer that is not known to multiply its inputs with it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> model = kpi.models.mlp((4,), classes=2, depth=2, width=8)
+    >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
+    >>> pruned = kpi.prune(model, (x, y), "lobs", sparsity=0.5)
+    >>> print(kpi.report(pruned).notes[0])
+    dense1/kernel: the mean square of its outputs is ..., that of their change ...
+
+    Reference:
+        Dong, Chen, Pan, 2017, arXiv 1705.07565. Frantar, Singh, Alistarh, 2022,
+        arXiv 2208.11580 (ExactOBS).
+    """
+
+    needs_loss = False
+    batches = 8
+
+    def __init__(self, *, damping: float = 0.01, downdate: bool = True, **options):
+        super().__init__(**options)
+        if not is_number(damping) or damping <= 0:
+            raise ValueError(
+                "`damping` must be a positive number. Received: damping="
+                f"{damping!r}. Pass for example 0.01."
+            )
+        check_flag("downdate", downdate)
+        self.damping, self.downdate = float(damping), bool(downdate)
+
+    def recipe(self, model):
+        return Recipe(model, finish=_errors)
+
+    def remark(self, network):
+        known = (layer_inputs.product, layer_inputs.is_looked_up)
+        unknown = [k for k in network.kernels if not any(f(k) for f in known)]
+        if unknown:
+            names = (f"{k.path} of a {type(k.owner).__name__}" for k in unknown)
+            raise ValueError(
+                "Method 'lobs' must know how a layer multiplies its inputs. Received: "
+                f"{', '.join(names)}. Leave these layers out by `filters`, or use "
+                "method 'obd'."
+            )
+        return ""
+
+    def scores(self, network, weights):
+        layers = self._layers(network, weights)
+        return [v.costs() for v in network.progress(layers, "removing")]
+
+    def update(self, network, weights, masks):
+        layers = self._layers(network, weights)
+        values = []
+        for kernel, layer in network.progress(
+            [*zip(network.kernels, layers, strict=True)], "compensating"
+        ):
+            if layer.product is not None:
+                new, change = layer.compensated(masks[kernel.path])
+                values.append((kernel.variable, new))
+                if change is not None:
+                    before = np.asarray(network.value_of(layer.bias))
+                    values.append((layer.bias, before + change.reshape(before.shape)))
+        return values
+
+    def _layers(self, network, weights):
+        moments = network.once("inputs", lambda: collected(network, weights))
+        options = self.damping, self.downdate
+        pairs = zip(weights, moments, strict=True)
+        return [_Layer(np.asarray(w, float), m, *options) for w, m in pairs]
+
+
+def collected(network, weights):
+    """Return the moments of the inputs of all kernels."""
+
+    def run(x):
+        network.forward(x, weights)
+
+    return layer_inputs.collect(network.model, run, network.batches, network.kernels)
+
+
+class _Layer:
+    """One kernel as rows of weights, each group of rows with its Hessian."""
+
+    def __init__(self, weights, moments, damping, downdate):
+        self.weights, self.moments, self.damping = weights, moments, damping
+        self.product, self.bias = moments.product, moments.bias
+        self.downdate = downdate
+
+    def costs(self):
+        """Return what the removal of each weight costs, in the kernel's shape."""
+        energy = self.moments.energy(self.weights) or 1.0
+        if self.product is None:
+            diagonal = self.moments.matrix + self._added(self.moments.matrix)
+            return self.weights**2 * diagonal / energy
+        found = [self._row_costs(h, rows) for h, rows in self._groups()]
+        costs = np.stack(found)[..., : self.product.sizes[2]]
+        return 2 * self.product.join(costs, self.weights.shape) / energy
+
+    def compensated(self, mask):
+        """Return the weights that a mask leaves, moved, and the change of the bias."""
+        kept = self._with_bias(self.product.split(mask), True)
+        pairs = zip(self._groups(), kept, strict=True)
+        new = np.stack([self._moved(h, rows, k) for (h, rows), k in pairs])
+        inputs = self.product.sizes[2]
+        values = self.product.join(new[..., :inputs], self.weights.shape)
+        return values, None if self.bias is None else new[..., inputs]
+
+    def _groups(self):
+        """Yield the Hessian and the rows of each group."""
+        rows = self._with_bias(self.product.split(self.weights), 0.0)
+        for matrix, part in zip(self.moments.matrix, rows, strict=True):
+            added = self._added(np.diag(matrix))
+            yield matrix + added * np.eye(len(matrix)), part
+
+    def _added(self, diagonal):
+        return self.damping * (np.mean(diagonal) or 1.0)
+
+    def _with_bias(self, values, value):
+        """Append an entry for the bias, of which only the change is of interest."""
+        if self.bias is None:
+            return values
+        return np.pad(values, [(0, 0), (0, 0), (0, 1)], constant_values=value)
+
+    def _row_costs(self, hessian, rows):
+        inverse = np.linalg.inv(hessian)
+        if not self.downdate:
+            return rows**2 / np.diag(inverse) / 2
+        removable = np.ones(len(hessian), bool)
+        removable[self.product.sizes[2] :] = False
+        return elimination.removal_costs(inverse, rows, removable)
+
+    def _moved(self, hessian, rows, kept):
+        if self.downdate:
+            return elimination.compensated(hessian, rows, kept)
+        return elimination.published(np.linalg.inv(hessian), rows, kept)
+
+
+def _errors(pruned, network):
+    """Return what happened to the outputs of each layer, by the path of the kernel."""
+    if network.others:  # inputs were collected on the way
+        network.set_others([])
+    moments = network.once("inputs", lambda: collected(network, network.weights))
+    texts = {}
+    layers = {k.path: k for k in find_kernels(pruned)}
+    for kernel, w, m in zip(network.kernels, network.weights, moments, strict=True):
+        new = layers[kernel.path]
+        if new.shape != kernel.shape:  # whole channels are gone
+            return {}
+        w = np.asarray(w, float)
+        change = new.value - w
+        moved = 0.0
+        if m.bias is not None:
+            bias = np.asarray(new.owner.bias.value, float)
+            moved = bias - np.asarray(m.bias.value, float)
+        error, energy = m.energy(change, moved), m.energy(w)
+        texts[kernel.path] = (
+            f"{kernel.path}: the mean square of its outputs is {energy:.4g}, that of "
+            f"their change {error:.4g} ({error / (energy or 1):.2%})."
+        )
+    return texts

@@ -1,0 +1,181 @@
+"""Optimal Brain Surgeon on quadratic errors: what goes, and what the rest becomes.
+
+The error of weights w + d is d'Hd / 2. If weight q is set to 0 and all others are moved
+to make up for it, the least error is w_q^2 / (2 [H^-1]_qq), with the change
+d = -w_q / [H^-1]_qq H^-1 e_q. After that, row and column q leave the inverse:
+
+    H^-1 <- H^-1 - H^-1 e_q e_q' H^-1 / [H^-1]_qq        (Hassibi, Stork 1993)
+
+One such step passes over the whole inverse once, for which memory is too slow. So steps
+are gathered: the vectors u = H^-1 e_q / sqrt([H^-1]_qq) of the last steps are kept as
+the rows of U, a step needs only its own column of H^-1 - U'U, and U'U is subtracted as
+one product of matrices. The result is that of single steps. Pivoted Cholesky
+factorizations are blocked in the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Steps that are gathered. U of the widest layers stays in the cache.
+STEPS = 128
+# Bytes of the inverses of rows that are worked on together.
+TOGETHER = 2**26
+# Larger inverses are in single precision: twice as fast, and the choice is the same but
+# for near ties. The new weights are always computed in double precision.
+WIDEST_DOUBLE = 1024
+# An inverse shrinks to what is left if no more than this fraction is.
+SHRINK = 0.8
+
+
+def removal_costs(
+    inverse: np.ndarray, rows: np.ndarray, removable: np.ndarray | None = None
+) -> np.ndarray:
+    """Return what the removal of each weight costs, if the cheapest goes first.
+
+    All rows have the same Hessian. In each row weights are removed one by one until
+    none is left, each time the one that increases the error least. The cost of a weight
+    is this increase, or that of an earlier one if it was more: so removing all weights
+    below some cost removes the first ones, in every row.
+
+    Args:
+        inverse: The inverse of the Hessian, of shape (n, n), positive definite.
+        rows: Weights, of shape (rows, n).
+        removable: Which of the n weights may go, bools; default: all.
+
+    Returns:
+        Float64 of shape (rows, n); infinite for what may not go.
+    """
+    n = len(inverse)
+    removable = np.ones(n, bool) if removable is None else removable
+    dtype = np.float64 if n <= WIDEST_DOUBLE else np.float32
+    inverse = np.asarray(inverse, dtype)
+    costs = np.full(rows.shape, np.inf)
+    count = max(1, TOGETHER // (n * n * inverse.itemsize))
+    for first in range(0, len(rows), count):
+        part = slice(first, first + count)
+        costs[part] = _Elimination(inverse, rows[part], removable).costs()
+    return costs
+
+
+class _Elimination:
+    """The inverses of some rows, one for each, from which weights are removed."""
+
+    def __init__(self, inverse, rows, removable):
+        self.rows = np.arange(len(rows))
+        self.w = np.array(rows, inverse.dtype)
+        self.inverse = np.broadcast_to(inverse, (len(rows), *inverse.shape)).copy()
+        self.diagonal = np.broadcast_to(np.diag(inverse), self.w.shape).copy()
+        # Rounding must not make it 0 or less, whatever was subtracted.
+        self.least = np.finfo(inverse.dtype).eps * self.diagonal
+        self.free = np.broadcast_to(removable, self.w.shape).copy()
+        self.left = self.free | ~removable
+        # Where each entry was before any left.
+        self.names = np.broadcast_to(np.arange(len(inverse)), self.w.shape)
+        self.steps = int(removable.sum())
+        self.found = np.full(self.w.shape, np.inf)
+
+    def costs(self):
+        highest = np.zeros(len(self.rows))
+        for first in range(0, self.steps, STEPS):
+            count = min(STEPS, self.steps - first)
+            u = np.zeros((len(self.rows), count, self.w.shape[1]), self.w.dtype)
+            for k in range(count):
+                highest = np.maximum(highest, self._step(u, k))
+                # Of equal costs in a row, the first to go is the cheapest.
+                order = 1 + (first + k) * np.finfo(float).eps
+                self.found[self.rows, self.last] = highest * order
+            if first + count < self.steps:
+                self._subtract(u)
+                self._shrink()
+        return self.found
+
+    def _step(self, u, k):
+        """Remove the cheapest weight of each row; return the increases of the error."""
+        rows, w = self.rows, self.w
+        cost = np.where(self.free, w * w / self.diagonal, np.inf)
+        q = np.argmin(cost, axis=1)
+        used = u[rows, :k, q]
+        column = self.inverse[rows, q]
+        if k:
+            column -= np.matmul(used[:, None], u[:, :k])[:, 0]
+        pivot = np.sqrt(self.diagonal[rows, q])[:, None]
+        column /= pivot
+        increase = cost[rows, q].astype(float) / 2
+        w -= w[rows, q][:, None] / pivot * column
+        self.diagonal -= column * column
+        np.maximum(self.diagonal, self.least, out=self.diagonal)
+        u[:, k] = column
+        w[rows, q] = 0
+        self.free[rows, q] = self.left[rows, q] = False
+        self.last = self.names[rows, q]
+        return increase
+
+    def _subtract(self, u):
+        """Subtract u'u from each inverse; both triangles, as rows are read whole."""
+        for inverse, part in zip(self.inverse, u, strict=True):
+            inverse -= part.T @ part
+
+    def _shrink(self):
+        """Take what is gone out of the inverses, once it is worth the copy."""
+        left = int(self.left[0].sum())
+        if left > SHRINK * self.w.shape[1]:
+            return
+        keep = np.nonzero(self.left)[1].reshape(len(self.rows), left)
+        pairs = zip(self.inverse, keep, strict=True)
+        self.inverse = np.stack([inverse[np.ix_(k, k)] for inverse, k in pairs])
+        for name in ("w", "diagonal", "least", "free", "left", "names"):
+            value = getattr(self, name)
+            setattr(self, name, np.take_along_axis(value, keep, 1))
+
+
+def compensated(hessian: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return rows without the weights that are not kept, with the least error.
+
+    It is the minimum of d'Hd, and what exact steps of Optimal Brain Surgeon end at, in
+    whatever order they remove the weights.
+
+    Args:
+        hessian: Float64 of shape (n, n), positive definite.
+        rows: Weights, of shape (rows, n).
+        kept: Which weights are kept, bools of the shape of `rows`.
+    """
+    new = np.where(kept, rows, 0).astype(float)
+    # Rows of the same mask, such as those of whole channels, are solved together.
+    masks, which = np.unique(kept, axis=0, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    ends = np.cumsum(np.bincount(which.ravel(), minlength=len(masks)))[:-1]
+    for mask, same in zip(masks, np.split(order, ends), strict=True):
+        if not mask.any() or mask.all():
+            continue
+        lost = rows[np.ix_(same, ~mask)] @ hessian[np.ix_(~mask, mask)]
+        new[np.ix_(same, mask)] += _solved(hessian[np.ix_(mask, mask)], lost)
+    return new
+
+
+def published(inverse: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return rows without what is not kept, moved as Dong, Chen and Pan published it.
+
+    Each removal adds its change as the first inverse gives it, in the order of the
+    first sensitivities, and what is gone is set to 0 again after each.
+
+    Args:
+        inverse: The inverse of the Hessian, of shape (n, n).
+        rows: Weights, of shape (rows, n).
+        kept: Which weights are kept, bools of the shape of `rows`.
+    """
+    new, left = np.array(rows, float), np.ones(kept.shape, bool)
+    cost = np.where(kept, np.inf, rows**2 / np.diag(inverse))
+    order = np.argsort(cost, axis=1, kind="stable")
+    counts = np.sum(~kept, axis=1)
+    for k in range(counts.max(initial=0)):
+        at = np.flatnonzero(counts > k)
+        q = order[at, k]
+        new[at] -= (new[at, q] / inverse[q, q])[:, None] * inverse[q]
+        left[at, q] = False
+        new[at] *= left[at]
+    return new
+
+
+def _solved(matrix, rows):
+    return np.linalg.solve(matrix, rows.T).T

@@ -21,9 +21,6 @@ import numpy as np
 STEPS = 128
 # Bytes of the inverses of rows that are worked on together.
 TOGETHER = 2**26
-# Larger inverses are in single precision: twice as fast, and the choice is the same but
-# for near ties. The new weights are always computed in double precision.
-WIDEST_DOUBLE = 1024
 # An inverse shrinks to what is left if no more than this fraction is.
 SHRINK = 0.8
 
@@ -39,7 +36,8 @@ def removal_costs(
     below some cost removes the first ones, in every row.
 
     Args:
-        inverse: The inverse of the Hessian, of shape (n, n), positive definite.
+        inverse: The inverse of the Hessian, of shape (n, n), positive definite. Its
+            dtype is that of the computation.
         rows: Weights, of shape (rows, n).
         removable: Which of the n weights may go, bools; default: all.
 
@@ -48,8 +46,6 @@ def removal_costs(
     """
     n = len(inverse)
     removable = np.ones(n, bool) if removable is None else removable
-    dtype = np.float64 if n <= WIDEST_DOUBLE else np.float32
-    inverse = np.asarray(inverse, dtype)
     costs = np.full(rows.shape, np.inf)
     count = max(1, TOGETHER // (n * n * inverse.itemsize))
     for first in range(0, len(rows), count):
@@ -149,8 +145,25 @@ def compensated(hessian: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> np.n
         if not mask.any() or mask.all():
             continue
         lost = rows[np.ix_(same, ~mask)] @ hessian[np.ix_(~mask, mask)]
-        new[np.ix_(same, mask)] += _solved(hessian[np.ix_(mask, mask)], lost)
+        moved = np.linalg.solve(hessian[np.ix_(mask, mask)], lost.T)
+        new[np.ix_(same, mask)] += moved.T
     return new
+
+
+def made_up_for(
+    inverse: np.ndarray, weights: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return what `compensated` does for one row, and the increase of the error.
+
+    Args:
+        inverse: The inverse of the Hessian, of shape (n, n), positive definite.
+        weights: A vector of n weights.
+        kept: Which of them are kept, bools.
+    """
+    gone = np.flatnonzero(~kept)
+    forces = np.linalg.solve(inverse[np.ix_(gone, gone)], weights[gone])
+    new = np.where(kept, weights - inverse[:, gone] @ forces, 0)
+    return new, float(weights[gone] @ forces / 2)
 
 
 def published(inverse: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -175,7 +188,3 @@ def published(inverse: np.ndarray, rows: np.ndarray, kept: np.ndarray) -> np.nda
         left[at, q] = False
         new[at] *= left[at]
     return new
-
-
-def _solved(matrix, rows):
-    return np.linalg.solve(matrix, rows.T).T

@@ -26,7 +26,7 @@ from keras_prune_init.scoring import elimination, layer_inputs
 
 # Larger inverses are in single precision for the choice: twice as fast, and the same
 # but for near ties. The new weights are computed in double precision.
-WIDEST_DOUBLE = 1024
+WIDEST_DOUBLE = 256
 
 
 class LOBS(Method):
@@ -138,25 +138,40 @@ class _Layer:
         if self.product is None:
             diagonal = self.moments.matrix + self._added(self.moments.matrix)
             return self.weights**2 * diagonal / energy
-        found = [self._row_costs(h, rows) for h, rows in self._groups()]
-        costs = np.stack(found)[..., : self.product.sizes[2]]
-        return 2 * self.product.join(costs, self.weights.shape) / energy
+        inverses, rows = np.linalg.inv(self.hessians), self.rows
+        inputs = self.product.sizes[2]
+        if self.downdate:
+            if rows.shape[-1] > WIDEST_DOUBLE:
+                inverses = inverses.astype(np.float32)
+            removable = np.arange(rows.shape[-1]) < inputs
+            costs = elimination.removal_costs(inverses, rows, removable)
+        else:
+            diagonals = np.diagonal(inverses, axis1=1, axis2=2)
+            costs = rows**2 / diagonals[:, None] / 2
+        costs = self.product.join(costs[..., :inputs], self.weights.shape)
+        return 2 * costs / energy
 
     def compensated(self, mask):
         """Return the weights that a mask leaves, moved, and the change of the bias."""
         kept = self._with_bias(self.product.split(mask), True)
-        pairs = zip(self._groups(), kept, strict=True)
-        new = np.stack([self._moved(h, rows, k) for (h, rows), k in pairs])
+        groups = zip(self.hessians, self.rows, kept, strict=True)
+        new = np.stack([self._moved(*group) for group in groups])
         inputs = self.product.sizes[2]
         values = self.product.join(new[..., :inputs], self.weights.shape)
         return values, None if self.bias is None else new[..., inputs]
 
-    def _groups(self):
-        """Yield the Hessian and the rows of each group."""
-        rows = self._with_bias(self.product.split(self.weights), 0.0)
-        for matrix, part in zip(self.moments.matrix, rows, strict=True):
-            added = self._added(np.diag(matrix))
-            yield matrix + added * np.eye(len(matrix)), part
+    @property
+    def rows(self):
+        """The weights, of shape (groups, outputs, inputs)."""
+        return self._with_bias(self.product.split(self.weights), 0.0)
+
+    @property
+    def hessians(self):
+        """The damped Hessian of each group."""
+        found = self.moments.matrix.copy()
+        for matrix in found:
+            matrix.flat[:: len(matrix) + 1] += self._added(np.diag(matrix))
+        return found
 
     def _added(self, diagonal):
         return self.damping * (np.mean(diagonal) or 1.0)
@@ -166,16 +181,6 @@ class _Layer:
         if self.bias is None:
             return values
         return np.pad(values, [(0, 0), (0, 0), (0, 1)], constant_values=value)
-
-    def _row_costs(self, hessian, rows):
-        inverse = np.linalg.inv(hessian)
-        if not self.downdate:
-            return rows**2 / np.diag(inverse) / 2
-        removable = np.ones(len(hessian), bool)
-        removable[self.product.sizes[2] :] = False
-        if len(inverse) > WIDEST_DOUBLE:
-            inverse = inverse.astype(np.float32)
-        return elimination.removal_costs(inverse, rows, removable)
 
     def _moved(self, hessian, rows, kept):
         if self.downdate:

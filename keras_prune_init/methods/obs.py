@@ -95,7 +95,7 @@ class OBS(Method):
         inverse, w = self._quadratic(network, weights)
         kernels = sum(int(np.prod(k.shape)) for k in network.kernels)
         removable = np.arange(len(w)) < kernels
-        [costs] = removal_costs(inverse, w[None], removable)
+        [[costs]] = removal_costs(inverse[None], w[None, None], removable)
         return _split(costs, network.kernels)
 
     def update(self, network, weights, masks):

@@ -26,48 +26,49 @@ SHRINK = 0.8
 
 
 def removal_costs(
-    inverse: np.ndarray, rows: np.ndarray, removable: np.ndarray | None = None
+    inverses: np.ndarray, rows: np.ndarray, removable: np.ndarray | None = None
 ) -> np.ndarray:
     """Return what the removal of each weight costs, if the cheapest goes first.
 
-    All rows have the same Hessian. In each row weights are removed one by one until
-    none is left, each time the one that increases the error least. The cost of a weight
-    is this increase, or that of an earlier one if it was more: so removing all weights
-    below some cost removes the first ones, in every row.
+    The rows of a group have the same Hessian. In each row weights are removed one by
+    one until none is left, each time the one that increases the error least. The cost
+    of a weight is this increase, or that of an earlier one if it was more: so removing
+    all weights below some cost removes the first ones, in every row.
 
     Args:
-        inverse: The inverse of the Hessian, of shape (n, n), positive definite. Its
-            dtype is that of the computation.
-        rows: Weights, of shape (rows, n).
+        inverses: Inverses of the Hessians, of shape (groups, n, n), positive definite.
+            Their dtype is that of the computation.
+        rows: Weights, of shape (groups, rows, n).
         removable: Which of the n weights may go, bools; default: all.
 
     Returns:
-        Float64 of shape (rows, n); infinite for what may not go.
+        Float64 of shape (groups, rows, n); infinite for what may not go.
     """
-    n = len(inverse)
+    groups, each, n = rows.shape
     removable = np.ones(n, bool) if removable is None else removable
-    costs = np.full(rows.shape, np.inf)
-    count = max(1, TOGETHER // (n * n * inverse.itemsize))
-    for first in range(0, len(rows), count):
+    flat, costs = rows.reshape(-1, n), np.empty((groups * each, n))
+    group = np.repeat(np.arange(groups), each)
+    count = max(1, TOGETHER // (n * n * inverses.itemsize))
+    for first in range(0, len(flat), count):
         part = slice(first, first + count)
-        costs[part] = _Elimination(inverse, rows[part], removable).costs()
-    return costs
+        found = _Elimination(inverses[group[part]], flat[part], removable)
+        costs[part] = found.costs()
+    return costs.reshape(rows.shape)
 
 
 class _Elimination:
     """The inverses of some rows, one for each, from which weights are removed."""
 
     def __init__(self, inverse, rows, removable):
-        self.rows = np.arange(len(rows))
+        self.rows, self.inverse = np.arange(len(rows)), inverse
         self.w = np.array(rows, inverse.dtype)
-        self.inverse = np.broadcast_to(inverse, (len(rows), *inverse.shape)).copy()
-        self.diagonal = np.broadcast_to(np.diag(inverse), self.w.shape).copy()
+        self.diagonal = np.diagonal(inverse, axis1=1, axis2=2).copy()
         # Rounding must not make it 0 or less, whatever was subtracted.
         self.least = np.finfo(inverse.dtype).eps * self.diagonal
         self.free = np.broadcast_to(removable, self.w.shape).copy()
-        self.left = self.free | ~removable
+        self.left = np.ones(self.w.shape, bool)
         # Where each entry was before any left.
-        self.names = np.broadcast_to(np.arange(len(inverse)), self.w.shape)
+        self.names = np.broadcast_to(np.arange(self.w.shape[1]), self.w.shape)
         self.steps = int(removable.sum())
         self.found = np.full(self.w.shape, np.inf)
 

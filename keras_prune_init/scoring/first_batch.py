@@ -49,7 +49,7 @@ def objective_of(model: keras.Model, loss: Any, batch: tuple) -> Objective:
         outputs = _outputs_without_running(model, x) if known else None
     with keras.StatelessScope(collect_losses=True) as scope:
         if outputs is None:
-            outputs = _run(model, x)
+            outputs = run(model, x)
         if found is None:
             added = bool(scope.losses) and (y is None or model.compiled)
             found = Objective() if added else _inferred(model, x, y, outputs)
@@ -70,7 +70,7 @@ def check_others(objective: Objective, batches: list[tuple]) -> None:
             # Only labels that look wrong are tried, as this runs the model.
             if y is not None and _out_of_range(y, outputs):
                 with keras.StatelessScope(collect_losses=True):
-                    _tried(objective, model, x, y, _run(model, x), sample_weight)
+                    _tried(objective, model, x, y, run(model, x), sample_weight)
         except ValueError as e:
             raise ValueError(f"{e} This is batch {number} of the dataset.") from e
 
@@ -80,7 +80,7 @@ def _tried(objective, model, x, y, outputs, sample_weight):
     try:
         value = objective(model, x, y, outputs, sample_weight)
     except Exception:  # the model may make other shapes than the given ones
-        outputs = _run(model, x)
+        outputs = run(model, x)
         try:
             value = objective(model, x, y, outputs, sample_weight)
         except Exception as e:
@@ -151,7 +151,8 @@ def _structure(model):
     return outputs[0] if single else outputs
 
 
-def _run(model, x):
+def run(model: keras.Model, x: Any) -> Any:
+    """Return the outputs in inference; a ValueError says how a batch does not fit."""
     try:
         return model(x, training=False)
     except NotImplementedError as e:

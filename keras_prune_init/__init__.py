@@ -27,6 +27,7 @@ from keras_prune_init.methods import (
 from keras_prune_init.reports.cost import CostReport, cost
 from keras_prune_init.reports.pruning import PruningReport, report
 from keras_prune_init.scoring.network import Network
+from keras_prune_init.scoring.recalibration import recalibrate
 from keras_prune_init.surgery.layouts import to_layout
 from keras_prune_init.surgery.rebuild import enable_workers, strip
 from keras_prune_init.theory import initializers, mean_field
@@ -68,6 +69,7 @@ __all__ = [
     "models",
     "prune",
     "prune_at_init",
+    "recalibrate",
     "register_allocation",
     "register_layer",
     "register_method",

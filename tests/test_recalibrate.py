@@ -1,5 +1,6 @@
 """`recalibrate`: statistics of batch normalization are those of the data."""
 
+import contextlib
 import weakref
 
 import keras
@@ -131,6 +132,8 @@ class Own(L.BatchNormalization):
 
 
 class Untraced(L.Layer):
+    """A user's layer that needs numbers, so it cannot be traced."""
+
     def call(self, x):
         return x * float(x.numpy().shape[0] > 0)
 
@@ -151,11 +154,14 @@ class Caller(keras.Model):
         return norm(2 * x)
 
 
-@pytest.mark.parametrize("others", [(), (Untraced(),)])
-def test_all_calls_of_a_layer_count_however_it_is_called(others):
+@pytest.mark.parametrize(
+    ("others", "count"), [((), 1), ((Untraced,), 1), ((Untraced,), 2)]
+)
+def test_all_calls_of_a_layer_count_however_it_is_called(others, count):
     x = numbers(10, 3)
-    model = Caller(*others)
-    model(x)
+    with mirrored(count).scope() if count > 1 else contextlib.nullcontext():
+        model = Caller(*(make() for make in others))
+        model(x)
     kpi.recalibrate(model, dataset(x, 4))
     both = np.concatenate([x, 2 * x])
     np.testing.assert_allclose(statistics(model)[0], both.mean(0), rtol=1e-5)

@@ -51,7 +51,8 @@ def recalibrate(
     Args:
         model: A built Keras model, pruned or not.
         dataset: Inputs, in batches as large as those of training. All that
-            `prune_at_init` takes, or an array. Labels and weights are ignored.
+            `prune_at_init` takes, or an array. Labels and weights are ignored. All
+            workers of a strategy must pass the same whole dataset.
         batches: Number of batches from the start of the dataset; `None`: all.
 
     Returns:

@@ -1,7 +1,7 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
-from keras_prune_init import methods, models, tfmot
+from keras_prune_init import methods, models, sanity, tfmot
 from keras_prune_init.api import prune, prune_at_init, score
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
@@ -27,6 +27,7 @@ from keras_prune_init.methods import (
 from keras_prune_init.reports.cost import CostReport, cost
 from keras_prune_init.reports.pruning import PruningReport, report
 from keras_prune_init.scoring.network import Network
+from keras_prune_init.scoring.recalibration import recalibrate
 from keras_prune_init.surgery.layouts import to_layout
 from keras_prune_init.surgery.rebuild import enable_workers, strip
 from keras_prune_init.theory import initializers, mean_field
@@ -68,11 +69,13 @@ __all__ = [
     "models",
     "prune",
     "prune_at_init",
+    "recalibrate",
     "register_allocation",
     "register_layer",
     "register_method",
     "report",
     "rescale",
+    "sanity",
     "score",
     "select",
     "shrink",

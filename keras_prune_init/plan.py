@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from keras_prune_init.distribute import workers
 from keras_prune_init.layers.kernels import Kernel, find_kernels, scoring_dtype
-from keras_prune_init.layers.walk import is_graph
 from keras_prune_init.masks.allocation import Masks
 from keras_prune_init.masks.patterns import Units
 from keras_prune_init.masks.schedules import check_schedule
@@ -22,7 +21,7 @@ from keras_prune_init.masks.top_k import check_finite, check_nonzero, removed_co
 from keras_prune_init.methods import Method, Recipe, get_method
 from keras_prune_init.options import Options
 from keras_prune_init.scoring import checks, first_batch
-from keras_prune_init.scoring.batches import ARRAY_BATCH, take
+from keras_prune_init.scoring.batches import size_for, take
 from keras_prune_init.scoring.network import Network, Tensors, Values
 from keras_prune_init.scoring.objective import Objective
 from keras_prune_init.surgery import rebuild
@@ -198,13 +197,9 @@ def _data(
         if options.samples_per_class:
             return first_batch.classes(objective.example[-1], batch[1])
 
-    size = ARRAY_BATCH
-    if is_graph(model) and model.inputs:
-        size = model.inputs[0].shape[0] or size
     auto = options.batches == "auto"
-    batches = method.batches if auto else options.batches
-    each = options.samples_per_class
-    data = take(dataset, inspect, batches, each, dtype, size, at_most=auto)
+    counts = method.batches if auto else options.batches, options.samples_per_class
+    data = take(dataset, inspect, *counts, dtype, size_for(model), at_most=auto)
     if not tried:
         return data, None
     [objective] = tried

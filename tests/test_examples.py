@@ -65,7 +65,7 @@ def test_runs(name):
 
 
 @pytest.mark.parametrize(
-    "space", [kpi, methods, kpi.models, kpi.initializers, kpi.mean_field]
+    "space", [kpi, methods, kpi.models, kpi.initializers, kpi.mean_field, kpi.sanity]
 )
 def test_everything_public_has_one(space):
     own = [k for k, v in vars(space).items() if _module(v) == space.__name__]

@@ -28,6 +28,7 @@ ORDER = (
     "channels",
     "theory",
     "methods",
+    "sanity",
     "options",
     "plan",
     "api",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -25,20 +26,20 @@ def scope(model: keras.Model) -> contextlib.AbstractContextManager:
 
 
 def shares(
-    strategy: tf.distribute.Strategy, batches: Sequence[Any]
+    strategy: tf.distribute.Strategy, batches: Iterable[Any]
 ) -> Iterator[tuple[Any, Any]]:
     """Deal batches out to the replicas, one to each at a time, with a number.
 
     It is 1, or 0 on a replica that has nothing left to do and gets a batch again.
     """
-    for first in range(0, len(batches), strategy.num_replicas_in_sync):
+    source = iter(batches)
+    while turn := [*itertools.islice(source, strategy.num_replicas_in_sync)]:
 
-        def share(context, first=first):
-            number = first + context.replica_id_in_sync_group
-            present = number < len(batches)
-            batch = batches[number if present else first]
+        def share(context, turn=turn):
+            number = context.replica_id_in_sync_group
+            present = number < len(turn)
             tensors = keras.tree.map_structure(
-                tf.convert_to_tensor, batch, none_is_leaf=False
+                tf.convert_to_tensor, turn[number if present else 0], none_is_leaf=False
             )
             return tensors, float(present)
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init._arguments import check_whole
+from keras_prune_init.layers.walk import is_graph
 
 # Arrays are cut into batches of this size.
 ARRAY_BATCH = 128
@@ -38,14 +39,51 @@ def take(
     are cut into batches of `array_batch` samples. Those of floats are cast to `dtype`,
     as `fit` does. With `at_most` there may be fewer batches.
     """
-    for name, value in (("batches", batches), ("samples_per_class", samples_per_class)):
-        if value is not None:
-            check_whole(name, value, 1, sys.maxsize)
-    if batches is None and not samples_per_class and _is_endless(dataset):
+    _check_counts(batches=batches, samples_per_class=samples_per_class)
+    if not samples_per_class:
+        return [*stream(dataset, inspect, batches, dtype, array_batch, at_most)]
+    first, source = _opened(dataset, dtype, array_batch)
+    return _balanced(source, int(samples_per_class), inspect(first))
+
+
+def stream(
+    dataset,
+    inspect: Callable[[Batch], Any],
+    batches: int | None = 1,
+    dtype: str = "float32",
+    array_batch: int = ARRAY_BATCH,
+    at_most: bool = False,
+) -> Iterator[Batch]:
+    """Return an iterator over what `take` lists, for data of any size.
+
+    The first batch is inspected before it returns. That there are too few `batches` is
+    seen at the end only.
+    """
+    _check_counts(batches=batches)
+    if batches is None and _is_endless(dataset):
         raise ValueError(
             "An endless dataset has no last batch. Received: batches=None, and a "
             f"{type(dataset).__name__} that may repeat forever. Say how many `batches`."
         )
+    first, source = _opened(dataset, dtype, array_batch)
+    inspect(first)
+    return source if batches is None else _first(source, batches, at_most)
+
+
+def size_for(model: keras.Model) -> int:
+    """Return the batch size to cut arrays into: the one that inputs fix, or 128."""
+    fixed = model.inputs[0].shape[0] if is_graph(model) and model.inputs else None
+    return fixed or ARRAY_BATCH
+
+
+def _check_counts(**counts):
+    for name, value in counts.items():
+        if value is not None:
+            check_whole(name, value, 1, sys.maxsize)
+
+
+def _opened(dataset, dtype, array_batch):
+    """Return the first batch, and an iterator over all batches."""
     rest = (_map(_tensor, batch) for batch in _iterate(dataset, dtype, array_batch))
     first = next(rest, None)
     if first is None:
@@ -53,18 +91,20 @@ def take(
             "The dataset must hold at least one batch. Received: an empty dataset. "
             "A `tf.data.Dataset` may have been filtered or skipped to nothing."
         )
-    classes = inspect(first)
-    source = itertools.chain([first], rest)
-    if samples_per_class:
-        return _balanced(source, int(samples_per_class), classes)
-    taken = list(itertools.islice(source, batches))
-    if batches is not None and len(taken) < batches and not at_most:
+    return first, itertools.chain([first], rest)
+
+
+def _first(source, batches, at_most):
+    count = 0
+    for batch in itertools.islice(source, batches):
+        count += 1
+        yield batch
+    if count < batches and not at_most:
         raise ValueError(
             "The dataset must hold as many batches as are asked for. "
-            f"Received: batches={batches}, and a dataset of {len(taken)}. "
+            f"Received: batches={batches}, and a dataset of {count}. "
             "Lower `batches`, or pass None for all."
         )
-    return taken
 
 
 def _is_endless(dataset):

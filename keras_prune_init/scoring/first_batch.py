@@ -152,7 +152,7 @@ def _structure(model):
 
 
 def run(model: keras.Model, x: Any) -> Any:
-    """Return a model's outputs for a batch; the error says why there are none."""
+    """Return the outputs in inference; a ValueError says how a batch does not fit."""
     try:
         return model(x, training=False)
     except NotImplementedError as e:

@@ -31,6 +31,7 @@ ORDER = (
     "options",
     "plan",
     "api",
+    "rounds",
     "export",
     "tfmot",
     "models",

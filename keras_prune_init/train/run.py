@@ -16,6 +16,7 @@ from absl import logging
 
 import keras_prune_init as kpi
 from keras_prune_init.distribute import workers
+from keras_prune_init.rounds.rewinding import steps_taken
 from keras_prune_init.train import (
     checkpoints,
     config_checks,
@@ -33,7 +34,6 @@ from keras_prune_init.train.optimizer import (
     float_steps,
     learning_rate,
     optimizer,
-    steps_taken,
 )
 
 

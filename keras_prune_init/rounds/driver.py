@@ -81,7 +81,7 @@ class Rounds:
             fix_draws(model, self.settings.seed, number)
             model = self._pruned(number, model)
         fix_draws(model, self.settings.seed, number)
-        first, optimizer = steps_taken(model), optimizer_of(model)
+        first, optimizer = _steps(model), optimizer_of(model)
         shapes = [v.shape for v in model.weights]
         found = self._trained(number, model)
         if isinstance(found, keras.Model):
@@ -90,7 +90,7 @@ class Rounds:
         elif optimizer_of(model) is not optimizer:  # the function called `compile`
             first = 0
         replicas.average_statistics(model)  # so the file holds what is measured
-        taken = steps_taken(model)
+        taken = _steps(model)
         steps = None if taken is None else taken - (first or 0)
         self._add_row(number, model, steps, time.perf_counter() - started, found)
         self.saved.write(model, self.history)
@@ -168,6 +168,10 @@ def _check_returned(model, shapes):
             f"that it was given. Received: {model.name}, with others. Return a copy of "
             "the given model, or None."
         )
+
+
+def _steps(model):
+    return steps_taken(model) if optimizer_of(model) else None
 
 
 def _reset_rate(optimizer, given):

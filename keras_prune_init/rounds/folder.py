@@ -134,13 +134,13 @@ class Folder(Nowhere):
         )
 
     def begin(self):
-        if not self.writes or self.rounds:
-            return
-        with self._saving("before the first round"):
-            self.path.mkdir(parents=True, exist_ok=True)
-            for path in self.path.glob(f"{TEMPORARY}*"):  # of killed processes
-                path.unlink()
-            self._write(SETTINGS, json.dumps(self.settings, indent=2))
+        if self.writes:
+            with self._saving(f"before round {self.rounds}"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                for path in self.path.rglob(f"{TEMPORARY}*"):  # of killed processes
+                    path.unlink()
+                if not self.rounds:
+                    self._write(SETTINGS, json.dumps(self.settings, indent=2))
 
     def history(self):
         history = self._read(HISTORY, RoundsHistory.from_json)

@@ -78,13 +78,8 @@ def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
     return getattr(model, "optimizer", None)
 
 
-def steps_taken(model: keras.Model) -> int | None:
-    """Return how many batches a model was trained on, also in earlier processes.
-
-    It is `None` if the model has no optimizer.
-    """
-    if not optimizer_of(model):
-        return None
+def steps_taken(model: keras.Model) -> int:
+    """Return how many batches a compiled model was trained on, in all processes."""
     counts = [own_counter(model.optimizer), model.optimizer.iterations]
     return max(int(keras.ops.convert_to_numpy(count)) for count in counts)
 

@@ -27,7 +27,7 @@ class Watch(keras.callbacks.Callback):
         self.late = False  # whether a training began at the step or after it
 
     def on_train_begin(self, logs=None):
-        taken = steps_taken(self.model) or 0
+        taken = steps_taken(self.model)
         self.late |= self.last is None and taken >= self.step
         if self.last is not None and taken < self.step:
             raise ValueError(
@@ -40,7 +40,7 @@ class Watch(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        taken = steps_taken(self.model) or 0
+        taken = steps_taken(self.model)
         if self.last is None and taken == self.step:
             ends = batch + 1 == self.params.get("steps")
             self.note(State.of(self.model, self.epoch + ends))
@@ -49,7 +49,7 @@ class Watch(keras.callbacks.Callback):
 
     def ended(self, model: keras.Model) -> bool:
         """Whether a model has taken all steps of a later round."""
-        return self.last is not None and (steps_taken(model) or 0) >= self.last
+        return self.last is not None and steps_taken(model) >= self.last
 
 
 def by_fit(arguments: Mapping[str, Any]) -> Callable:

@@ -32,6 +32,9 @@ QUANTIZED = "quantized.h5"
 INT8 = "int8.tflite"
 QUANTIZING = "quantizing.npz"
 RESULT = "result.json"
+# Of rounds: a folder with those that are whole, and in it one for the training of each.
+ROUNDS = "rounds"
+ROUNDS_PLOT = "rounds.png"
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
 

@@ -26,6 +26,8 @@ from keras_prune_init.methods import (
 )
 from keras_prune_init.reports.cost import CostReport, cost
 from keras_prune_init.reports.pruning import PruningReport, report
+from keras_prune_init.rounds.history import RoundsHistory
+from keras_prune_init.rounds.iterative import iterative_pruning
 from keras_prune_init.scoring.network import Network
 from keras_prune_init.scoring.recalibration import recalibrate
 from keras_prune_init.surgery.layouts import to_layout
@@ -53,6 +55,7 @@ __all__ = [
     "NofM",
     "PruningReport",
     "Recipe",
+    "RoundsHistory",
     "ShrinkReport",
     "SignalReport",
     "approximate_isometry",
@@ -62,6 +65,7 @@ __all__ = [
     "export_tflite",
     "get_method",
     "initializers",
+    "iterative_pruning",
     "mean_field",
     "method_names",
     "methods",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import uuid
+import zipfile
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -51,3 +52,11 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_archive(path: pathlib.Path) -> None:
+    """Raise some error unless a file, such as a model, is a whole zip archive."""
+    with zipfile.ZipFile(regular(path)) as archive:
+        broken = archive.testzip()  # Keras reads on past a wrong checksum
+    if broken:
+        raise ValueError(f"a wrong checksum of {broken}")

@@ -78,7 +78,7 @@ def make(
         # The copy's kernels have the names that the pruned ones go by.
         masks = [(k.path, k.mask) for k in find_kernels(model)]
         before = {path: mask for path, mask in masks if mask is not None}
-        model = rebuild.strip(model)
+        model = rebuild.without_masks(model)
     checks.prunable_kernels(model, options.filters, options.fits)
     recipe = method.recipe(model)
     model = recipe.model

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from runs import history, run_until, small
 
+from keras_prune_init.rounds.rewinding import steps_taken
 from keras_prune_init.train import checkpoints, run, run_folder
-from keras_prune_init.train.optimizer import steps_taken
 
 pytestmark = pytest.mark.usefixtures("eagerly", "undrawn")
 STOPPED = 6  # in the second of two epochs of four steps

@@ -16,7 +16,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Classes that users do not make: these are results of functions.
 RESULTS = {
     *("CostReport", "ExportReport", "MobileReport", "PruningReport"),
-    *("ShrinkReport", "SignalReport", "Edge", "DepthScales"),
+    *("RoundsHistory", "ShrinkReport", "SignalReport", "Edge", "DepthScales"),
 }
 # What `register_...` functions write to.
 TABLES = methods._METHODS, densities.ALLOCATIONS, types.TYPES

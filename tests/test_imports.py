@@ -32,6 +32,7 @@ ORDER = (
     "options",
     "plan",
     "api",
+    "rounds",
     "export",
     "tfmot",
     "models",

@@ -146,3 +146,11 @@ def test_dropout_and_batch_normalization_train_and_statistics_are_averaged():
             np.testing.assert_allclose(component, np.mean(before, axis=0), rtol=1e-5)
     for one, other in zip(masked, masks(model), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_is_pruned_twice_stays_in_its_strategy():
+    strategy = mirrored(2)
+    with strategy.scope():
+        model = mlp()
+    once = kpi.prune(model, None, "magnitude", sparsity=0.5)
+    assert kpi.prune(once, None, "magnitude").distribute_strategy is strategy

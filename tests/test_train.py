@@ -222,7 +222,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, config, c
 @pytest.mark.parametrize(
     ("place", "epochs_done"),
     [
-        ("keras_prune_init.train.run._train", 0),
+        ("keras_prune_init.train.fitting.fit", 0),
         ("keras_prune_init.train.checkpoints._write_scalar", 0),
         ("keras_prune_init.train.run._save_end", 2),
     ],

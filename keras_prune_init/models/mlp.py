@@ -1,10 +1,12 @@
 """Fully connected networks of any depth."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
-from keras_prune_init._arguments import is_whole
-from keras_prune_init.models.common import Init, check_common, initialized, normal
+from keras_prune_init._arguments import check_whole, is_whole
+from keras_prune_init.models.common import MOST, Init, check_common, initialized, normal
 from keras_prune_init.theory.mean_field import Activation
 
 
@@ -13,7 +15,7 @@ def mlp(
     classes: int = 10,
     *,
     depth: int = 3,
-    width: int = 256,
+    width: int | Sequence[int] = 256,
     activation: Activation = "relu",
     init: Init = None,
     stable: bool | str = False,
@@ -27,7 +29,8 @@ def mlp(
         input_shape: Shape of one example, without the batch size; it is flattened.
         classes: Number of logits.
         depth: Number of layers with weights, at least 1 (a linear classifier).
-        width: Number of units of each hidden layer.
+        width: Number of units of each hidden layer, or a number for each of them, such
+            as `(300, 100)` at depth 3.
         activation: Name of a Keras activation, or a callable.
         init: `"eoc"` (edge of chaos of the activation), `"ordered"` (far from it),
             `"orthogonal"`, or a Keras initializer. `None`: N(0, 2 / fan_in).
@@ -48,7 +51,8 @@ def mlp(
     Reference:
         Hayou, Ton, Doucet, Teh, 2021, arXiv 2002.08797 (the FFNN of its experiments).
     """
-    check_common(activation, stable, classes=classes, depth=depth, width=width)
+    check_common(activation, stable, classes=classes, depth=depth)
+    widths = _widths(width, depth)
     shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
     if not shape or not all(is_whole(n, 1) for n in shape):
         raise ValueError(
@@ -59,9 +63,9 @@ def mlp(
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)
     initializer = normal("fan_in")
-    for number in range(1, depth):
+    for number, units in enumerate(widths, 1):
         x = layers.Dense(
-            int(width),
+            int(units),
             activation=activation,
             kernel_initializer=initializer.clone(),
             name=f"dense{number}",
@@ -69,3 +73,16 @@ def mlp(
     logits = layers.Dense(int(classes), kernel_initializer=initializer, name="logits")
     model = keras.Model(inputs, logits(x), name=f"mlp{depth}")
     return initialized(model, activation, init, stable)
+
+
+def _widths(width, depth):
+    if not isinstance(width, (tuple, list)):
+        check_whole("width", width, 1, MOST)
+        return [width] * (depth - 1)
+    if len(width) != depth - 1 or not all(is_whole(n, 1) and n <= MOST for n in width):
+        raise ValueError(
+            "`width` must be a whole number, or one for each of the `depth - 1` hidden "
+            f"layers. Received: width={width!r}, depth={depth}. Pass for example "
+            "width=(300, 100), depth=3."
+        )
+    return list(width)

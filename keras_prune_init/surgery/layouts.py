@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
 
 import keras
 from absl import logging
@@ -78,8 +79,8 @@ def _copy_optimizer(old, new, source, target):
     """Give a new optimizer the state of the optimizer of another layout."""
     if not new.built:
         new.build(target.trainable_variables)
-    slots = _slots(old, source.trainable_variables)
-    new_slots = _slots(new, target.trainable_variables)
+    slots = slots_of(old, source.trainable_variables)
+    new_slots = slots_of(new, target.trainable_variables)
     weights = zip(_weights(source), _weights(target), strict=True)
     for (reference, kept), (new_reference, new_kept) in weights:
         pairs = zip(slots[id(reference)], new_slots[id(new_reference)], strict=True)
@@ -113,7 +114,9 @@ def _weights(model):
     return [*kernels, *others, (None, None)]
 
 
-def _slots(optimizer, references):
+def slots_of(
+    optimizer: keras.optimizers.Optimizer, references: Sequence[keras.Variable]
+) -> Mapping[int, list[keras.Variable]]:
     """Return an optimizer's variables by the id of their reference, or of `None`."""
     # A twin without any storage is built, to see it.
     owners = {}

@@ -149,7 +149,12 @@ def strip(model: keras.Model) -> keras.Model:
     """
     exchange.check_pruned("strip", model)
     # It leaves its strategy: one process of several may want it.
-    plain = copy_model(model, change=exchange.folded, scope=False)
+    return without_masks(model, scope=False)
+
+
+def without_masks(model: keras.Model, scope: bool = True) -> keras.Model:
+    """Return a copy of ordinary layers, in the strategy of the model with `scope`."""
+    plain = copy_model(model, change=exchange.folded, scope=scope)
     check_copy(model, plain)
     return plain
 

@@ -33,6 +33,8 @@ class Checkpoints(keras.callbacks.Callback):
         every: Save after so many steps too; `None`: only after epochs.
         writes: Whether this process writes; of several processes, one does. A process
             that gets SIGTERM always saves.
+        first: The step with which the training in this folder began; nothing is known
+            of its epoch before.
 
     Raises:
         OSError: While training, if the run cannot be saved.
@@ -41,7 +43,16 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, folder, done, total, *, steps, batch_size, every=None, writes=True
+        self,
+        folder,
+        done,
+        total,
+        *,
+        steps,
+        batch_size,
+        every=None,
+        writes=True,
+        first=0,
     ):
         super().__init__()
         self.folder, self.taken, self.saved = folder, done, done
@@ -49,7 +60,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.every, self.writes = every, writes
         self.rows = run_folder.read_history(folder, done // steps)
         # What an earlier process saw of the epoch that this one begins with.
-        self.earlier = run_folder.read_progress(folder, done) if done % steps else None
+        within = done % steps and done != first
+        self.earlier = run_folder.read_progress(folder, done) if within else None
         self.stopping = False
 
     @contextlib.contextmanager

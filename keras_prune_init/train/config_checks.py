@@ -53,8 +53,12 @@ RULES = {
     "data.rand_augment": _BELOW_1,
     "data.mix": _one_of(augment.MIXES),
     "model.depth": _whole(1),
-    "model.width": _whole(1),
+    "model.width": (
+        "a whole number, 1 or more, or one for each hidden layer",
+        lambda v: all(is_whole(n, 1) for n in (v if isinstance(v, tuple) else (v,))),
+    ),
     "prune.sparsity": _BELOW_1,
+    "prune.rounds": _whole(1),
     "prune.options.iterations": _whole(1),
     "prune.batches": _whole(1),
     "prune.samples_per_class": _whole(1),
@@ -102,6 +106,7 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
                 f"--config.{key}."
             )
     prune_config.arguments(config)
+    prune_config.rounds(config)
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(

@@ -43,6 +43,14 @@ def get_config() -> ConfigDict:
     config.prune = ConfigDict()
     config.prune.method = "snip"
     config.prune.sparsity = 0.95  # fraction removed; 0.0 trains the dense net
+    # None: prune once, before training. A number: train, then so many rounds of pruning
+    # and training, each with all epochs below, up to the sparsity. A net that starts
+    # from model.weights is taken as trained, unless rewind is a number.
+    config.prune.rounds = config_dict.placeholder(int)
+    # Of rounds: "learning_rate" (also None) keeps the weights and runs the schedule of
+    # the learning rate anew; "0" goes back to the initial weights (lottery tickets);
+    # "1000" to those after so many steps of the first training.
+    config.prune.rewind = config_dict.placeholder(str)
     # "global", "uniform", "erk", or sparsities of layers: "stage3=0.98,logits=0.5"
     config.prune.allocation = "global"
     config.prune.min_per_layer = 0  # weights that every layer keeps at least

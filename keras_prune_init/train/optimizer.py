@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_prune_init.rounds.rewinding import own_counter
+
 SCHEDULES = ("constant", "cosine", "step")
 
 
@@ -19,25 +21,10 @@ def float_steps(config, steps: int) -> int:
     return total_steps(config, steps) - quantized * steps
 
 
-def steps_taken(model: keras.Model) -> int:
-    """Return how many batches a model was trained on, also in earlier processes."""
-    counts = [_counter(model.optimizer), model.optimizer.iterations]
-    return max(int(keras.ops.convert_to_numpy(count)) for count in counts)
-
-
 def note_steps(model: keras.Model, steps: int) -> None:
     """Store in the model how many batches it was trained on."""
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        _counter(model.optimizer).assign(steps)
-
-
-def _counter(optimizer):
-    """Return the step counter of the optimizer itself.
-
-    An optimizer that scales the loss of float16 shows the counter of the inner one,
-    which leaves out skipped steps. Its own counter stays at 0.
-    """
-    return keras.optimizers.Optimizer.iterations.fget(optimizer)
+        own_counter(model.optimizer).assign(steps)
 
 
 def optimizer(config) -> keras.optimizers.Optimizer:

@@ -9,6 +9,7 @@ from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import ALLOCATIONS
 from keras_prune_init.methods import get_method
 from keras_prune_init.options import what_of
+from keras_prune_init.rounds.settings import LEARNING_RATE, Settings
 
 
 def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
         ValueError: If a key has no such value, or two values do not go together.
     """
     given = config.prune.to_dict()
-    given.pop("scoring_batch_size")
+    for name in ("scoring_batch_size", "rounds", "rewind"):
+        given.pop(name)
     options = {k: v for k, v in given.pop("options").items() if v is not None}
     rule = _rule(given.pop("allocation"))
     return {
@@ -28,6 +30,54 @@ def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "seed": config.seed,
         **given,
     }
+
+
+def rewind(config: ml_collections.ConfigDict) -> int | str:
+    """Return the argument `rewind` of `iterative_pruning`."""
+    text = config.prune.rewind
+    if text is None:  # the schedules of this binary end after one training
+        return LEARNING_RATE
+    if text != LEARNING_RATE and not text.isdecimal():
+        raise ValueError(
+            "`prune.rewind` must be 'learning_rate' or the number of a step. Received: "
+            f"prune.rewind={text!r}. Set for example --config.prune.rewind=0."
+        )
+    return text if text == LEARNING_RATE else int(text)
+
+
+def rounds(config: ml_collections.ConfigDict) -> Settings | None:
+    """Return the arguments of `iterative_pruning`; `None`: there is one pruning.
+
+    Raises:
+        ValueError: If a key has no such value, or two values do not go together.
+    """
+    back = rewind(config)
+    if config.prune.rounds is None:
+        if config.prune.rewind is not None:
+            raise ValueError(
+                "`prune.rewind` says how rounds begin. Received: prune.rewind="
+                f"{config.prune.rewind!r} and no rounds. Set --config.prune.rounds."
+            )
+        return None
+    options = arguments(config)
+    if options.pop("rescale") or config.train.quantize_aware:
+        raise ValueError(
+            "Rounds prune what was trained, in floats: `prune.rescale` is for networks "
+            "before training, and `train.quantize_aware` for one training that ends "
+            f"in int8. Received: prune.rounds={config.prune.rounds} with one of them. "
+            "Set it to False."
+        )
+    given = {name: options.pop(name) for name in ("method", "sparsity", "allocation")}
+    return Settings(
+        **given,
+        rounds=config.prune.rounds,
+        rewind=back,
+        schedule="exponential",
+        seed=options.pop("seed"),
+        options=options,
+        # A model without weights of a file was never trained.
+        whole=config.model.get("weights") is None,
+    )
 
 
 def _what(name, budget, multiple_of):

@@ -1,11 +1,9 @@
 """A whole run: from images to a pruned and trained model in a folder."""
 
 import contextlib
-import functools
 import json
 import pathlib
 import platform
-import sys
 import time
 
 import keras
@@ -16,25 +14,22 @@ from absl import logging
 
 import keras_prune_init as kpi
 from keras_prune_init.distribute import workers
+from keras_prune_init.rounds.rewinding import build_optimizer
+from keras_prune_init.rounds.settings import LEARNING_RATE
 from keras_prune_init.train import (
-    checkpoints,
     config_checks,
+    fitting,
     networks,
     prune_config,
     quantization,
+    rounds,
     run_folder,
     run_lock,
     strategies,
 )
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
-from keras_prune_init.train.optimizer import (
-    LearningRate,
-    float_steps,
-    learning_rate,
-    optimizer,
-    steps_taken,
-)
+from keras_prune_init.train.optimizer import float_steps, optimizer
 
 
 def run(
@@ -99,8 +94,11 @@ def _run(config, folder, strategy, chief, resume, deterministic):
         data = data.first(2 * config.train.batch_size, config.train.batch_size)
 
     with workers.watched(strategy):
-        pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
-        epochs = _train(folder, config, data, pruned, chief)
+        if config.prune.rounds:
+            pruned, epochs = _in_rounds(folder, settings, config, data, strategy)
+        else:
+            pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
+            epochs = fitting.fit(folder, config, data, pruned)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
@@ -130,21 +128,39 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
     if config.train.quantize_aware:
         kpi.tfmot.quantize_aware(model)  # an error if it cannot be, before all work
     arguments = prune_config.arguments(config)
-    batch_size = config.prune.scoring_batch_size or config.train.batch_size
-    batches = feed.unmixed(config, data, batch_size)
     started = time.perf_counter()
-    pruned = kpi.prune_at_init(model, batches, **arguments)
+    pruned = kpi.prune_at_init(model, feed.scoring(config, data), **arguments)
     seconds = time.perf_counter() - started
-    with strategy.scope():
-        # Keras traces a step twice, half of the time to the first, if that makes these.
-        pruned.optimizer.build(pruned.trainable_variables)
+    # Keras traces a step twice, half of the time to the first, if that makes these.
+    build_optimizer(pruned)
     if strategies.is_chief(strategy):
         whole = model if config.prune.what == "channels" else None
         report = kpi.report(pruned, whole)
         kept = "Nothing but the scoring is lost."
         with run_folder.saving(folder, "before its first step", kept):
-            _save_start(folder, settings, report, pruned, seconds)
+            more = {"seconds_of_scoring": seconds}
+            _save_start(folder, settings, report, pruned, more)
     return pruned
+
+
+def _in_rounds(folder, settings, config, data, strategy):
+    """Prune and train in rounds; return the model, and how many epochs one has."""
+    with strategy.scope(), strategies.precision(config.train.precision, strategy):
+        model = _build(config, data, strategy)
+    pruned, history = rounds.run(folder, settings, config, data, model)
+    steps = data.steps(config.train.batch_size)
+    epochs = -(-float_steps(config.train, steps) // steps)
+    if strategies.is_chief(strategy):
+        whole = model if config.prune.what == "channels" else None
+        report = kpi.report(pruned, whole)
+        with run_folder.saving(folder, "at its end", "All rounds are."):
+            with run_folder.atomic(folder / run_folder.ROUNDS_PLOT) as path:
+                history.plot(path, "accuracy")
+            more = json.loads(history.to_json())
+            _save_start(folder, settings, report, pruned, more)
+            rounds.copy_history(folder, config, epochs)
+    logging.info("\n%s", history)
+    return pruned, epochs
 
 
 def _load(config):
@@ -169,7 +185,7 @@ def _build(config, data, strategy):
     return model
 
 
-def _save_start(folder, settings, report, pruned, seconds):
+def _save_start(folder, settings, report, pruned, more):
     """Write the folder, with the model last, because resuming needs the model."""
     logging.info("\n%s", report)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
@@ -183,7 +199,6 @@ def _save_start(folder, settings, report, pruned, seconds):
         "kept": report.kept,
         "total": report.total,
         "mask_digest": report.digest,
-        "seconds_of_scoring": seconds,
         "seed": settings["seed"],
         "versions": {
             "python": platform.python_version(),
@@ -191,55 +206,11 @@ def _save_start(folder, settings, report, pruned, seconds):
             "keras": keras.__version__,
             "keras_prune_init": kpi.__version__,
         },
+        **more,
     }
     run_folder.write_json(folder / run_folder.RESULT, result)
     with run_folder.atomic(folder / run_folder.MODEL) as path:
         pruned.save(path)
-
-
-def _train(folder, config, data, pruned, chief):
-    """Train in floats to the end; return how many epochs that makes, or parts of it."""
-    batch_size = config.train.batch_size
-    strategy = pruned.distribute_strategy
-    replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
-    steps = data.steps(batch_size)
-    taken, total = steps_taken(pruned), float_steps(config.train, steps)
-    epochs = -(-total // steps)
-    if taken >= total:  # stopped between the last epoch and the result
-        return epochs
-    logging.info("Training from step %d to %d, %d an epoch", taken, total, steps)
-    saving = checkpoints.Checkpoints(
-        folder,
-        taken,
-        total,
-        steps=steps,
-        batch_size=batch_size,
-        every=config.train.save_every,
-        writes=chief,
-    )
-
-    rate = functools.partial(learning_rate, config.train, steps)
-
-    def fit(first, until):
-        epoch, within = divmod(first, steps)
-        pruned.fit(
-            feed.training(config, data, first, until - epoch, hosts),
-            shuffle=False,  # the batches are shuffled already
-            initial_epoch=epoch,
-            epochs=until,
-            steps_per_epoch=steps - within,
-            validation_data=feed.testing(config, data, replicas),
-            callbacks=[LearningRate(rate, first), saving],
-            verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
-        )
-
-    with saving.on_sigterm():
-        if taken % steps:  # Keras knows epochs of one length only
-            fit(taken, taken // steps + 1)
-            taken += -taken % steps
-        if taken < total:
-            fit(taken, epochs)
-    return epochs
 
 
 def _save_end(folder, plain, test, epochs):
@@ -288,4 +259,7 @@ def _smoke(config, replicas):
     config.prune.samples_per_class = None
     config.prune.scoring_batch_size = None
     config.prune.batches = min(config.prune.batches or 2, 2)
+    config.prune.rounds = config.prune.rounds and min(config.prune.rounds, 2)
+    if prune_config.rewind(config) not in (0, LEARNING_RATE):
+        config.prune.rewind = "1"
     return config

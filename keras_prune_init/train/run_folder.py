@@ -9,12 +9,11 @@ import datetime
 import json
 import math
 import pathlib
-import zipfile
 
 import keras
 
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init._files import TEMPORARY, atomic, explained, regular
+from keras_prune_init._files import TEMPORARY, atomic, check_archive, explained, regular
 from keras_prune_init.train import default_config
 from keras_prune_init.train.config_checks import flat
 from keras_prune_init.train.run_lock import LOCK
@@ -33,6 +32,9 @@ QUANTIZED = "quantized.h5"
 INT8 = "int8.tflite"
 QUANTIZING = "quantizing.npz"
 RESULT = "result.json"
+# Of rounds: a folder with those that are whole, and in it one for the training of each.
+ROUNDS = "rounds"
+ROUNDS_PLOT = "rounds.png"
 PROGRESS = "progress-{}.json"  # what there is of the epoch that a step belongs to
 
 
@@ -120,12 +122,9 @@ def check_files(folder: pathlib.Path, result: dict | None) -> None:
 
 def _check_archive(path):
     try:
-        with zipfile.ZipFile(regular(path)) as archive:
-            broken = archive.testzip()  # Keras reads on past a wrong checksum
+        check_archive(path)
     except Exception as e:  # whatever zipfile meets in a damaged file
         raise damaged(path, e) from e
-    if broken:
-        raise damaged(path, f"a wrong checksum of {broken}")
 
 
 def read_model(folder: pathlib.Path) -> keras.Model:

@@ -36,6 +36,12 @@ def unmixed(config: ml_collections.ConfigDict, data, batch_size: int, **part):
     return _labelled(config, data, batches)
 
 
+def scoring(config: ml_collections.ConfigDict, data):
+    """Return the batches that methods read."""
+    batch_size = config.prune.scoring_batch_size or config.train.batch_size
+    return unmixed(config, data, batch_size)
+
+
 def training(
     config: ml_collections.ConfigDict,
     data,

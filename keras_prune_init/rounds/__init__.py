@@ -1,0 +1,1 @@
+"""Prune a trained model in rounds, with training after each of them."""

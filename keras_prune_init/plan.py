@@ -182,7 +182,7 @@ def _data(
     """Return the batches to score on, and the objective to differentiate, if any."""
     if dataset is None:
         raise ValueError(
-            "This method looks at data, so it needs some. "
+            "This method needs data. "
             f"Received: method={type(method).__name__}, dataset=None. Pass a dataset, "
             "or use 'synflow', 'magnitude' or 'random'."
         )

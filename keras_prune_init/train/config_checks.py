@@ -86,8 +86,8 @@ RULES = {
     "train.quantize_epochs": _whole(1),
     "train.precision": _one_of(strategies.PRECISIONS),
 }
-# Those that may be None: as in the default, or as `samples_per_class` stands in.
-OPTIONAL = {key for key in RULES if DEFAULTS[key] is None} | {"prune.batches"}
+# Those that may be None, as in the default.
+OPTIONAL = {key for key in RULES if DEFAULTS[key] is None}
 
 
 def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:

@@ -60,8 +60,9 @@ def get_config() -> ConfigDict:
     config.prune.options.schedule = config_dict.placeholder(str)  # exponential, linear
     config.prune.options.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
     config.prune.options.temperature = config_dict.placeholder(float)  # of grasp
-    config.prune.batches = 1  # training batches to score on ...
-    # ... or, in place of them, this many images of every class.
+    # Training batches to score on. None: as many as the method asks for, mostly one.
+    config.prune.batches = config_dict.placeholder(int)
+    # In place of them, this many images of every class.
     config.prune.samples_per_class = config_dict.placeholder(int)
     # Images in such a batch, which batch normalization sees. None: as for training.
     config.prune.scoring_batch_size = config_dict.placeholder(int)

@@ -23,10 +23,12 @@ def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
         given.pop(name)
     options = {k: v for k, v in given.pop("options").items() if v is not None}
     rule = _rule(given.pop("allocation"))
+    batches = given.pop("batches")
     return {
         "method": get_method(given.pop("method"), **options),
         "what": _what(given.pop("what"), given.pop("budget"), given.pop("multiple_of")),
         "allocation": Allocation(rule, given.pop("min_per_layer")),
+        "batches": "auto" if batches is None else batches,
         "seed": config.seed,
         **given,
     }

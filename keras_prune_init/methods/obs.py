@@ -8,7 +8,7 @@ together. Its inverse starts as 1/alpha and takes in the vectors X of
 
     H^-1 <- H^-1 - H^-1 X (I + X' H^-1 X)^-1 X' H^-1,
 
-a block of them at a time, in float64.
+a block of them at a time. All is computed in float64, by a copy of the network.
 
 Differences from the paper: the loss may be any; for a cross-entropy the matrix is that
 of logits. Biases and normalization are moved like the rest, but not removed. The paper
@@ -109,6 +109,9 @@ class OBS(Method):
 
     def _quadratic(self, network, weights):
         """Return the inverse of the Hessian, and the weights as a vector."""
+        if network.dtype != "float64":
+            # Rounding of gradients would be more than `alpha`.
+            network.recast("float64")
         others = _others(network)
         values = [*weights, *(network.value_of(v) for v in others)]
         w = np.concatenate([np.ravel(v).astype("float64") for v in values])

@@ -22,16 +22,19 @@ SQUASHING = (
 )
 
 
-def scoring_layers(model: keras.Model, mode: str, twice: bool = False):
+def scoring_layers(model: keras.Model, mode: str | None, twice: bool = False):
     """Open a scope in which layers are differentiable exactly, also `twice`.
 
     Batch normalization uses statistics of the batch (mode `"train"`) or running ones
-    (`"eval"`), and updates nothing.
+    (`"eval"`), and updates nothing. `None`: it runs as it is, so that its own weights
+    can be replaced too.
     """
     changes = []
     for layer in flatten(model):
         call = type(layer).call
         if call is keras.layers.BatchNormalization.call:
+            if mode is None:
+                continue
             changes.append((layer, "call", _batch_norm(layer, mode, twice)))
         elif call is keras.layers.GroupNormalization.call:
             changes.append((layer, "call", _group_norm(layer, twice)))

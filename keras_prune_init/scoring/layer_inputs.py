@@ -242,8 +242,8 @@ def _check_known(kernel, value):
 def _not_called(kernel):
     return ValueError(
         "The inputs of a layer are collected while the model runs. Received: "
-        f"{kernel.path}, which the model did not call on this data. Leave it out by "
-        "`filters`, or use method 'obd'."
+        f"{kernel.path}, which the model did not call on this data, or only within a "
+        "`tf.function`. Leave it out by `filters`, or use method 'obd'."
     )
 
 

@@ -41,13 +41,14 @@ def curvature_vectors(
         Float64 arrays of shape (number of weights, some vectors).
     """
     kinds = network.loss.kinds
+    weights = [tf.cast(w, network.dtype) for w in weights]
     values = [tf.convert_to_tensor(network.value_of(v)) for v in others]
     size = sum(int(tf.size(v)) for v in (*weights, *values))
 
     def outputs(x, weights, values):
         """Return all outputs of a batch side by side, probabilities as logits."""
         pairs = [*zip(others, values, strict=True)]
-        with scoring_layers(network.model, "eval"):
+        with scoring_layers(network.model, None):
             found = network.forward(x, weights, pairs)
         flat = zip(keras.tree.flatten(found), kinds, strict=True)
         logits = [_logits(v, kind) for v, kind in flat]

@@ -168,6 +168,18 @@ def test_going_on_keeps_weights_and_step_count():
     assert [row.steps for row in history.rows] == [0, STEPS, STEPS]
 
 
+@pytest.mark.parametrize("rewind", [None, 0, 2])
+def test_the_given_model_stays_as_it_was(rewind):
+    model = keras.Sequential(
+        [keras.Input((5,)), L.Dense(4), L.Dropout(0.5), L.Dense(3)]
+    )
+    model.compile("sgd", LOSS)
+    fit(model)  # which moves the state of the dropout
+    before = values([*model.variables, *model.optimizer.variables])
+    prune(model, fit, rewind=rewind)
+    assert_equal(values([*model.variables, *model.optimizer.variables]), before)
+
+
 def test_a_schedule_goes_on_or_begins_anew():
     for rewind, rates in ((None, [0.2, 0.05]), ("learning_rate", [0.8, 0.8])):
         schedule = keras.optimizers.schedules.ExponentialDecay(0.8, 3, 0.25)

@@ -15,6 +15,7 @@ from keras_prune_init.rounds.history import Round, RoundsHistory, numbers
 from keras_prune_init.rounds.rewinding import (
     State,
     fix_draws,
+    fix_seed,
     optimizer_of,
     set_steps,
     steps_taken,
@@ -51,7 +52,7 @@ class Rounds:
         if self.saved.rounds:
             logging.info("Going on with round %d", self.saved.rounds)
             self.history, model = self.saved.history(), self.saved.model()
-            self.state = self.saved.state()
+            self.state = self.saved.state() if self.settings.rewinds else None
         elif self.settings.whole:
             model = self._round(0, self._with_full_masks())
         else:
@@ -78,7 +79,7 @@ class Rounds:
     def _round(self, number, model):
         started = time.perf_counter()
         if number:
-            fix_draws(model, self.settings.seed, number)
+            fix_seed(self.settings.seed, number)
             model = self._pruned(number, model)
         fix_draws(model, self.settings.seed, number)
         first, optimizer = _steps(model), optimizer_of(model)

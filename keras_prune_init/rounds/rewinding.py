@@ -107,14 +107,20 @@ def build_optimizer(model: keras.Model) -> None:
             model.optimizer.build(model.trainable_variables)
 
 
+def fix_seed(seed: int, number: int) -> np.random.SeedSequence:
+    """Set the seed of the process for a round; return where others come from."""
+    draws = np.random.SeedSequence([seed, number])
+    keras.utils.set_random_seed(int(draws.generate_state(1)[0]))
+    return draws
+
+
 def fix_draws(model: keras.Model, seed: int, number: int) -> None:
-    """Set the seed of the process and of a model's layers for the round `number`.
+    """Set the seeds of the process and of a model's layers for a round.
 
     Files of models do not hold the state of dropout, so what a resumed round draws must
     not depend on it.
     """
-    draws = np.random.SeedSequence([seed, number])
-    keras.utils.set_random_seed(int(draws.generate_state(1)[0]))
+    draws = fix_seed(seed, number)
     for layer in flatten(model):
         for _, generator in held(layer, keras.random.SeedGenerator):
             [child] = draws.spawn(1)

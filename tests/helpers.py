@@ -20,6 +20,8 @@ METHODS = [
     ("sbp_sr", {}, True),
     ("grasp_sr", {}, True),
     ("robust", {}, True),
+    ("obd", {"probes": 2}, True),
+    ("skeleton", {}, True),
 ]
 # Names that two methods have, and those that most others go by.
 ALIASES = {"sbp": "snip", "hbp": "grasp"}

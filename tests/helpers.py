@@ -20,8 +20,10 @@ METHODS = [
     ("sbp_sr", {}, True),
     ("grasp_sr", {}, True),
     ("robust", {}, True),
+    ("obd", {}, True),
     ("obs", {}, True),
     ("lobs", {}, True),
+    ("skeleton", {}, True),
 ]
 # Names that two methods have, and those that most others go by.
 ALIASES = {"sbp": "snip", "hbp": "grasp"}

@@ -26,10 +26,13 @@ class Scoring(NamedTuple):
         total: Function that sums kernel-shaped tensors, in the order of the network's
             kernels, over all weights that go with each channel.
         cost: Cost of the weights that go with each channel, 1 or more.
+        readers: Function like `total` that sums over the weights that read each
+            channel, without those that make it.
     """
 
     total: Callable[[Iterable], np.ndarray]
     cost: np.ndarray
+    readers: Callable[[Iterable], np.ndarray]
 
 
 class Channels(What):
@@ -94,7 +97,7 @@ class ChannelUnits(Units):
 
     def scores(self, method, network, weights, within):
         cost = np.maximum(self.groups.costs(self._kept(within)), 1)
-        scoring = Scoring(self.groups.total, cost)
+        scoring = Scoring(self.groups.total, cost, self.groups.readers)
         return {"channels": method.channel_scores(network, weights, scoring)}
 
     def choose(self, scores, within, now):

@@ -109,15 +109,42 @@ class ChannelGroups:
 
     def total(self, tensors: Iterable) -> np.ndarray:
         """Sum kernel-shaped tensors over the weights that go with each group."""
+        return self._sums(self._matrices(tensors))
+
+    def readers(self, tensors: Iterable) -> np.ndarray:
+        """Sum kernel-shaped tensors over the weights that read each group.
+
+        Those of a depthwise kernel only pass it on.
+
+        Raises:
+            ValueError: If a group that can be removed is read by a kernel that is not
+                to be pruned, of which nothing is known.
+        """
+        free = np.concatenate(self.sets)
+        for kernel in self.kernels:
+            if kernel.path is not None or kernel.inputs is None:
+                continue
+            if np.intersect1d(kernel.inputs, free).size:
+                raise ValueError(
+                    "The weights that read a channel must be among those to prune, as "
+                    f"they say how much it matters. Received: `{kernel.name}`, which "
+                    "is left out. Change `filters`, or use another method."
+                )
+        total = np.zeros(len(self.plan.kept))
+        for kernel, matrix in self._matrices(tensors):
+            if kernel.inputs is not None:
+                np.add.at(total, kernel.inputs, matrix.sum(1))
+        return total
+
+    def _matrices(self, tensors):
         values = dict(zip(self.shapes, tensors, strict=True))
-        return self._sums(
-            (k, np.asarray(values[k.path]).reshape(k.shape).sum(0, dtype=np.float64))
-            for k in self.pruned
-        )
+        for k in self.pruned:
+            array = np.asarray(values[k.path]).reshape(k.shape)
+            yield k, array.sum(0, dtype=np.float64)  # over positions
 
     def _sums(self, pairs):
         total = np.zeros(len(self.plan.kept))
-        for kernel, matrix in pairs:  # sums over positions
+        for kernel, matrix in pairs:
             np.add.at(total, kernel.outputs, matrix.sum(0))
             if kernel.inputs is not None:
                 if np.intersect1d(kernel.inputs, kernel.outputs).size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -73,6 +74,10 @@ class Kernel(NamedTuple):
         if self.wrapper is None:
             return np.asarray(self.variable.value)
         return self.wrapper.kernel_value(self.name)
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """Return a source of random numbers, by the seed and the path alone."""
+        return np.random.default_rng([seed, zlib.crc32(self.path.encode())])
 
     def effective(self) -> np.ndarray:
         """Return the kernel that the forward pass uses."""

@@ -42,6 +42,8 @@ class Trait(enum.Flag):
     SAME = enum.auto()
     # ... or as it is.
     INERT = enum.auto()
+    # Each number that it returns is one of its inputs, or 0.
+    SELECTS = enum.auto()
     # Mean field theory skips it when it looks for the activation.
     STRAIGHT = enum.auto()
     # f(a x) = a f(x) for a > 0, if its offsets are scaled, too.
@@ -147,12 +149,17 @@ TYPES: dict[type, LayerType] = {
     **_rows([L.Subtract, L.Maximum, L.Minimum], traits=T.HOMOGENEOUS | T.COMBINES),
     L.Multiply: LayerType(traits=T.COMBINES),
     # Other shapes.
-    **_rows([L.Flatten, L.Reshape, L.Permute, L.RepeatVector], traits=_SHAPE),
-    **_rows([L.ZeroPadding1D, L.ZeroPadding2D], traits=_PLAIN | T.PADS),
-    L.ZeroPadding3D: LayerType(traits=_PLAIN | T.PADS),
-    **_rows([L.Cropping1D, L.Cropping2D, L.Cropping3D], traits=_POOLING),
+    **_rows(
+        [L.Flatten, L.Reshape, L.Permute, L.RepeatVector], traits=_SHAPE | T.SELECTS
+    ),
+    **_rows(
+        [L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D],
+        traits=_PLAIN | T.PADS | T.SELECTS,
+    ),
+    **_rows([L.Cropping1D, L.Cropping2D, L.Cropping3D], traits=_POOLING | T.SELECTS),
     **_rows([L.UpSampling1D, L.UpSampling2D, L.UpSampling3D], traits=_POOLING),
-    **_rows([*MEANS, *MEANS.values()], traits=_POOLING),
+    **_rows([*MEANS], traits=_POOLING | T.SELECTS),
+    **_rows([*MEANS.values()], traits=_POOLING),
     # These return their input in inference; they are random in training only.
     **_rows([L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D], traits=_DROPOUT),
     L.SpatialDropout3D: LayerType(traits=_DROPOUT),

@@ -10,9 +10,11 @@ from keras_prune_init.methods.base import Recipe as Recipe
 from keras_prune_init.methods.grasp import GraSP as GraSP
 from keras_prune_init.methods.lobs import LOBS as LOBS
 from keras_prune_init.methods.magnitude import Magnitude as Magnitude
+from keras_prune_init.methods.obd import OBD as OBD
 from keras_prune_init.methods.obs import OBS as OBS
 from keras_prune_init.methods.random import Random as Random
 from keras_prune_init.methods.robust import Robust as Robust
+from keras_prune_init.methods.skeleton import Skeleton as Skeleton
 from keras_prune_init.methods.snip import SNIP as SNIP
 from keras_prune_init.methods.stable import SBPSR as SBPSR
 from keras_prune_init.methods.stable import GraSPSR as GraSPSR
@@ -29,8 +31,10 @@ _METHODS: dict[str, type[Method]] = {
     "sbp_sr": SBPSR,
     "grasp_sr": GraSPSR,
     "robust": Robust,
+    "obd": OBD,
     "obs": OBS,
     "lobs": LOBS,
+    "skeleton": Skeleton,
 }
 
 

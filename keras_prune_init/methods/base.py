@@ -153,6 +153,7 @@ class Method(abc.ABC):
                 `network.kernels`.
             channels: The function `channels.total` sums kernel-shaped tensors over the
                 weights of each channel. The vector `channels.cost` is what these cost.
+                `channels.readers` sums only over the weights that read each channel.
 
         Returns:
             A vector with one number for each entry of `channels.cost`.

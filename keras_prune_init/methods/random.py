@@ -6,8 +6,6 @@ the seed and the kernel's path, so they do not change with the rest of the model
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 
 from keras_prune_init._arguments import check_whole
@@ -46,8 +44,7 @@ class Random(Method):
         seed = network.seed if self.seed is None else int(self.seed)
         scores = []
         for k, w in zip(network.kernels, weights, strict=True):
-            generator = np.random.default_rng([seed, zlib.crc32(k.path.encode())])
-            scores.append(generator.random(tuple(w.shape), np.float32))
+            scores.append(k.generator(seed).random(tuple(w.shape), np.float32))
         return scores
 
     def channel_scores(self, network, weights, channels):

@@ -54,7 +54,7 @@ def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
             "Received: an output that is a single number. Pass `loss=`, or leave the "
             "mean over samples to the loss."
         )
-    labels = _by_output(model, y, outputs)
+    labels = labels_by_output(model, y, outputs)
     kinds: list[str | None] = [None] * len(flat)
     if runs_its_graph(model):
         kinds = [*map(_kind_in_graph, keras.tree.flatten(model.outputs))]
@@ -68,8 +68,8 @@ def inferred(model: keras.Model, x: Any, y: Any, outputs: Any) -> Any:
     return keras.tree.pack_sequence_as(outputs, losses)
 
 
-def _by_output(model, y, outputs):
-    """Return one label for each output, `None` where there is none."""
+def labels_by_output(model: keras.Model, y: Any, outputs: Any) -> list:
+    """Return one label for each output of a flat list, `None` where there is none."""
     paths = [path for path, _ in keras.tree.flatten_with_path(outputs)]
     if isinstance(y, dict):
         named = isinstance(outputs, dict)

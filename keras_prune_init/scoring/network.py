@@ -8,7 +8,7 @@ and optimizer stay exactly as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -81,7 +81,7 @@ class Network:
         self.model = model
         self.kernels = list(kernels)
         self.batches = list(batches)
-        self.loss = loss
+        self.loss = cast(Objective, loss)  # `None` for methods that need no data
         self.seed = seed
         self._quiet = quiet
         self._calls = iterations * max(len(self.batches), 1)
@@ -133,10 +133,11 @@ class Network:
             weights: Kernel values, a list of tensors in the order of `kernels`.
             others: Pairs of another variable of the model and its value.
         """
-        with self._scope(weights, others):
+        with self.scope(weights, others):
             return self.model(x, training=False)
 
-    def _scope(self, weights, others=()):
+    def scope(self, weights: Tensors, others: Sequence[tuple] = ()):
+        """Open a scope in which the model has other weights, as in `forward`."""
         variables = [k.variable for k in self.kernels]
         mapping = [*zip(variables, weights, strict=True), *self.others, *others]
         return keras.StatelessScope(mapping, collect_losses=True)
@@ -157,9 +158,9 @@ class Network:
         """
 
         def gradients(weights, batch):
-            return self._loss_gradients(weights, batch, batch_norm, temperature)
+            return self.batch_gradients(weights, batch, batch_norm, temperature)
 
-        return self._summed(("g", batch_norm, temperature), gradients, weights)
+        return self.summed(("g", batch_norm, temperature), gradients, weights)
 
     def hessian_gradient(
         self, weights: Tensors, batch_norm: str = "train", temperature: float = 1.0
@@ -178,21 +179,49 @@ class Network:
             A list of tensors with the shapes of the kernels, in the same order.
         """
 
-        def product(weights, batch, total):
+        vectors = None  # one batch: its own gradient, without a second pass
+        if len(self.batches) > 1:
+            vectors = self.gradients(weights, batch_norm, temperature)
+        return self.hessian_vector(weights, vectors, batch_norm, temperature)
+
+    def hessian_vector(
+        self,
+        weights: Tensors,
+        vectors: Tensors | None,
+        batch_norm: str = "train",
+        temperature: float = 1.0,
+        times: int = 1,
+    ) -> Tensors:
+        """Return the product H v of the Hessian, summed over the batches, and vectors.
+
+        It is exact, because the objective is differentiated twice.
+
+        Args:
+            weights: Kernel values, a list of tensors in the order of `kernels`.
+            vectors: v, a list of tensors with the shapes of the kernels. `None`: the
+                gradient of each batch.
+            batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
+                with the running ones.
+            temperature: Number that logits are divided by before the loss.
+            times: How many products the method asks for in each iteration. Many are
+                worth a trace, which serves them all.
+
+        Returns:
+            A list of tensors with the shapes of the kernels, in the same order.
+        """
+
+        def product(weights, batch, vectors):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                gradients = self._loss_gradients(
+                gradients = self.batch_gradients(
                     weights, batch, batch_norm, temperature, twice=True
                 )
-            if total is None:  # one batch: its own gradient, without a second pass
-                total = gradients
-            found = tape.gradient(gradients, weights, output_gradients=total)
+            vectors = gradients if vectors is None else vectors
+            found = tape.gradient(gradients, weights, output_gradients=vectors)
             return zeros_for_none(found, weights)
 
-        total = None
-        if len(self.batches) > 1:
-            total = self.gradients(weights, batch_norm, temperature)
-        return self._summed(("hg", batch_norm, temperature), product, weights, total)
+        key = "hv", batch_norm, temperature
+        return self.summed(key, product, weights, vectors, times=times)
 
     def progress(self, items: Sequence, what: str) -> Iterable:
         """Return the items one by one, with a progress bar if that takes long."""
@@ -204,25 +233,49 @@ class Network:
             self._made[key] = make()
         return self._made[key]
 
-    def graph_if_it_pays(self, function: Callable) -> Callable:
-        """Return a function of tensors as a `tf.function` if it runs often enough."""
-        if self._calls <= EAGER_CALLS:
+    def graph_if_it_pays(self, function: Callable, times: int = 1) -> Callable:
+        """Return a function of tensors as a `tf.function` if it runs often enough.
+
+        It runs `times` times for each batch and iteration.
+        """
+        if self._calls * times <= EAGER_CALLS:
             return function
         # Keras runs layers without AutoGraph too, and its analysis takes a second.
         return tf.function(function, reduce_retracing=True, autograph=False)
 
-    def _loss_gradients(self, weights, batch, batch_norm, temperature, twice=False):
+    def batch_gradients(
+        self,
+        weights: Tensors,
+        batch: tuple,
+        batch_norm: str,
+        temperature: float = 1.0,
+        twice: bool = False,
+    ) -> Tensors:
+        """Return the gradient of the objective on one batch, as `gradients` does.
+
+        `twice` says whether it will be differentiated again.
+        """
         x, y, sample_weight = batch
         with tf.GradientTape() as tape:
             tape.watch(weights)
             # The loss, too: it may read weights, and run layers again.
-            with scoring_layers(self.model, batch_norm, twice), self._scope(weights):
+            with scoring_layers(self.model, batch_norm, twice), self.scope(weights):
                 outputs = self.model(x, training=False)
                 loss = self.loss(self.model, x, y, outputs, sample_weight, temperature)
         return zeros_for_none(tape.gradient(loss, weights), weights)
 
-    def _summed(self, key, function, weights, *args) -> Tensors:
-        """Return the sum of `function(weights, batch, *args)` over the batches."""
+    def summed(
+        self, key: tuple, function: Callable, weights: Tensors, *args, times: int = 1
+    ) -> Tensors:
+        """Return the sum of `function(weights, batch, *args)` over the batches.
+
+        Args:
+            key: A name for `once`, the mode of batch normalization and a temperature.
+            function: It returns a list of tensors, and may be traced.
+            weights: Kernel values, a list of tensors in the order of `kernels`.
+            *args: What else the function is called with, tensors.
+            times: As in `graph_if_it_pays`.
+        """
         if key[-1] != 1.0 and self.loss is not None:
             _ = self.loss.kinds  # what a temperature needs, before anything is traced
         strategy, batches = self.model.distribute_strategy, self.batches
@@ -230,7 +283,7 @@ class Network:
             step = self.once(key, lambda: replicas.summed(strategy, function))
             batches = self.once("shares", lambda: [*replicas.shares(strategy, batches)])
         else:
-            step = self.once(key, lambda: self.graph_if_it_pays(function))
+            step = self.once(key, lambda: self.graph_if_it_pays(function, times))
         total: Tensors = []
         for batch in batches:
             part = step(weights, batch, *args)

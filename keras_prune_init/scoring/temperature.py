@@ -15,10 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 # What a loss takes an output for.
-LOGITS, SOFTMAX, SIGMOID, OTHER = "logits", "softmax", "sigmoid", "other"
+LOGITS, BINARY_LOGITS = "logits", "binary logits"
+SOFTMAX, SIGMOID, OTHER = "softmax", "sigmoid", "other"
 
-# Kinds of probabilities p, with p(z) and the axes of gradients that share one w.
-PROBABILITIES = ((SOFTMAX, tf.nn.softmax, (0, -1)), (SIGMOID, tf.sigmoid, (0,)))
+# Kinds of probabilities p and of their logits z, with p(z) and the axes of gradients
+# that share one w.
+PROBABILITIES = (
+    (SOFTMAX, LOGITS, tf.nn.softmax, (0, -1)),
+    (SIGMOID, BINARY_LOGITS, tf.sigmoid, (0,)),
+)
 
 POINTS = 4
 TOLERANCE = 1e-3
@@ -38,10 +43,10 @@ def kind_of(loss: Callable[[tf.Tensor], tf.Tensor], output: tf.Tensor) -> str | 
     slopes = _slopes(loss, points, tf.identity)
     if slopes is None or not np.any(slopes):
         return None
-    for _, p, axis in PROBABILITIES:
+    for _, kind, p, axis in PROBABILITIES:
         if _is_cross_entropy(slopes, points, p, axis):
-            return LOGITS
-    for kind, p, axis in PROBABILITIES:
+            return kind
+    for kind, _, p, axis in PROBABILITIES:
         if _is_cross_entropy(_slopes(loss, points, p), points, p, axis):
             return kind
     return OTHER
@@ -94,9 +99,9 @@ def _are_probabilities(output, kind):
 
 def tempered(output, kind: str | None, temperature: float):
     """Divide logits by a temperature, also those of given probabilities."""
-    if kind not in (LOGITS, SOFTMAX, SIGMOID):
+    if kind in (OTHER, None):
         return output
-    if kind == LOGITS:
+    if kind in (LOGITS, BINARY_LOGITS):
         return output / temperature
     # Keras clips probabilities so in its own cross-entropies.
     epsilon = keras.config.epsilon()

@@ -20,7 +20,7 @@ METHODS = [
     ("sbp_sr", {}, True),
     ("grasp_sr", {}, True),
     ("robust", {}, True),
-    ("obd", {}, True),
+    ("obd", {"probes": 2}, True),
     ("obs", {}, True),
     ("lobs", {}, True),
     ("skeleton", {}, True),

@@ -9,6 +9,7 @@ from helpers import L, batch, masks, mlp, net, transformer
 import keras_prune_init as kpi
 from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.scoring import layer_inputs
+from keras_prune_init.scoring.products import product
 
 BIASED = {"bias_initializer": "random_normal"}
 IMAGE, SERIES = (5, 6, 4), (6, 5)
@@ -67,15 +68,15 @@ def change(model, pruned, x):
 def test_inputs_times_kernel_are_the_outputs(make, shape):
     model, x = single(make, shape)
     [kernel] = find_kernels(model)
-    product = layer_inputs.product(kernel)
-    rows = np.asarray(product.inputs(tf.constant(x)))
-    made = np.einsum("pgn,gon->pgo", rows, product.split(kernel.value))
+    made_by = product(kernel)
+    rows = np.asarray(made_by.inputs(tf.constant(x)))
+    made = np.einsum("pgn,gon->pgo", rows, made_by.split(kernel.value))
     outputs = np.asarray(model(x)).reshape(len(rows), *made.shape[1:])
     if getattr(kernel.layer, "bias", None) is not None:
         outputs = outputs - np.asarray(kernel.layer.bias).reshape(made.shape[1:])
     np.testing.assert_allclose(made, outputs, rtol=1e-4, atol=1e-4)
-    split = product.split(kernel.value)
-    np.testing.assert_array_equal(product.join(split, kernel.shape), kernel.value)
+    split = made_by.split(kernel.value)
+    np.testing.assert_array_equal(made_by.join(split, kernel.shape), kernel.value)
 
 
 @EACH
@@ -85,10 +86,10 @@ def test_the_error_is_the_least_for_the_masks(make, shape):
     method = kpi.methods.LOBS(damping=1e-9)
     pruned = kpi.prune(model, (x,), method, sparsity=0.5)
     [kernel] = find_kernels(model)
-    product = layer_inputs.product(kernel)
-    rows = np.asarray(product.inputs(tf.constant(x)), float)
+    made_by = product(kernel)
+    rows = np.asarray(made_by.inputs(tf.constant(x)), float)
     [mask] = masks(pruned)
-    weights, kept = product.split(kernel.value), product.split(mask)
+    weights, kept = made_by.split(kernel.value), made_by.split(mask)
     biased = getattr(kernel.layer, "bias", None) is not None
     left = 0.0
     for g in range(rows.shape[1]):

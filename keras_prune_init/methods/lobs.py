@@ -23,6 +23,7 @@ from keras_prune_init._arguments import check_flag, is_number
 from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.methods.base import Method, Recipe
 from keras_prune_init.scoring import elimination, layer_inputs
+from keras_prune_init.scoring.products import product
 
 # Larger inverses are in single precision for the choice: twice as fast, and the same
 # but for near ties. The new weights are computed in double precision.
@@ -79,7 +80,7 @@ class LOBS(Method):
         return Recipe(model, finish=_errors)
 
     def remark(self, network):
-        known = (layer_inputs.product, layer_inputs.is_looked_up)
+        known = (product, layer_inputs.is_looked_up)
         unknown = [k for k in network.kernels if not any(f(k) for f in known)]
         if unknown:
             names = (f"{k.path} of a {type(k.owner).__name__}" for k in unknown)

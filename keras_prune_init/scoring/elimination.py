@@ -16,9 +16,12 @@ factorizations are blocked in the same way.
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 
 # Steps that are gathered. U of the widest layers stays in the cache.
 STEPS = 128
+# Rows of an inverse that are changed at once.
+PART = 512
 # Bytes of the inverses of rows that are worked on together.
 TOGETHER = 2**26
 # An inverse shrinks to what is left if no more than this fraction is.
@@ -110,8 +113,12 @@ class _Elimination:
 
     def _subtract(self, u):
         """Subtract u'u from each inverse; both triangles, as rows are read whole."""
-        for inverse, part in zip(self.inverse, u, strict=True):
-            inverse -= part.T @ part
+        # By TensorFlow, whose threads share a busy machine better than those of numpy;
+        # in parts, because the products are no longer than the cache then.
+        for first in range(0, self.w.shape[1], PART):
+            part = slice(first, first + PART)
+            product = tf.matmul(u[:, :, part], u, transpose_a=True)
+            self.inverse[:, part] -= product.numpy()
 
     def _shrink(self):
         """Take what is gone out of the inverses, once it is worth the copy."""

@@ -1,0 +1,345 @@
+"""All methods on LeNet-300-100 or LeNet-5 and MNIST, with equal budgets of steps.
+
+    python benchmarks/compare.py --net=lenet300 --data=idx:FOLDER --work=FOLDER
+    python benchmarks/compare.py --net=lenet5 --steps=1500 --data=... --work=...
+
+Each row takes `--steps` training steps in all, those before pruning too, from the same
+initial weights of a seed: Adam at 1.2e-3 with a cosine decay over each phase (a round
+is one), batches of 60. The error is that after the last step, on the test images. The
+cost counts a step with the fraction of the kernels' weights that are left: what ideal
+sparse hardware would pay. Methods score on batches of 500 images, as many as they ask
+for. Finished runs are in `--work`, which several processes may share, each with some
+`--rows`.
+"""
+
+import argparse
+import dataclasses
+import gc
+import itertools
+import json
+import math
+import pathlib
+import sys
+import time
+
+import common
+import compare_pictures
+import keras
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from tfmot import wrapped  # benchmarks/tfmot.py
+
+import keras_prune_init as kpi
+from keras_prune_init._files import atomic
+from keras_prune_init.train.data.loading import load_images
+
+SIZE, TOGETHER = 60, 50  # images in a batch, steps in a call of the graph
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--net", choices=list(NETS), default="lenet300")
+    add("--data", required=True, help="idx:FOLDER or npz:FILE of MNIST")
+    add("--work", required=True, type=pathlib.Path)
+    add("--steps", type=int, default=3000, help="a multiple of 10")
+    add("--seeds", type=int, default=5)
+    add("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
+    add("--rows", default="", help="run only rows with this in their label")
+    options = parser.parse_args()
+    if options.steps % 10:
+        parser.error(f"--steps must be a multiple of 10, not {options.steps}")
+    return options
+
+
+def lenet300():
+    return kpi.models.mlp(depth=3, width=(300, 100))
+
+
+def lenet5():
+    """That of Caffe, with 431,000 weights."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(20, 5),
+            layers.MaxPooling2D(),
+            layers.Conv2D(50, 5),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu"),
+            layers.Dense(10),
+        ],
+        name="lenet5",
+    )
+
+
+NETS = {"lenet300": lenet300, "lenet5": lenet5}
+
+
+class Run:
+    """One row at one sparsity with one seed."""
+
+    def __init__(self, images, test, options, sparsity, seed):
+        self.images, self.test, self.options = images, test, options
+        self.sparsity, self.seed, self.steps = sparsity, seed, options.steps
+        self.phases, self.pruning, self.before = [], 0.0, None
+        self.numbers = itertools.count()  # of phases, for the order of the images
+        keras.utils.set_random_seed(seed)
+        self.start = NETS[options.net]()
+        self.total = kept(self.start)
+
+    def prune(self, model, method, **options):
+        """`kpi.prune`, and how long it takes."""
+        begun = time.perf_counter()
+        data = self.images.train(500, seed=self.seed)
+        given = {"sparsity": self.sparsity, "seed": self.seed, "verbose": 0}
+        pruned = kpi.prune(model, data, method, **given, **options)
+        self.pruning += time.perf_counter() - begun
+        return pruned
+
+    def compile(self, model, steps, together=None):
+        k = keras if isinstance(model, keras.Model) else tf_keras
+        model.compile(
+            k.optimizers.Adam(k.optimizers.schedules.CosineDecay(1.2e-3, steps)),
+            k.losses.SparseCategoricalCrossentropy(from_logits=True),
+            steps_per_execution=together or math.gcd(steps, TOGETHER),
+            jit_compile=False,
+        )
+        return model
+
+    def fit(self, model, steps, density=None, **options):
+        """Train a compiled model for some steps, and note them."""
+        density = kept(model) / self.total if density is None else density
+        self.phases.append((steps, density))
+        seed = 1000 * self.seed + next(self.numbers)
+        epochs = -(-steps // self.images.steps(SIZE))
+        batches = self.images.train(SIZE, seed=seed, epochs=epochs).take(steps)
+        model.fit(batches, steps_per_epoch=steps, verbose=0, **options)
+
+    def train(self, model, steps):
+        """A phase of its own."""
+        self.fit(self.compile(model, steps), steps)
+        return model
+
+    def trained(self, steps):
+        """The dense network after some steps, which all rows of a seed share."""
+        name = f"{self.options.net}-dense-{steps}-{self.seed}.weights.h5"
+        path = self.options.work / name
+        if path.exists():
+            self.start.load_weights(path)
+            self.phases.append((steps, 1.0))
+            next(self.numbers)
+        else:
+            self.train(self.start, steps)
+            with atomic(path) as temporary:
+                self.start.save_weights(temporary)
+        return self.start
+
+    def rounds(self, model, rounds, rewind, steps):
+        """`kpi.iterative_pruning` by magnitude, with so many steps in each round."""
+        self.compile(model, steps)
+        training = 0.0
+
+        def train(model):
+            nonlocal training
+            begun = time.perf_counter()
+            self.fit(model, steps)
+            training += time.perf_counter() - begun
+
+        begun = time.perf_counter()
+        settings = {"sparsity": self.sparsity, "rounds": rounds, "rewind": rewind}
+        pruned, _ = kpi.iterative_pruning(
+            model, None, "magnitude", train=train, seed=self.seed, **settings
+        )
+        self.pruning += time.perf_counter() - begun - training
+        return pruned
+
+    def error(self, model):
+        """Percent of the test images."""
+        x, y = self.test
+        parts = [model(x[i : i + 1000], training=False) for i in range(0, len(x), 1000)]
+        return 100 * float(np.mean(np.concatenate(parts).argmax(-1) != y))
+
+    def result(self, model):
+        steps = sum(steps for steps, _ in self.phases)
+        if steps != self.steps:
+            raise AssertionError(f"{steps} steps were taken, not {self.steps}")
+        return {
+            "error": self.error(model),
+            "error before retraining": self.before,
+            "kept": kept(model) / self.total,
+            "steps": steps,
+            "cost": sum(steps * density for steps, density in self.phases),
+            "seconds of pruning": self.pruning,
+        }
+
+
+def kept(model):
+    """How many weights of kernels are not 0."""
+    kernels = [np.asarray(w) for w in model.trainable_weights if len(w.shape) > 1]
+    return int(sum(map(np.count_nonzero, kernels)))
+
+
+def dense(run):
+    return run.train(run.start, run.steps)
+
+
+def at_init(run, method, **options):
+    return run.train(run.prune(run.start, method, **options), run.steps)
+
+
+def once(run, method, **options):
+    half = run.steps // 2
+    pruned = run.prune(run.trained(half), method, **options)
+    run.before = run.error(pruned)
+    return run.train(pruned, half)
+
+
+def fine_tuned(run, method):
+    # With one schedule over all rounds the rate is too small for the last of them.
+    return run.rounds(run.trained(run.steps // 2), 5, "learning_rate", run.steps // 10)
+
+
+def lottery(run, method):
+    fifth = run.steps // 5
+    return run.rounds(run.start, 4, 0, fifth)
+
+
+def rate_rewound(run, method):
+    fifth = run.steps // 5
+    return run.rounds(run.trained(fifth), 4, "learning_rate", fifth)
+
+
+def gradual(run):
+    """tfmot's gradual magnitude in Keras 2, whose callback counts single steps."""
+    last, frequency = run.steps * 3 // 4, max(run.steps // 60, 1)
+    now = np.minimum(np.arange(run.steps) // frequency * frequency / last, 1)
+    density = 1 - run.sparsity * (1 - (1 - now) ** 3)
+    polynomial = tfmot.sparsity.keras.PolynomialDecay(
+        0.0, run.sparsity, 0, last, frequency=frequency
+    )
+    model = wrapped(kpi.tfmot.from_keras3(run.start), polynomial)
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+    run.compile(model, run.steps, 1)
+    run.fit(model, run.steps, float(density.mean()), callbacks=callbacks)
+    return tfmot.sparsity.keras.strip_pruning(model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: `methods` are the names of one method, the first is used."""
+
+    label: str
+    how: object
+    methods: tuple = ()
+    options: dict = dataclasses.field(default_factory=dict)
+
+    def run(self, run):
+        """Return the numbers of a run, or the reason why there are none."""
+        try:
+            model = self.how(run, *self.methods[:1], **self.options)
+        except ValueError as e:  # what `prune` refuses
+            if not self.methods:
+                raise
+            return {"reason": str(e)}
+        return run.result(model)
+
+
+ROWS = [
+    Row("dense", dense),
+    Row("random with ERK, at init", at_init, ("random",), {"allocation": "erk"}),
+    Row("magnitude, at init", at_init, ("magnitude",), {"allocation": "uniform"}),
+    Row("SNIP, at init", at_init, ("snip", "sbp")),
+    Row("GraSP, at init", at_init, ("grasp", "hbp")),
+    Row("SynFlow, at init", at_init, ("synflow",)),
+    Row("Robust, at init", at_init, ("robust",)),
+    Row("SBP-SR, at init", at_init, ("sbp_sr",)),
+    Row("GraSP-SR, at init", at_init, ("grasp_sr",)),
+    Row("magnitude, trained", once, ("magnitude",)),
+    Row("SNIP, trained", once, ("snip",)),
+    Row("OBD, trained", once, ("obd",)),
+    Row("OBS, trained", once, ("obs",)),
+    Row("L-OBS, trained", once, ("lobs",)),
+    Row("skeletonization, trained", once, ("skeleton",), {"what": "channels"}),
+    Row("magnitude, 5 rounds", fine_tuned, ("magnitude",)),
+    Row("lottery ticket, 4 rounds", lottery, ("magnitude",)),
+    Row("rate rewound, 4 rounds", rate_rewound, ("magnitude",)),
+    Row("gradual magnitude of tfmot", gradual),
+]
+COMING = {"obd", "skeleton"}  # methods that another change adds
+
+
+def check_rows():
+    """Every method must have a row."""
+    here, known = {m for row in ROWS for m in row.methods}, set(kpi.method_names())
+    if here - (COMING - known) != known:
+        raise ValueError(
+            "The table needs a row for every method. Received: "
+            f"{sorted(here ^ known)} only in one of both. Change ROWS."
+        )
+    return [row for row in ROWS if set(row.methods) <= known]
+
+
+def path_of(row, sparsity, seed, options):
+    words = "".join(c if c.isalnum() else " " for c in row.label.lower()).split()
+    name = [options.net, str(options.steps), *words, f"{sparsity:g}", str(seed)]
+    return options.work / f"{'-'.join(name)}.json"
+
+
+def run_all(rows, options):
+    images = load_images(options.data)
+    mean, scale = images.normalisation
+    test = ((images.x_test - mean) * scale).astype("float32"), images.y_test
+    for seed, row in itertools.product(range(options.seeds), rows):
+        for sparsity in [0.0] if row.how is dense else options.sparsities:
+            path = path_of(row, sparsity, seed, options)
+            if path.exists() or options.rows not in row.label:
+                continue
+            begun = time.perf_counter()
+            result = row.run(Run(images, test, options, sparsity, seed))
+            result["seconds"] = time.perf_counter() - begun
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps(result))
+            shown = result.get("reason") or f"{result['error']:.2f} %"
+            sys.stderr.write(f"{path.stem}: {shown}, {result['seconds']:.0f} s\n")
+            for k in (keras, tf_keras):
+                k.backend.clear_session()
+            gc.collect()
+
+
+def collected(rows, options):
+    """The finished runs as rows of the results file: means over seeds."""
+    found = []
+    for row in rows:
+        for sparsity in [0.0] if row.how is dense else options.sparsities:
+            paths = [path_of(row, sparsity, s, options) for s in range(options.seeds)]
+            results = [json.loads(p.read_text()) for p in paths if p.exists()]
+            line = {"net": options.net, "row": row.label, "sparsity": sparsity}
+            if reasons := [r["reason"] for r in results if "reason" in r]:
+                found.append(line | {"reason": reasons[0], "seeds": len(results)})
+            elif results:
+                found.append(line | means(results))
+    return found
+
+
+def means(results):
+    errors = [r["error"] for r in results]
+    spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
+    line = {"error": float(np.mean(errors)), "spread": spread, "seeds": len(errors)}
+    for key in results[0].keys() - line.keys():
+        values = [r[key] for r in results]
+        line[key] = None if None in values else float(np.mean(values))
+    return line
+
+
+if __name__ == "__main__":
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows = check_rows()
+    run_all(rows, options)
+    found = collected(rows, options)
+    common.save(f"compare_{options.net}", found)
+    sys.stdout.write(compare_pictures.table(found) + "\n")
+    compare_pictures.save(f"compare_{options.net}", found)

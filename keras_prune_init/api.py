@@ -174,11 +174,13 @@ def _masked(made: plan.Plan) -> keras.Model:
     if targets is not None:
         rescaling.apply(targets)
     elif made.recipe.finish:
-        _tell(pruned, made.recipe.finish(pruned, made.network))
+        _add_note(pruned, made.recipe.finish(pruned, made.network))
+    if made.recipe.tell:
+        _add_note(pruned, made.recipe.tell(pruned, made.network))
     return pruned
 
 
-def _tell(pruned, more):
+def _add_note(pruned, more):
     """Add to the notes of a pruned model's layers: a text, or one for each kernel."""
     for layer in exchange.masked_layers(pruned):
         texts = [more]
@@ -204,8 +206,7 @@ def _without_channels(made: plan.Plan) -> keras.Model:
         if made.options.rescale:
             rescaling.rescale(wrapped)
         elif finish:
-            more = finish(wrapped, made.network)
-            note = note if isinstance(more, Mapping) else f"{note} {more}"
+            note = f"{note} {finish(wrapped, made.network)}"
         small = rebuild.copy_model(wrapped, change=exchange.folded)
     if note:
         logging.info("%s: %s", model.name, note)

@@ -26,8 +26,9 @@ class Recipe(NamedTuple):
         model: The model to score, to prune and to train.
         note: What was done and why, for the report.
         finish: `None`, or a function of the pruned model and the scoring `Network`,
-            called once. It may change the model, and returns a text for the note, or a
-            dict with a text for each kernel, by path.
+            called once. It may change the model, and returns a text for the note.
+        tell: `None`, or a function of the same that changes nothing. It returns what
+            became of a model with masks: a text, or one for each kernel, by path.
 
     Example:
 
@@ -39,7 +40,8 @@ class Recipe(NamedTuple):
 
     model: keras.Model
     note: str = ""
-    finish: Callable[[keras.Model, Network], str | dict[str, str]] | None = None
+    finish: Callable[[keras.Model, Network], str] | None = None
+    tell: Callable[[keras.Model, Network], str | dict[str, str]] | None = None
 
 
 class Method(abc.ABC):

@@ -77,7 +77,7 @@ class OBS(Method):
         self.alpha = float(alpha)
 
     def recipe(self, model):
-        return Recipe(model, finish=_predicted)
+        return Recipe(model, tell=_predicted)
 
     def remark(self, network):
         count = sum(int(np.prod(v.shape)) for v in _variables(network))

@@ -198,8 +198,9 @@ def _data(
             return first_batch.classes(objective.example[-1], batch[1])
 
     auto = options.batches == "auto"
-    counts = method.batches if auto else options.batches, options.samples_per_class
-    data = take(dataset, inspect, *counts, dtype, size_for(model), at_most=auto)
+    batches: Any = method.batches if auto else options.batches
+    each, size = options.samples_per_class, size_for(model)
+    data = take(dataset, inspect, batches, each, dtype, size, at_most=auto)
     if not tried:
         return data, None
     [objective] = tried

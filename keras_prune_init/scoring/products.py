@@ -43,7 +43,11 @@ class Product(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int]:
         """The numbers of groups, outputs of a group, and inputs of an output."""
-        return tuple(math.prod(self.shape[i] for i in axes) for axes in self.axes)
+        groups, outputs, inputs = self.axes
+        return self._size(groups), self._size(outputs), self._size(inputs)
+
+    def _size(self, axes):
+        return math.prod(self.shape[i] for i in axes)
 
     def split(self, values: np.ndarray) -> np.ndarray:
         """Return values of the kernel's shape as (groups, outputs, inputs)."""

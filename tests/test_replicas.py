@@ -21,7 +21,8 @@ def batches(model, count):
 
 
 # Of each way of scoring one: by names, by values, by gradients, by their products, by a
-# flow without data, on another graph, and with what is done afterwards.
+# flow without data, on another graph, with what is done afterwards, by single samples,
+# and with new weights.
 @pytest.mark.parametrize(
     ("method", "count"),
     [
@@ -31,6 +32,9 @@ def batches(model, count):
         (kpi.methods.GraSP(), 2),
         (kpi.methods.SynFlow(iterations=2), 2),
         (kpi.methods.Robust(), 2),
+        (kpi.methods.OBD(curvature="fisher"), 2),
+        (kpi.methods.Skeleton(), 2),
+        (kpi.methods.LOBS(), 2),
     ],
     ids=lambda v: type(v).__name__,
 )
@@ -50,6 +54,9 @@ def test_masks_are_those_of_a_single_device(method, count):
     alone = kpi.select(expected, 0.7).values()
     for one, other in zip(alone, masks(new), strict=True):
         np.testing.assert_array_equal(one, other)
+    x = batch(model, 8)[0]
+    outputs = kpi.prune_at_init(model, **options)(x)
+    np.testing.assert_allclose(new(x), outputs, rtol=1e-4, atol=1e-4)
 
 
 @functools.cache

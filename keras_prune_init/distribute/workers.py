@@ -80,7 +80,7 @@ def from_chief(
 
     The arrays must have the same keys, shapes and dtypes on all of them.
     """
-    if not several(strategy):
+    if not arrays or not several(strategy):
         return dict(arrays)
     parts = [_as_bytes(array) for array in arrays.values()]
     flat = np.concatenate(parts)

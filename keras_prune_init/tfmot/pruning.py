@@ -11,6 +11,7 @@ from keras_prune_init import api
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.filters import Filters
 from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import Densities
@@ -33,7 +34,7 @@ def prune_at_init(
     loss: Any = None,
     what: str | What = "weights",
     allocation: str | Densities | Mapping[str, float] | Allocation = "global",
-    batches: int | None = 1,
+    batches: int | str | None = "auto",
     samples_per_class: int | None = None,
     filters: Filters = None,
     seed: int = 0,
@@ -57,7 +58,8 @@ def prune_at_init(
         loss: The loss to differentiate, of either Keras. Default: the model's own.
         what: `"weights"`, blocks such as `"1x4"`, or N of M such as `"2:4"`.
         allocation: How much each layer loses, as in `keras_prune_init.prune_at_init`.
-        batches: Number of batches to score on; `None`: all.
+        batches: Number of batches to score on; `None`: all; `"auto"`: as many as the
+            method asks for.
         samples_per_class: If given, score on the first so many samples of each class.
         filters: Which layers may be pruned. A function gets layers of Keras 3.
         seed: Seed of methods that draw random numbers.
@@ -112,6 +114,14 @@ def prune_at_init(
     layers = dict(walk(twin))
     masks: dict[int, dict[int, np.ndarray]] = {}
     values: dict[int, dict[int, np.ndarray]] = {}
+    for address, layer in walk(pruned):
+        before = layers[address]
+        inner = layer.layer if isinstance(layer, MaskedLayer) else layer
+        pairs = zip(before.weights, inner.weights, strict=True)
+        for position, (weight, new) in enumerate(pairs):
+            if not np.array_equal(weight, new):  # the method moved it
+                mine = id(old[id(before)])
+                values.setdefault(mine, {})[position] = np.asarray(new)
     for kernel in find_kernels(pruned):
         if kernel.mask is not None:
             layer = layers[kernel.address]
@@ -119,9 +129,9 @@ def prune_at_init(
             mine = id(old[id(layer)])
             masks.setdefault(mine, {})[position] = kernel.mask
             values.setdefault(mine, {})[position] = kernel.effective()
-    new = wrappers.wrapped(model, masks, values)
-    check_same(pruned, new)
-    return new
+    copy = wrappers.wrapped(model, masks, values)
+    check_same(pruned, copy)
+    return copy
 
 
 def _batches(sequence):

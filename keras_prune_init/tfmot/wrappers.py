@@ -67,8 +67,11 @@ def wrapped(
         return sparsity.prune_low_magnitude(new, never, dtype=layer.dtype_policy)
 
     def install(old, layer):
+        inner = layer.layer if is_wrapper(layer) else layer
+        for position, value in values.get(id(old), {}).items():
+            inner.weights[position].assign(value)
         if id(old) in masks:
-            _install(layer, masks[id(old)], values[id(old)])
+            _install(layer, masks[id(old)])
 
     return cloned(model, wrap, install)
 
@@ -125,13 +128,12 @@ def cloned(model: Any, make: Callable, finish: Callable) -> Any:
     return new
 
 
-def _install(wrapper, masks, values):
+def _install(wrapper, masks):
     positions = {id(w): i for i, w in enumerate(wrapper.layer.weights)}
     for weight, mask, _ in wrapper.pruning_vars:
         position = positions[id(weight)]
         if position in masks:
             mask.assign(masks[position])
-            weight.assign(values[position])
 
 
 def compile_like(model: Any, new: Any) -> None:

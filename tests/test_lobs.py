@@ -260,7 +260,7 @@ def test_labels_are_not_needed():
     model = mlp()
     x, y = batch(model, 60)
     with_labels = kpi.prune(model, (x, y), "lobs", sparsity=0.5)
-    without = kpi.prune(model, (x,), "lobs", sparsity=0.5)
+    without = kpi.prune(model, x, "lobs", sparsity=0.5)
     np.testing.assert_array_equal(with_labels(x), without(x))
 
 

@@ -223,3 +223,26 @@ def test_too_many_weights_are_refused_before_work(monkeypatch):
 def test_wrong_alpha_is_refused():
     with pytest.raises(ValueError, match="Received: alpha=0"):
         kpi.methods.OBS(alpha=0)
+
+
+def test_losses_without_curvature_are_refused():
+    model, (x, y) = quadratic()
+    with pytest.raises(ValueError, match="all sample weights are 0"):
+        kpi.prune(model, (x, y, np.zeros(60)), "obs")
+    with pytest.raises(ValueError, match="the loss is not linear"):
+        kpi.prune(model, (x, y), "obs", loss="mae")
+    x[3] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        kpi.prune(model, (x, y), "obs")
+
+
+def test_recurrent_layers_run_one_sample_at_a_time():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 3)), L.SimpleRNN(2), L.Dense(1)])
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4, 3)).astype("float32"), rng.normal(size=(20, 1))
+    pruned = kpi.prune(model, (x, y), "obs", sparsity=0.3)
+    before, after = (np.asarray(m(x)) for m in (model, pruned))
+    other = np.asarray(kpi.prune(model, None, "magnitude", sparsity=0.3)(x))
+    assert np.square(after - before).mean() < np.square(other - before).mean()

@@ -420,7 +420,7 @@ def never(model):
         ({"rewind": "weights"}, "`rewind` must be None"),
         ({"rewind": True}, "`rewind` must be None"),
         ({"schedule": "cubic"}, "`schedule` must be a name or"),
-        ({"schedule": lambda p, s: 0.0}, "Every round must prune more"),
+        ({"schedule": lambda p, s: 0.0}, "must give sparsities that rise"),
         ({"schedule": lambda p, s: 2 * s}, "must give sparsities that rise"),
         ({"train": 3}, "`train` must be a function"),
         ({"train": {"y": Y}}, "Received: no x"),
@@ -519,3 +519,48 @@ def test_bfloat16_values_are_saved_as_they_are(tmp_path):
     ).state()
     for value, variable in zip(state.weights, model.weights, strict=True):
         np.testing.assert_array_equal(value, np.asarray(variable.value, "float32"))
+
+
+class Unregistered(keras.layers.Layer):
+    """Of which a file of Keras has only the name."""
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_what_rounds_could_not_go_on_with_is_refused(tmp_path):
+    layers = [keras.layers.Dense(4), Unregistered(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    options = {"sparsity": 0.5, "rounds": 2, "train": lambda model: None}
+    with pytest.raises(ValueError, match="unregistered Unregistered"):
+        kpi.iterative_pruning(
+            model, None, "magnitude", **options, folder=tmp_path / "rounds"
+        )
+    assert not (tmp_path / "rounds").exists()
+    with pytest.raises(ValueError, match="a generator can be read once"):
+        data = iter([(np.ones((2, 3)), np.zeros(2))])
+        kpi.iterative_pruning(model, data, "lobs", **options)
+    with pytest.raises(ValueError, match="nothing left for others"):
+        kpi.iterative_pruning(model, None, "magnitude", **options, what="2:4")
+
+
+def test_a_returned_model_without_the_masks_is_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    with pytest.raises(ValueError, match="must have the weights and masks"):
+        kpi.iterative_pruning(
+            model,
+            None,
+            "magnitude",
+            sparsity=0.5,
+            rounds=2,
+            train=keras.models.clone_model,
+        )
+
+
+def test_other_arrays_for_the_method_are_another_run(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    options = {"sparsity": 0.5, "rounds": 1, "train": lambda model: None}
+    kpi.iterative_pruning(model, x, "lobs", **options, folder=tmp_path)
+    with pytest.raises(ValueError, match="other values of dataset"):
+        kpi.iterative_pruning(model, x + 1, "lobs", **options, folder=tmp_path)

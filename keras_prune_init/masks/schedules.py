@@ -41,11 +41,12 @@ def check_schedule(
 ) -> None:
     """Check that the sparsity rises from iteration to iteration, up to `sparsity`."""
     before = 0.0
-    for i in range(1, iterations):
+    for i in range(1, iterations + (iterations > 1)):
         value = called("schedule", schedule, i / iterations, sparsity)
         if tf.is_tensor(value) and not value.shape.rank:
             value = value.numpy().item()
-        if not is_number(value) or not before - 1e-9 <= value <= sparsity + 1e-9:
+        least = before if i < iterations else sparsity
+        if not is_number(value) or not least - 1e-9 <= value <= sparsity + 1e-9:
             raise ValueError(
                 "`schedule` must give sparsities that rise from 0 to the final one. "
                 f"Received: {value!r} for progress {i / iterations:.4g}, after "

@@ -137,8 +137,8 @@ def check_finite(scores: Mapping[str, np.ndarray]) -> None:
             "Scores must be finite numbers. "
             f"Received: NaN or infinite scores in {', '.join(bad)}. "
             "Check the model's weights and inputs, scale the inputs down, or give the "
-            "model a wider dtype. GraSP needs second derivatives, which norms of 0 and "
-            "CTC do not have: choose another method there."
+            "model a wider dtype. Methods of second order, such as GraSP, need second "
+            "derivatives, which norms of 0 and CTC do not have: choose another there."
         )
 
 
@@ -149,8 +149,8 @@ def check_nonzero(scores: Mapping[str, np.ndarray]) -> None:
             "At least one score must differ from 0. Received: "
             f"scores of 0 for all of {some([*scores])}. Check that the loss "
             "has a gradient, and that labels, sample weights and weights are not all "
-            "0. GraSP needs second derivatives, too, which are 0 for a linear model "
-            "with a loss such as hinge: choose another method there."
+            "0. Methods of second order, such as GraSP, need second derivatives, too, "
+            "which are 0 for a linear model with a loss such as hinge: choose another."
         )
 
 

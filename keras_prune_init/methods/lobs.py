@@ -1,6 +1,6 @@
 """L-OBS, layer-wise Optimal Brain Surgeon: each layer keeps its outputs, one by one.
 
-The error of a layer is the mean square of the change of its outputs, before the
+The error of a layer is the mean squared norm of the change of its outputs, before the
 activation and for the inputs that it has in the given network. Its Hessian is the same
 for all rows that read the same inputs: their second moments, plus a damping. In each
 row the weight q with the smallest w_q^2 / (2 [H^-1]_qq) goes, the others and the bias
@@ -9,10 +9,10 @@ make up for it, row and column q leave the inverse, and so on (`scoring.eliminat
 Differences from the paper and its code: H^-1 is down-dated exactly after each removal,
 as in ExactOBS, so that later choices see earlier ones. `downdate=False` is the
 published way: sensitivities of the first H^-1 decide, and each removal adds its change
-with that H^-1. Costs are divided by the mean square of the layer's outputs (without the
-bias), because those of layers are compared if `allocation` is global; the order within
-a layer is the published one. What is looked up (embeddings) has a diagonal Hessian, the
-frequencies of tokens, so nothing makes up for anything.
+with that H^-1. Costs are divided by the squared norm of the layer's outputs (without
+the bias), because those of layers are compared if `allocation` is global; the order
+within a layer is the published one. What is looked up (embeddings) has a diagonal
+Hessian, the frequencies of tokens, so nothing makes up for anything.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ WIDEST_DOUBLE = 256
 class LOBS(Method):
     """Keep the outputs of each layer of a trained model, and move the weights left.
 
-    Needs inputs only, and no gradients. Afterwards call `recalibrate` if the model has
-    batch normalization, and train a little.
+    Needs inputs only, no labels and no gradients; sample weights do not count.
+    Afterwards call `recalibrate` if the model has batch normalization, and train a
+    little.
 
     Args:
         damping: Part of the mean of the Hessian's diagonal that is added to it, a
@@ -58,7 +59,7 @@ class LOBS(Method):
     >>> x, y = np.random.rand(32, 4), np.arange(32) % 2
     >>> pruned = kpi.prune(model, (x, y), "lobs", sparsity=0.5)
     >>> print(kpi.report(pruned).notes[0])
-    dense1/kernel: the mean square of its outputs is ..., that of their change ...
+    dense1/kernel: the squared norm of its outputs is ... on average, that of ...
 
     Reference:
         Dong, Chen, Pan, 2017, arXiv 1705.07565. Frantar, Singh, Alistarh, 2022,
@@ -194,7 +195,7 @@ class _Layer:
 def output_errors(
     pruned: keras.Model, network: Network
 ) -> dict[str, tuple[float, float]]:
-    """Return the mean square of each layer's outputs, and that of their change.
+    """Return the mean squared norm of each layer's outputs, and of their change.
 
     They are by the path of the kernel, before the activation, and for the inputs that
     the layer has in the network before pruning.
@@ -218,7 +219,7 @@ def output_errors(
 
 def _told(pruned, network):
     return {
-        path: f"{path}: the mean square of its outputs is {energy:.4g}, that of their "
-        f"change {error:.4g} ({error / (energy or 1):.2%})."
+        path: f"{path}: the squared norm of its outputs is {energy:.4g} on average, "
+        f"that of their change {error:.4g} ({error / (energy or 1):.2%})."
         for path, (energy, error) in output_errors(pruned, network).items()
     }

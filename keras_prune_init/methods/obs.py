@@ -30,6 +30,7 @@ from keras_prune_init.scoring.output_gradients import curvature_vectors
 
 # The inverse, its copy that shrinks, and what is computed from them.
 BYTES_OF_A_PAIR = 32
+LEAST_ALPHA = 1e-12
 # Vectors that the inverse takes in together.
 BLOCK = 256
 
@@ -41,8 +42,8 @@ class OBS(Method):
     bytes for each pair of weights (10,000 weights take 3.2 GB).
 
     Args:
-        alpha: What the diagonal of the Hessian has at least, a positive number. The
-            authors take 1e-8 to 1e-4.
+        alpha: What the diagonal of the Hessian has at least, 1e-12 or more. The authors
+            take 1e-8 to 1e-4.
         **options: `iterations` and `schedule`, as in `Method`. The Hessian is computed
             anew in each iteration.
 
@@ -69,10 +70,10 @@ class OBS(Method):
 
     def __init__(self, *, alpha: float = 1e-8, **options):
         super().__init__(**options)
-        if not is_number(alpha) or alpha <= 0:
+        if not is_number(alpha) or alpha < LEAST_ALPHA:
             raise ValueError(
-                "`alpha` must be a positive number. Received: alpha="
-                f"{alpha!r}. Pass for example 1e-6."
+                f"`alpha` must be a number, {LEAST_ALPHA:g} or more, for rounding. "
+                f"Received: alpha={alpha!r}. Pass for example 1e-6."
             )
         self.alpha = float(alpha)
 
@@ -80,6 +81,13 @@ class OBS(Method):
         return Recipe(model, tell=_predicted)
 
     def remark(self, network):
+        if not any(network.loss.kinds):
+            raise ValueError(
+                "Method 'obs' differentiates a loss of the outputs. Received: "
+                f"{network.model.name}, whose loss does not depend on them: layers add "
+                "all losses, or all sample weights are 0. Pass `loss=` or other "
+                "weights, or use method 'obd'."
+            )
         count = sum(int(np.prod(v.shape)) for v in _variables(network))
         needed, there = count**2 * BYTES_OF_A_PAIR, _memory()
         if needed > there:
@@ -118,8 +126,9 @@ class OBS(Method):
         return network.once("inverse", lambda: self._inverse(network, weights, w)), w
 
     def _inverse(self, network, weights, w):
-        inverse = np.eye(len(w)) / self.alpha
+        inverse, seen = np.eye(len(w)) / self.alpha, False
         for vectors in curvature_vectors(network, weights, _others(network)):
+            seen = seen or bool(np.any(vectors))
             for first in range(0, vectors.shape[1], BLOCK):
                 x = vectors[:, first : first + BLOCK]
                 product = inverse @ x
@@ -127,6 +136,12 @@ class OBS(Method):
                 root = np.linalg.cholesky((inner + inner.T) / 2)
                 half = np.linalg.solve(root, product.T)
                 inverse -= half.T @ half
+        if not seen:
+            raise ValueError(
+                "The loss must depend on the weights. Received: second derivatives of "
+                f"0 for all weights of {network.model.name}. Check that labels and "
+                "sample weights are not all 0, and that the loss is not linear."
+            )
         return inverse
 
 

@@ -31,8 +31,9 @@ RATE = 0.2
 class Skeleton(DataMethod):
     """Keep the units of trained models that the linear error depends on most.
 
-    Use it with `what="channels"`, which removes whole units as in the paper. Scores are
-    signed: what makes the error larger goes first.
+    Use it with `what="channels"`, which removes whole units as in the paper. The linear
+    error is the mean over samples of the sum of |t - o|, of probabilities if the loss
+    is a cross-entropy. Scores are signed: what makes the error larger goes first.
 
     Args:
         batch_norm: The statistics that batch normalization uses, as in `DataMethod`.

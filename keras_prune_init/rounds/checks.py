@@ -9,7 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_prune_init.layers.walk import flatten, is_builtin
 from keras_prune_init.rounds.rewinding import optimizer_of
+
+# Packages whose classes Keras finds by the names of their modules.
+LOADED = ("keras_hub", "keras_cv", "keras_nlp")
 
 
 def check_train(train: Any, model: keras.Model) -> None:
@@ -36,6 +40,26 @@ def check_train(train: Any, model: keras.Model) -> None:
             f"{model.name}, which was not. Call `compile`, or pass a function that "
             "does."
         )
+
+
+def check_loads(model: keras.Model) -> None:
+    """Raise a ValueError unless another process can load the model from its file."""
+    classes = {type(v) for v in flatten(model) if not is_builtin(v)}
+    registered = keras.saving.get_custom_objects().values()
+    known = (*registered, *(c for c in classes if _package(c) in LOADED))
+    unknown = [c for c in classes if c not in known]
+    if unknown:
+        names = sorted(c.__qualname__ for c in unknown)
+        raise ValueError(
+            "A folder holds models, which Keras loads when the rounds go on. Received: "
+            f"{model.name} with the unregistered {', '.join(names)}. Decorate each "
+            "class with `@keras.saving.register_keras_serializable()`, or leave out "
+            "`folder`."
+        )
+
+
+def _package(cls):
+    return cls.__module__.split(".")[0]
 
 
 def check_evaluate(evaluate: Any, model: keras.Model) -> None:

@@ -10,6 +10,8 @@ from absl import logging
 from keras_prune_init._arguments import is_number
 from keras_prune_init.api import prune
 from keras_prune_init.distribute import replicas
+from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.masks.top_k import digest
 from keras_prune_init.rounds import training
 from keras_prune_init.rounds.history import Round, RoundsHistory, numbers
 from keras_prune_init.rounds.rewinding import (
@@ -83,11 +85,11 @@ class Rounds:
             model = self._pruned(number, model)
         fix_draws(model, self.settings.seed, number)
         first, optimizer = _steps(model), optimizer_of(model)
-        shapes = [v.shape for v in model.weights]
+        before = _structure(model)
         found = self._trained(number, model)
         if isinstance(found, keras.Model):
             model = found
-            _check_returned(model, shapes)
+            _check_returned(model, before)
         elif optimizer_of(model) is not optimizer:  # the function called `compile`
             first = 0
         replicas.average_statistics(model)  # so the file holds what is measured
@@ -162,8 +164,13 @@ class Rounds:
         return numbers(model.evaluate(**arguments, return_dict=True, verbose=0))
 
 
-def _check_returned(model, shapes):
-    if [v.shape for v in model.weights] != shapes:
+def _structure(model):
+    masks = [k.mask for k in find_kernels(model) if k.mask is not None]
+    return [v.shape for v in model.weights], digest(masks)
+
+
+def _check_returned(model, before):
+    if _structure(model) != before:
         raise ValueError(
             "A model that `train` returns must have the weights and masks of the one "
             f"that it was given. Received: {model.name}, with others. Return a copy of "

@@ -13,7 +13,7 @@ from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import Densities
 from keras_prune_init.masks.schedules import Schedule
 from keras_prune_init.methods import Method
-from keras_prune_init.rounds.checks import check_evaluate, check_train
+from keras_prune_init.rounds.checks import check_evaluate, check_loads, check_train
 from keras_prune_init.rounds.driver import Rounds
 from keras_prune_init.rounds.folder import Folder, Nowhere
 from keras_prune_init.rounds.history import RoundsHistory
@@ -47,8 +47,8 @@ def iterative_pruning(
         model: A built Keras model; it is not changed. With a number as `rewind` it is
             at its initial weights, and is trained whole first, as round 0. Otherwise
             it is trained already.
-        dataset: What the method reads, as in `prune`. `None` for methods that need
-            none.
+        dataset: What the method reads, as in `prune`, but no generator, because each
+            round reads it. `None` for methods that need none.
         method: A name of `method_names()` or a method object, such as `"magnitude"`.
         sparsity: Fraction of all prunable weights that is removed in the end,
             0 < sparsity < 1. The count is exact.
@@ -125,7 +125,8 @@ def iterative_pruning(
     settings.check(model, dataset)
     saved = Nowhere()
     if folder is not None:
-        told = settings.description(model, train)
+        check_loads(model)
+        told = settings.description(model, dataset, train)
         saved = Folder(folder, told, model.distribute_strategy)
     trains = by_function(train) if callable(train) else by_fit(train)
     return Rounds(model, dataset, settings, trains, evaluate, saved).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,11 +16,12 @@ from keras_prune_init.api import prune
 from keras_prune_init.channels.groups import ChannelGroups
 from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.masks.allocation import Allocation
+from keras_prune_init.masks.patterns import NofM
 from keras_prune_init.masks.schedules import check_schedule, get_schedule
 from keras_prune_init.masks.selection import check_sparsity
 from keras_prune_init.masks.top_k import removed_count
 from keras_prune_init.methods import Method, get_method
-from keras_prune_init.options import Options
+from keras_prune_init.options import Options, what_of
 from keras_prune_init.rounds.folder import described, described_object
 from keras_prune_init.rounds.rewinding import optimizer_of
 from keras_prune_init.scoring.checks import prunable_kernels
@@ -86,6 +87,12 @@ class Settings:
             )
 
     def _check_options(self):
+        if self.rounds > 1 and isinstance(what_of(self.options["what"]), NofM):
+            raise ValueError(
+                "N of M weights are kept from the first round on, so there is nothing "
+                f"left for others. Received: what={self.options['what']!r}, rounds="
+                f"{self.rounds}. Pass rounds=1."
+            )
         every = [self.options_of(n) for n in range(1, self.rounds + 1)]
         if every[0].cuts_channels and self.rewinds:
             raise ValueError(
@@ -163,6 +170,12 @@ class Settings:
                 f"{self.rewind}, and {model.name}, which has none. Call `compile` "
                 "before, and not in `train`."
             )
+        if isinstance(dataset, Iterator):
+            raise ValueError(
+                "Every round reads the dataset anew, and a generator can be read once. "
+                f"Received: dataset={dataset!r}. Pass arrays, a tf.data.Dataset, or a "
+                "keras.utils.PyDataset."
+            )
         made = plan.make(model, dataset, self.method, self.options_of(1))
         other = made.recipe.model is not model and not masked_layers(model)
         if made.recipe.finish or other:
@@ -175,7 +188,9 @@ class Settings:
         for each in map(self.options_of, range(1, self.rounds + 1)):
             each.allocation.check(shapes, each.sparsity)
 
-    def description(self, model: keras.Model, train: Any) -> dict[str, Any]:
+    def description(
+        self, model: keras.Model, dataset: Any, train: Any
+    ) -> dict[str, Any]:
         """Return what must be the same if the rounds go on in another process."""
         return {
             "method": described_object(self.method),
@@ -186,6 +201,7 @@ class Settings:
             "allocation": described_object(self.allocation),
             "seed": self.seed,
             "options": {k: _what(v) for k, v in self.options.items()},
+            "dataset": described(dataset),
             "train": described(train),
             "weights": [list(v.shape) for v in model.weights],
         }

@@ -122,6 +122,8 @@ def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
         endless = dataset.num_batches is None
         places = itertools.count() if endless else range(dataset.num_batches)
         source = (dataset[i] for i in places)
+    elif isinstance(dataset, np.ndarray) or tf.is_tensor(dataset):
+        source = _array_batches((dataset,), dtype, array_batch)
     elif isinstance(dataset, tuple) and len(dataset) in (1, 2, 3):
         source = _array_batches(dataset, dtype, array_batch)
     elif isinstance(dataset, Iterator):
@@ -129,7 +131,7 @@ def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
     else:
         raise TypeError(
             "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
-            "(x, y), a keras.utils.PyDataset, or a generator of batches. "
+            "(x, y), an array x, a keras.utils.PyDataset, or a generator of batches. "
             f"Received: {type(dataset).__name__}. Pass one of these."
         )
     for element in source:

@@ -36,7 +36,7 @@ def fisher_diagonal(network: Network, weights: Tensors) -> Tensors:
 
     chunk = network.once("chunk", lambda: [max(1, MOST_BYTES // size)])
     try:
-        with _quiet():
+        with quiet_vectorizing():
             sums = total(*chunk)
     except Exception:  # an operation that TensorFlow cannot vectorize
         chunk[:] = [0]
@@ -46,11 +46,12 @@ def fisher_diagonal(network: Network, weights: Tensors) -> Tensors:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Leave out TensorFlow's notes to its developers, one for each convolution."""
+def quiet_vectorizing():
+    """Leave out what TensorFlow says of single operations that it cannot vectorize."""
 
     def wanted(record):
-        return "uses a while_loop" not in record.getMessage()
+        text = record.getMessage()
+        return "uses a while_loop" not in text and "pfor" not in text
 
     logger = tf.get_logger()
     logger.addFilter(wanted)

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.scoring.exact_layers import scoring_layers
+from keras_prune_init.scoring.fisher import quiet_vectorizing
 from keras_prune_init.scoring.network import Network, Tensors, zeros_for_none
 from keras_prune_init.scoring.temperature import SIGMOID, SOFTMAX
 
@@ -55,7 +56,7 @@ def curvature_vectors(
         return tf.concat([tf.reshape(v, (tf.shape(v)[0], -1)) for v in logits], 1)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def scaled(x, factors):
+    def scaled(x, factors, vectorized):
         def of_one(given):
             x, factor = given
             x = keras.tree.map_structure(lambda v: v[None], x)
@@ -63,10 +64,15 @@ def curvature_vectors(
                 tape.watch([weights, values])
                 z = tf.linalg.matvec(factor, outputs(x, weights, values)[0], True)
             sources = [*weights, *values]
-            found = zeros_for_none(tape.jacobian(z, sources), _columns(sources, z))
+            slopes = tape.jacobian(z, sources, experimental_use_pfor=vectorized)
+            found = zeros_for_none(slopes, _columns(sources, z))
             return tf.concat([tf.reshape(g, (tf.shape(z)[0], -1)) for g in found], 1)
 
-        return tf.vectorized_map(of_one, (x, factors))
+        if vectorized:
+            return tf.vectorized_map(of_one, (x, factors), warn=False)
+        return tf.map_fn(of_one, (x, factors), fn_output_signature=network.dtype)
+
+    vectorized = True
 
     for x, y, sample_weight in network.batches:
         factors = _factors(network, (x, y, sample_weight), outputs, weights, values)
@@ -75,7 +81,13 @@ def curvature_vectors(
         for start in range(0, len(factors), step):
             part = slice(start, start + step)
             some = keras.tree.map_structure(lambda v, part=part: v[part], x)
-            found = scaled(some, tf.cast(factors[part], network.dtype))
+            given = some, tf.cast(factors[part], network.dtype)
+            try:
+                with quiet_vectorizing():
+                    found = scaled(*given, vectorized)
+            except Exception:  # an operation that TensorFlow cannot vectorize
+                vectorized = False
+                found = scaled(*given, vectorized)
             yield np.reshape(found, (-1, size)).T.astype("float64")
 
 
@@ -119,5 +131,10 @@ def _factors(network, batch, outputs, weights, values):
     # The loss of one sample does not depend on the outputs of another.
     rows = [outer.gradient(slope, z) for slope in slopes]
     found = np.stack(zeros_for_none(rows, [z] * len(rows)), 1).astype("float64")
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "Second derivatives of the loss must be finite. Received: NaN or infinite "
+            f"ones for the outputs of {model.name}. Check its weights and inputs."
+        )
     sizes, vectors = np.linalg.eigh((found + found.transpose(0, 2, 1)) / 2)
     return vectors * np.sqrt(np.maximum(sizes, 0))[:, None]

@@ -90,8 +90,6 @@ def recalibrate(
             f"ones keep their statistics. Received: {model.name}, in which all "
             f"{len(found)} are frozen. Set trainable=True on them first."
         )
-    array = isinstance(dataset, np.ndarray) or tf.is_tensor(dataset)
-    data = (dataset,) if array else dataset
 
     def inspect_first(batch):
         checks.check_workers(model, [batch[0]])
@@ -99,7 +97,7 @@ def recalibrate(
             first_batch.run(model, batch[0])
 
     dtype = scoring_dtype(find_kernels(model))
-    source = stream(data, inspect_first, batches, dtype, size_for(model))
+    source = stream(dataset, inspect_first, batches, dtype, size_for(model))
     totals = _totals(model, layers, (x for x, *_ in source))
     pairs = [p for pair in zip(layers, totals, strict=True) for p in _statistics(*pair)]
     for variable, value in pairs:

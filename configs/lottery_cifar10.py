@@ -9,8 +9,8 @@ rounds, down to 10.7 % of the weights. 160 epochs a round, SGD with momentum 0.9
     python -m keras_prune_init.train --config=configs/lottery_cifar10.py
 
 Needs CIFAR-10: a download by Keras, or --config.data.source=npz:FILE.
-Time: 11 trainings of 160 epochs, made for a GPU. Nobody has run it whole yet; two steps
-of it are a test.
+Time: 11 trainings of 160 epochs, made for a GPU. Result: none yet, as nobody has run it
+whole; the tests run two steps.
 """
 
 from ml_collections import ConfigDict

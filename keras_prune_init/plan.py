@@ -144,7 +144,8 @@ def new_values(plan: Plan, weights: Tensors, masks: Masks) -> Values:
 def _left(plan, weights, masks):
     """Return the weights of the next iteration: new ones, and 0 where none are left."""
     values = new_values(plan, weights, masks)
-    plan.network.set_others(values)
+    if values:
+        plan.network.set_others(values)
     new = {id(variable): value for variable, value in values}
     left = []
     for k, kernel, w in zip(plan.kernels, plan.network.kernels, weights, strict=True):

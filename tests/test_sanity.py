@@ -85,11 +85,11 @@ def test_with_initial_the_weights_stay_in_their_places(layout):
 def test_every_place_is_as_likely_as_another():
     model = keras.Sequential([keras.Input((10,)), L.Dense(10)])
     pruned = kpi.prune_at_init(model, None, "magnitude", sparsity=0.8)
-    kept = sum(masks(sanity.shuffle(pruned, seed=s))[0] * 1.0 for s in range(200))
-    # 200 draws of 0.2: mean 40, deviation 5.7.
-    assert kept.sum() == 200 * 20
-    assert 15 < kept.min() and kept.max() < 65
-    assert 4.5 < kept.std() < 7
+    kept = sum(masks(sanity.shuffle(pruned, seed=s))[0] * 1.0 for s in range(50))
+    # 50 draws of 0.2: mean 10, deviation 2.8.
+    assert kept.sum() == 50 * 20
+    assert 0 < kept.min() and kept.max() < 24
+    assert 2.2 < kept.std() < 3.5
 
 
 def test_scales_biases_and_statistics_stay():
@@ -343,6 +343,7 @@ def test_what_the_method_removes_is_kept(name, options, needs_data):
     assert other.needs_data is method.needs_data is needs_data
     assert other.iterations == method.iterations
     assert other.schedule is method.schedule
+    pruned = kpi.prune_at_init(model, data, other, sparsity=0.5)
     if method.iterations == 1:
         scores = [kpi.score(model, data, m).values() for m in (method, other)]
         for a, b in zip(*scores, strict=True):
@@ -350,8 +351,8 @@ def test_what_the_method_removes_is_kept(name, options, needs_data):
         kept = masks(kpi.prune_at_init(model, data, method, sparsity=0.5))
         rest = masks(kpi.prune_at_init(model, data, other, sparsity=0.5))
         both = sum(np.sum(a & b) for a, b in zip(kept, rest, strict=True))
-        assert both <= 1  # of an odd number
-    pruned = kpi.prune_at_init(model, data, other, sparsity=0.5)
+        equal = sum(np.sum(s == 0) for s in scores[0])  # of equals the first stay
+        assert both <= 1 + equal < kpi.report(pruned).kept  # 1 of an odd number
     assert kpi.report(pruned).sparsity == pytest.approx(0.5, abs=0.01)
     assert f"Inverted {type(method).__name__}." in str(kpi.report(pruned).notes)
 

@@ -15,13 +15,14 @@ factorizations are blocked in the same way.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import tensorflow as tf
 
 # Steps that are gathered. U of the widest layers stays in the cache.
 STEPS = 128
 # Rows of an inverse that are changed at once.
-PART = 512
+PART = 256
 # Bytes of the inverses of rows that are worked on together.
 TOGETHER = 2**26
 # An inverse shrinks to what is left if no more than this fraction is.
@@ -96,7 +97,7 @@ class _Elimination:
         cost = np.where(self.free, w * w / self.diagonal, np.inf)
         q = np.argmin(cost, axis=1)
         used = u[rows, :k, q]
-        column = self.inverse[rows, q]
+        column = self._columns(q)
         if k:
             column -= np.matmul(used[:, None], u[:, :k])[:, 0]
         pivot = np.sqrt(self.diagonal[rows, q])[:, None]
@@ -111,14 +112,25 @@ class _Elimination:
         self.last = self.names[rows, q]
         return increase
 
+    def _columns(self, q):
+        """Return a column of each inverse."""
+        if len(q) > 1:
+            return self.inverse[self.rows, q]
+        [inverse], [i] = self.inverse, q
+        return np.concatenate([inverse[i, :i], inverse[i:, i]])[None]
+
     def _subtract(self, u):
-        """Subtract u'u from each inverse; both triangles, as rows are read whole."""
-        # By TensorFlow, whose threads share a busy machine better than those of numpy;
-        # in parts, because the products are no longer than the cache then.
-        for first in range(0, self.w.shape[1], PART):
-            part = slice(first, first + PART)
-            product = tf.matmul(u[:, :, part], u, transpose_a=True)
-            self.inverse[:, part] -= product.numpy()
+        """Subtract u'u from each inverse; of a single one from the lower triangle."""
+        rows, _, n = u.shape
+        room = np.empty(rows * min(PART, n) * n, u.dtype)
+        for first in range(0, n, PART):
+            # In parts and in one place, so that the products stay in the cache.
+            part = slice(first, min(first + PART, n))
+            end = part.stop if rows == 1 else n
+            shape = rows, part.stop - first, end
+            product = room[: math.prod(shape)].reshape(shape)
+            np.matmul(u[:, :, part].swapaxes(1, 2), u[:, :, :end], out=product)
+            self.inverse[:, part, :end] -= product
 
     def _shrink(self):
         """Take what is gone out of the inverses, once it is worth the copy."""
@@ -126,8 +138,10 @@ class _Elimination:
         if left > SHRINK * self.w.shape[1]:
             return
         keep = np.nonzero(self.left)[1].reshape(len(self.rows), left)
-        pairs = zip(self.inverse, keep, strict=True)
-        self.inverse = np.stack([inverse[np.ix_(k, k)] for inverse, k in pairs])
+        shrunk = np.empty((len(keep), left, left), self.inverse.dtype)
+        for new, inverse, k in zip(shrunk, self.inverse, keep, strict=True):
+            np.take(inverse[k], k, 1, out=new)
+        self.inverse = shrunk
         for name in ("w", "diagonal", "least", "free", "left", "names"):
             value = getattr(self, name)
             setattr(self, name, np.take_along_axis(value, keep, 1))

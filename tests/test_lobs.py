@@ -8,7 +8,7 @@ from helpers import L, batch, masks, mlp, net, transformer
 
 import keras_prune_init as kpi
 from keras_prune_init.layers.kernels import find_kernels
-from keras_prune_init.scoring import layer_inputs
+from keras_prune_init.scoring import checks, layer_inputs
 from keras_prune_init.scoring.products import product
 
 BIASED = {"bias_initializer": "random_normal"}
@@ -278,6 +278,21 @@ def test_what_cannot_be_seen_is_refused_before_work():
     model = keras.Sequential([keras.Input((4,)), Doubled(3)])
     with pytest.raises(ValueError, match="kernel of a Doubled"):
         kpi.prune(model, (np.ones((4, 4)),), "lobs")
+
+
+def test_layers_that_are_too_wide_are_refused_before_work(monkeypatch):
+    model = mlp()
+    monkeypatch.setattr(checks.os, "sysconf", lambda name: 30)
+    with pytest.raises(ValueError, match="with sequential.*/kernel as its widest"):
+        kpi.prune(model, batch(model), "lobs")
+
+
+def test_nothing_is_moved_if_nothing_goes():
+    model = mlp()
+    data = batch(model, 40)
+    for method in ("lobs", "obs"):
+        pruned = kpi.prune(model, data, method, sparsity=0.0)
+        np.testing.assert_allclose(pruned(data[0]), model(data[0]), atol=1e-6)
 
 
 def test_layers_in_graphs_are_refused():

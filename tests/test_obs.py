@@ -8,8 +8,8 @@ from helpers import L, masks
 
 import keras_prune_init as kpi
 from keras_prune_init import plan
-from keras_prune_init.methods import obs
 from keras_prune_init.options import Options
+from keras_prune_init.scoring import checks
 
 
 def quadratic(samples=60, outputs=3, loss="mse"):
@@ -215,7 +215,7 @@ def test_convolutions_and_normalization_move_together():
 
 def test_too_many_weights_are_refused_before_work(monkeypatch):
     model, data = quadratic()
-    monkeypatch.setattr(obs, "_memory", lambda: 1000)
+    monkeypatch.setattr(checks.os, "sysconf", lambda name: 100)
     with pytest.raises(ValueError, match="of 21 weights.*Use method 'lobs'"):
         kpi.prune(model, data, "obs")
 

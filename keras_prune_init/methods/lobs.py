@@ -23,13 +23,14 @@ import numpy as np
 from keras_prune_init._arguments import check_flag, is_number
 from keras_prune_init.layers.kernels import find_kernels
 from keras_prune_init.methods.base import Method, Recipe
-from keras_prune_init.scoring import elimination, layer_inputs
+from keras_prune_init.scoring import checks, elimination, layer_inputs
 from keras_prune_init.scoring.network import Network
 from keras_prune_init.scoring.products import product
 
 # Larger inverses are in single precision for the choice: twice as fast, and the same
 # but for near ties. The new weights are computed in double precision.
 WIDEST_DOUBLE = 256
+BYTES_OF_A_PAIR = 8
 
 
 class LOBS(Method):
@@ -92,6 +93,7 @@ class LOBS(Method):
                 f"{', '.join(names)}. Leave these layers out by `filters`, or use "
                 "method 'obd'."
             )
+        _check_memory(network)
         return ""
 
     def scores(self, network, weights):
@@ -117,6 +119,22 @@ class LOBS(Method):
         options = self.damping, self.downdate
         pairs = zip(weights, moments, strict=True)
         return [_Layer(np.asarray(w, float), m, *options) for w, m in pairs]
+
+
+def _check_memory(network):
+    sizes = {}
+    for kernel in network.kernels:
+        if found := product(kernel):
+            groups, _, inputs = found.sizes
+            sizes[kernel.path] = groups * inputs**2 * BYTES_OF_A_PAIR
+    widest = max(sizes, key=sizes.__getitem__, default="")
+    checks.check_memory(
+        # All moments, and what is made of the largest.
+        sum(sizes.values()) + 3 * sizes.get(widest, 0),
+        "Method 'lobs' holds a matrix of the inputs of each layer. Received: "
+        f"{network.model.name}, with {widest} as its widest",
+        "Leave out wide layers by `filters`, or use method 'obd'.",
+    )
 
 
 def collected(network, weights):

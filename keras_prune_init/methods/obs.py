@@ -18,13 +18,12 @@ removes weights until the predicted increase is too large and then trains; here
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from keras_prune_init._arguments import is_number
 from keras_prune_init.layers.kernels import is_float
 from keras_prune_init.methods.base import Method, Recipe
+from keras_prune_init.scoring import checks
 from keras_prune_init.scoring.elimination import made_up_for, removal_costs
 from keras_prune_init.scoring.output_gradients import curvature_vectors
 
@@ -89,14 +88,12 @@ class OBS(Method):
                 "weights, or use method 'obd'."
             )
         count = sum(int(np.prod(v.shape)) for v in _variables(network))
-        needed, there = count**2 * BYTES_OF_A_PAIR, _memory()
-        if needed > there:
-            raise ValueError(
-                "Method 'obs' inverts a matrix of all weights together, which takes 32 "
-                f"bytes for each pair. Received: {network.model.name} of {count:,} "
-                f"weights, {needed / 2**30:,.1f} GiB where {there / 2**30:,.1f} are. "
-                "Use method 'lobs', which does it layer by layer."
-            )
+        checks.check_memory(
+            count**2 * BYTES_OF_A_PAIR,
+            "Method 'obs' inverts a matrix of all weights together, which takes 32 "
+            f"bytes for each pair. Received: {network.model.name} of {count:,} weights",
+            "Use method 'lobs', which does it layer by layer.",
+        )
         return ""
 
     def scores(self, network, weights):
@@ -165,8 +162,3 @@ def _split(vector, parts):
     ends = np.cumsum([int(np.prod(v.shape)) for v in parts])
     pieces = zip(np.split(vector, ends), parts, strict=False)
     return [piece.reshape(v.shape) for piece, v in pieces]
-
-
-def _memory():
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

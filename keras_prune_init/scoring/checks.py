@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import keras
@@ -38,6 +39,14 @@ def prunable_kernels(
             "Choose another `what`."
         )
     return fitting
+
+
+def check_memory(needed: float, what: str, advice: str) -> None:
+    """Raise a ValueError if this machine does not have so many bytes of memory."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        needed, there = needed / 2**30, there / 2**30
+        raise ValueError(f"{what}: {needed:,.1f} GiB where {there:,.1f} are. {advice}")
 
 
 def check_workers(model: keras.Model, data: list) -> None:

@@ -45,8 +45,8 @@ def check_memory(needed: float, what: str, advice: str) -> None:
     """Raise a ValueError if this machine does not have so many bytes of memory."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        needed, there = needed / 2**30, there / 2**30
-        raise ValueError(f"{what}: {needed:,.1f} GiB where {there:,.1f} are. {advice}")
+        sizes = f"{needed / 2**30:,.1f} GiB where {there / 2**30:,.1f} are"
+        raise ValueError(f"{what}: {sizes}. {advice}")
 
 
 def check_workers(model: keras.Model, data: list) -> None:

@@ -44,7 +44,7 @@ def run(
     settings.check(model, batches)
     strategy = model.distribute_strategy
     inside = folder / run_folder.ROUNDS
-    saved = Folder(inside, settings.description(model, None), strategy)
+    saved = Folder(inside, settings.description(model, None, None), strategy)
     replicas = strategy.num_replicas_in_sync
 
     def evaluate(model):

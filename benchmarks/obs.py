@@ -1,7 +1,7 @@
 """Time and memory of L-OBS: against a loop of single steps, and of whole networks.
 
     python benchmarks/obs.py
-    python benchmarks/obs.py --networks resnet50
+    python benchmarks/obs.py --only resnet50
 
 The loop passes over the inverse of a row once for each weight that goes. Of wide layers
 its first steps are timed, and their time counts for all. Networks are pruned to 50 % on
@@ -23,8 +23,9 @@ NETWORKS = "vgg16", "mobilenetv2", "resnet50"
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", help="only these, and no layers")
-    return parser.parse_args()
+    every = ["layers", *NETWORKS]
+    parser.add_argument("--only", nargs="+", choices=every, default=every)
+    return parser.parse_args().only
 
 
 def problem(inputs, rows):
@@ -116,12 +117,14 @@ def network(name):
 
 if __name__ == "__main__":
     common.work_for_another(layer, network)
-    options = parse()
-    if not options.networks:
+    wanted = parse()
+    if "layers" in wanted:
         rows = [common.fresh_process(__file__, "layer", *size) for size in LAYERS]
         sys.stdout.write(common.table(rows) + "\n")
         common.save("obs_layers", rows)
-    for name in options.networks or NETWORKS:
+    for name in NETWORKS:
+        if name not in wanted:
+            continue
         row = common.fresh_process(__file__, "network", name)
         sys.stdout.write(common.table([row]) + "\n")
         sys.stdout.flush()

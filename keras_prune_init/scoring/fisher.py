@@ -61,6 +61,10 @@ def quiet_vectorizing():
         logger.removeFilter(wanted)
 
 
+class _UnsafeError(Exception):
+    """The examples of this network must not be vectorized."""
+
+
 class _Sum:
     """The sum of squared gradients over a batch, in chunks; 0: one by one."""
 
@@ -105,7 +109,7 @@ class _Sum:
         example = x, y, sample_weight
         gradients = self.network.batch_gradients(weights, example, "eval")
         if self.chunk and _is_unsafe(tf.compat.v1.get_default_graph()):
-            raise NotImplementedError("not to be vectorized")
+            raise _UnsafeError
         return [factor * tf.square(g) for g in gradients]
 
 

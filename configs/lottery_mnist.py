@@ -12,8 +12,8 @@ normalized all alike, in place of one by one.
     ... --config.train.steps=50000
 
 Needs MNIST: a download by Keras, or your files with --config.data.source=idx:FOLDER.
-Time: 16 trainings of 10,000 steps. Result: none yet, as nobody has run this whole. Those
-of the same net with Adam are in docs/benchmarks.md (benchmarks/lottery.py).
+Time: 16 trainings of 10,000 steps. Result: none yet, as nobody has run this whole; that
+of the same net with Adam is in docs/benchmarks.md (benchmarks/lottery.py).
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -95,33 +96,37 @@ def set_values(
 
     What masks remove stays 0.
     """
-    new = {id(variable): value for variable, value in values}
-    layers = dict(walk(model))
+    places = _places(model, source)
     with replicas.scope(model):
-        for address, layer in walk(source):
-            found = layers[address]
-            masked = isinstance(found, MaskedLayer)
-            inner = found.layer if masked else found
-            kernels = [get_kernel(layer, name) for name in kernel_names(layer)]
-            for name, kernel in zip(kernel_names(layer), kernels, strict=True):
-                if id(kernel) not in new:
-                    continue
-                if masked and name in found.kernels:
-                    value = np.asarray(new[id(kernel)], kernel.dtype)
-                    found.install(name, found.kept_mask(name), value)
-                else:
-                    get_kernel(inner, name).assign(new[id(kernel)])
-            for own, other in _pairs(layer, inner, kernels):
-                if id(own) in new:
-                    other.assign(new[id(own)])
+        for variable, value in values:
+            for assign in places[id(variable)]:
+                assign(np.asarray(value, variable.dtype))
 
 
-def _pairs(layer, copy, kernels):
-    """Return pairs of the same variable in a layer and its copy, without kernels."""
-    known = {id(k) for k in kernels}
-    known |= {id(get_kernel(copy, name)) for name in kernel_names(layer)}
-    both = ([v for v in one.weights if id(v) not in known] for one in (layer, copy))
-    return zip(*both, strict=True)
+def _places(model, source):
+    """Return what assigns a variable of `source` in its copy, by id; more if shared."""
+    places: dict[int, list[Callable]] = {}
+    layers = dict(walk(model))
+    for address, layer in walk(source):
+        copy, names = layers[address], kernel_names(layer)
+        masked = isinstance(copy, MaskedLayer)
+        inner = copy.layer if masked else copy
+        kernels = {
+            id(get_kernel(one, name)) for one in (layer, inner) for name in names
+        }
+        for name in names:
+            if masked and name in copy.kernels:
+                assign = functools.partial(copy.set_kernel, name)
+            else:
+                assign = get_kernel(inner, name).assign
+            places.setdefault(id(get_kernel(layer, name)), []).append(assign)
+        # A wrapper moves kernels, so only the others are in the same order.
+        others = (
+            [v for v in one.weights if id(v) not in kernels] for one in (layer, inner)
+        )
+        for variable, other in zip(*others, strict=True):
+            places.setdefault(id(variable), []).append(other.assign)
+    return places
 
 
 @one_at_a_time

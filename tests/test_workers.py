@@ -87,6 +87,20 @@ def train(model, steps):
     return np.array(losses)
 
 
+def ticket(model, folder=None):
+    """A lottery ticket of two rounds."""
+    return kpi.iterative_pruning(
+        model,
+        None,
+        "magnitude",
+        sparsity=0.75,
+        rounds=2,
+        rewind=0,
+        train={"x": data(), "epochs": 1, "shuffle": False, "verbose": 0},
+        folder=folder,
+    )[0]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What both workers saw."""
@@ -119,6 +133,12 @@ def test_training_is_that_of_one_process(found):
         np.testing.assert_allclose(
             worker["predicted"], model.predict(x, verbose=0), atol=1e-4
         )
+
+
+def test_tickets_are_those_of_one_process(found):
+    one = kpi.report(ticket(network()))
+    for worker in found:
+        assert str(worker["ticket"]) == str(worker["ticket again"]) == one.digest
 
 
 def test_each_worker_reads_its_part_of_every_batch(found):

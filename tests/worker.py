@@ -33,6 +33,7 @@ from test_workers import (  # noqa: E402
     data,
     network,
     pruned,
+    ticket,
     train,
 )
 
@@ -66,6 +67,12 @@ def main():
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)
+    tickets = pathlib.Path(folder, "tickets")
+    for name in ("ticket", "ticket again"):  # the second call loads what is there
+        with strategy.scope():
+            model = network()
+        found[name] = kpi.report(ticket(model, tickets)).digest
+        train(new, 1)  # both are here, so the first has written all
     images = Images()
     found["parts"] = parts(images.training(hosts=workers.hosts(strategy)))
     found["decoded"] = images.decoded

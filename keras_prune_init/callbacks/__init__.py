@@ -1,0 +1,20 @@
+"""Callbacks that prune while `fit` trains."""
+
+from keras_prune_init.callbacks.acdc import ACDC
+from keras_prune_init.callbacks.drop_and_grow import DropAndGrow
+from keras_prune_init.callbacks.gradual import GradualMagnitude
+from keras_prune_init.callbacks.granet import GraNet
+from keras_prune_init.callbacks.moving import Moment, MovingMasks
+from keras_prune_init.callbacks.rigl import RigL
+from keras_prune_init.callbacks.set import SET
+
+__all__ = [
+    "ACDC",
+    "SET",
+    "DropAndGrow",
+    "GraNet",
+    "GradualMagnitude",
+    "Moment",
+    "MovingMasks",
+    "RigL",
+]

@@ -83,9 +83,9 @@ def prune_at_init(
             which can also keep a minimum in every layer.
         batches: Number of batches to score on, from the start of the dataset; `None`:
             all. `"auto"`: as many as the method asks for, or all if there are fewer.
-            Most methods ask for one. Gradients are summed over them. The replicas of a
-            `tf.distribute` strategy get whole batches, so masks do not depend on the
-            number of devices.
+            Most methods ask for one. Gradients are summed over them; a batch of fewer
+            samples counts less. The replicas of a `tf.distribute` strategy get whole
+            batches, so masks do not depend on the number of devices.
         samples_per_class: If given, score on the first so many samples of each class,
             and ignore `batches`. The authors use 10.
         filters: Which layers may be pruned: a regular expression that is searched in

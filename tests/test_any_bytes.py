@@ -43,6 +43,7 @@ def files(tmp_path_factory):
         header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
         (folder / name).write_bytes(header + array.astype("uint8").tobytes())
     result = {"finished": True, "kept": 1, "total": 2, "sparsity": 0.5, "epochs": 3}
+    result["steps"] = 6
     result |= {"test_accuracy": 0.5, "test_loss": 1.0, "effective_sparsity": None}
     (folder / "result.json").write_text(json.dumps(result))
     readers = {

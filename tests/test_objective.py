@@ -1,5 +1,6 @@
 """Scores are those of the loss that `fit` trains, for losses and data of every kind."""
 
+import contextlib
 import functools
 
 import keras
@@ -50,6 +51,39 @@ def test_the_same_in_a_graph(name):
     found = kpi.score(model, dataset.batch(N), batches=3, verbose=0)
     expected = of_plain_keras(model, *data)
     assert_same(found, {path: 3 * v for path, v in expected.items()})
+
+
+SUM = keras.losses.MeanSquaredError("sum")
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "loss", "replicas"),
+    [
+        *[("snip", size, loss, 1) for size in (5, 11) for loss in (SPARSE, SUM)],
+        ("snip", 5, SPARSE, 2),
+        (kpi.methods.OBD(probes=4), 5, SPARSE, 1),
+        (kpi.methods.OBD(curvature="fisher"), 5, SPARSE, 1),
+        (kpi.methods.OBD(curvature="recursion"), 5, SPARSE, 1),
+        (kpi.methods.OBS(), 5, SPARSE, 1),
+    ],
+)
+def test_samples_count_alike_in_batches_of_any_size(method, size, loss, replicas):
+    """The last batch is smaller: of 12 samples it has 2 or 1."""
+    with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
+        model = mlp((4,), inputs=5, classes=3)
+    x, y = batch(model, 12)
+    if loss is not SPARSE:
+        y = np.eye(3, dtype="float32")[y]
+    model.compile(loss=loss)
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    whole, parts = (
+        kpi.score(model, data.batch(n), method, batches=None, verbose=0)
+        for n in (12, size)
+    )
+    for a, b in zip(whole.values(), parts.values(), strict=True):
+        a, b = (v / np.abs(v).max() for v in (a, b))
+        # OBS adds a small number, which counts more if the loss is a smaller sum.
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,8 @@ def endless():
         (numbers(4, 3), {"batches": 0}, "whole number"),
         (numbers(4, 2), {}, "shape \\(4, 2\\) for an input of shape \\(None, 3\\)"),
         (endless(), {}, "endless"),
+        (numbers(1, 3), {}, "batches of one for"),
+        (dataset(numbers(8, 3), 1), {}, "batches of one for"),
     ],
 )
 def test_bad_data_is_refused_and_changes_nothing(data, options, message):

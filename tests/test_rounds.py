@@ -476,6 +476,12 @@ def test_a_step_that_a_training_does_not_reach_is_an_error():
     with pytest.raises(ValueError, match="must run `fit`.*training of 0 steps"):
         prune(net(), lambda model: None, rewind=1)
 
+    with pytest.raises(ValueError, match="rewind=3, and a training of 3 steps"):
+        prune(net(), fit, rewind=3)  # there is nothing after it
+    for train in ({"x": X, "y": Y, "batch_size": 8}, {"x": X, "steps_per_epoch": 3}):
+        with pytest.raises(ValueError, match="rewind=3, and a `train` of 3 steps"):
+            prune(net(), train, rewind=3)
+
     def compiles(model):
         if starts:
             model.compile("sgd", LOSS)
@@ -485,6 +491,16 @@ def test_a_step_that_a_training_does_not_reach_is_an_error():
     starts = []
     with pytest.raises(ValueError, match="Do not call `compile`"):
         prune(net(), compiles, rewind=1)
+
+
+def test_a_training_that_diverges_is_named():
+    def train(model):
+        fit(model)
+        if kpi.report(model).sparsity:
+            model.layers[-1].bias.assign([np.nan, 0, 0])
+
+    with pytest.raises(FloatingPointError, match="after the training of round 1"):
+        prune(net(), train, rewind=0)
 
 
 def test_a_returned_model_without_masks_is_refused():

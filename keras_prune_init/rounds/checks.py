@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_prune_init._arguments import is_whole
 from keras_prune_init.layers.walk import flatten, is_builtin
 from keras_prune_init.rounds.rewinding import optimizer_of
 
@@ -40,6 +43,31 @@ def check_train(train: Any, model: keras.Model) -> None:
             f"{model.name}, which was not. Call `compile`, or pass a function that "
             "does."
         )
+
+
+def check_rewind_fits(train: Any, rewind: Any) -> None:
+    """Raise a ValueError if `fit` with these arguments ends before it could go back."""
+    if callable(train) or not is_whole(rewind, 1):
+        return
+    steps = _steps(train)
+    if steps is not None and steps <= rewind:
+        raise ValueError(
+            "The training must go beyond step `rewind`. Received: "
+            f"rewind={rewind}, and a `train` of {steps} steps. Pass a smaller one, or "
+            "more `epochs`."
+        )
+
+
+def _steps(arguments):
+    """Return how many steps `fit` takes at most, or `None` if it cannot be told."""
+    x, steps = arguments["x"], arguments.get("steps_per_epoch")
+    if steps is None and isinstance(x, tf.data.Dataset):
+        steps = int(x.cardinality())  # negative if it is not known
+    elif steps is None and isinstance(x, np.ndarray):
+        left = len(x) * (1 - (arguments.get("validation_split") or 0))
+        steps = math.ceil(left / (arguments.get("batch_size") or 32))
+    known = is_whole(steps, 1)
+    return steps * arguments.get("epochs", 1) if known else None
 
 
 def check_loads(model: keras.Model) -> None:

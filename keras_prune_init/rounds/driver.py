@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import keras
+import numpy as np
 from absl import logging
 
 from keras_prune_init._arguments import is_number
@@ -129,13 +130,15 @@ class Rounds:
         found = self.train(model, number, watch, epoch)
         if watch and watch.late and not self.state:
             self.state = self.saved.state()  # of the process that took the step
-        if watch and not self.state:
+        ends = watch and not number and steps_taken(model) <= self.settings.rewind
+        if watch and (ends or not self.state):
             raise ValueError(
-                "The training must run `fit` of the model that it is given, and reach "
-                f"step `rewind`. Received: rewind={self.settings.rewind}, and a "
-                f"training of {steps_taken(model)} steps without it. Pass a smaller "
-                "one (with `steps_per_execution`, a multiple of that), or train longer."
+                "The training must run `fit` of the model that it is given, and go "
+                f"beyond step `rewind`. Received: rewind={self.settings.rewind}, and a "
+                f"training of {steps_taken(model)} steps. Pass a smaller one (with "
+                "`steps_per_execution`, a multiple of that), or train longer."
             )
+        _check_trained(number, found if isinstance(found, keras.Model) else model)
         return found
 
     def _add_row(self, number, model, steps, seconds, found):
@@ -167,6 +170,16 @@ class Rounds:
 def _structure(model):
     masks = [k.mask for k in find_kernels(model) if k.mask is not None]
     return [v.shape for v in model.weights], digest(masks)
+
+
+def _check_trained(number, model):
+    wrong = [v.path for v in model.trainable_variables if not np.isfinite(v).all()]
+    if wrong:
+        raise FloatingPointError(
+            f"Weights must stay finite. Received: NaN or infinite ones in {wrong[0]} "
+            f"after the training of round {number}. Check the data and the learning "
+            "rate; earlier rounds are not changed."
+        )
 
 
 def _check_returned(model, before):

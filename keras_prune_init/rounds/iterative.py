@@ -13,7 +13,12 @@ from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.densities import Densities
 from keras_prune_init.masks.schedules import Schedule
 from keras_prune_init.methods import Method
-from keras_prune_init.rounds.checks import check_evaluate, check_loads, check_train
+from keras_prune_init.rounds.checks import (
+    check_evaluate,
+    check_loads,
+    check_rewind_fits,
+    check_train,
+)
 from keras_prune_init.rounds.driver import Rounds
 from keras_prune_init.rounds.folder import Folder, Nowhere
 from keras_prune_init.rounds.history import RoundsHistory
@@ -92,8 +97,9 @@ def iterative_pruning(
     Raises:
         ValueError: If an argument does not fit, or `folder` holds something else, other
             settings or damaged files; all this is checked before any work. During it,
-            if a training ends before step `rewind` or calls no `fit`, and for what
-            `prune` refuses.
+            if a training does not go beyond step `rewind` or calls no `fit`, and for
+            what `prune` refuses.
+        FloatingPointError: If a training makes weights NaN or infinite.
         TypeError: If `model` is no Keras model, or `dataset` is of no known kind.
         OSError: If a round cannot be saved, as on a full disk.
 
@@ -121,6 +127,7 @@ def iterative_pruning(
         method, sparsity, rounds, rewind, schedule, allocation, seed, options
     )
     check_train(train, model)
+    check_rewind_fits(train, rewind)
     check_evaluate(evaluate, model)
     settings.check(model, dataset)
     saved = Nowhere()

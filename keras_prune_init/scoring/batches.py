@@ -132,7 +132,8 @@ def _iterate(dataset, dtype, array_batch) -> Iterator[Batch]:
         raise TypeError(
             "`dataset` must be a batched tf.data.Dataset of (x, y), a tuple of arrays "
             "(x, y), an array x, a keras.utils.PyDataset, or a generator of batches. "
-            f"Received: {type(dataset).__name__}. Pass one of these."
+            f"Received: {type(dataset).__name__}. Pass one of these; a dict or list of "
+            "inputs alone as a tuple of one, `(inputs,)`."
         )
     for element in source:
         parts = element if isinstance(element, (tuple, list)) else (element,)
@@ -151,7 +152,8 @@ def _array_batches(arrays, dtype, array_batch):
     if any(a.ndim == 0 for a in flat):
         raise ValueError(
             "The first axis of arrays must count samples. Received: a single number. "
-            "Pass arrays, or lists of arrays for several inputs or outputs."
+            "Pass arrays, such as `np.asarray(x)` of a list of numbers, or lists of "
+            "arrays for several inputs or outputs."
         )
     lengths = sorted({len(a) for a in flat})
     if len(lengths) != 1:

@@ -32,7 +32,8 @@ def fisher_diagonal(network: Network, weights: Tensors) -> Tensors:
     def total(chunk):
         key = f"fisher by {chunk}", "eval", 1.0
         # Eager loops would trace the gradients of every chunk anew.
-        return network.summed(key, _Sum(network, chunk), weights, times=EAGER_CALLS + 1)
+        options = {"times": EAGER_CALLS + 1, "means": False}
+        return network.summed(key, _Sum(network, chunk), weights, **options)
 
     chunk = network.once("chunk", lambda: [max(1, MOST_BYTES // size)])
     try:

@@ -35,9 +35,9 @@ class LinearError(Objective):
         self.read = objective.kinds  # `None` where an output has no loss
         if not any(self.read):
             raise ValueError(
-                "The linear error needs a loss of labels and outputs. Received: a "
-                "model whose loss comes from its layers only. Use another method, or "
-                "pass `loss=`."
+                "The linear error needs a loss of labels and outputs. Received: a loss "
+                "that no output changes; it comes from layers only, or all sample "
+                "weights are 0. Pass `loss=` or other weights, or use another method."
             )
 
     def __call__(

@@ -147,6 +147,8 @@ class Network:
     ) -> Tensors:
         """Return the gradient of the objective, summed over the batches.
 
+        A batch with fewer samples than others counts less.
+
         Args:
             weights: Kernel values, a list of tensors in the order of `kernels`.
             batch_norm: `"train"` normalizes with the statistics of the batch, `"eval"`
@@ -264,8 +266,25 @@ class Network:
                 loss = self.loss(self.model, x, y, outputs, sample_weight, temperature)
         return zeros_for_none(tape.gradient(loss, weights), weights)
 
+    def portion(self, batch: tuple):
+        """Return how much a batch counts, 1 on average: its loss is a mean of samples.
+
+        A number, or a tensor in a graph.
+        """
+        sizes = [_rows(x).shape[0] for x, *_ in self.batches]
+        if len(set(sizes)) < 2 or self.loss.is_sum:
+            return 1.0
+        rows = tf.cast(tf.shape(_rows(batch[0]))[0], self.dtype)
+        return rows * (len(sizes) / sum(sizes))
+
     def summed(
-        self, key: tuple, function: Callable, weights: Tensors, *args, times: int = 1
+        self,
+        key: tuple,
+        function: Callable,
+        weights: Tensors,
+        *args,
+        times: int = 1,
+        means: bool = True,
     ) -> Tensors:
         """Return the sum of `function(weights, batch, *args)` over the batches.
 
@@ -275,15 +294,23 @@ class Network:
             weights: Kernel values, a list of tensors in the order of `kernels`.
             *args: What else the function is called with, tensors.
             times: As in `graph_if_it_pays`.
+            means: Whether the results are means over the samples of a batch, so that a
+                batch of fewer samples counts less.
         """
+
+        def counted(weights, batch, *args):
+            portion, found = self.portion(batch), function(weights, batch, *args)
+            return found if isinstance(portion, float) else [portion * v for v in found]
+
+        each = counted if means else function
         if key[-1] != 1.0 and self.loss is not None:
             _ = self.loss.kinds  # what a temperature needs, before anything is traced
         strategy, batches = self.model.distribute_strategy, self.batches
         if strategy.num_replicas_in_sync > 1:
-            step = self.once(key, lambda: replicas.summed(strategy, function))
+            step = self.once(key, lambda: replicas.summed(strategy, each))
             batches = self.once("shares", lambda: [*replicas.shares(strategy, batches)])
         else:
-            step = self.once(key, lambda: self.graph_if_it_pays(function, times))
+            step = self.once(key, lambda: self.graph_if_it_pays(each, times))
         total: Tensors = []
         for batch in batches:
             part = step(weights, batch, *args)
@@ -291,6 +318,10 @@ class Network:
                 part = [a + b for a, b in zip(total, part, strict=True)]
             total = part
         return total
+
+
+def _rows(x):
+    return keras.tree.flatten(x)[0]
 
 
 def zeros_for_none(gradients, weights) -> Tensors:

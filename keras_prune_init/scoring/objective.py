@@ -66,6 +66,12 @@ class Objective:
         """Whether the given loss, if there is one, was part of the computation."""
         return self._losses is None or self._losses.built
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the loss of a batch is a sum over its samples, and no mean."""
+        parts = self._losses and self._losses.losses()
+        return bool(parts) and all(p.reduction == "sum" for p in parts)
+
     @functools.cached_property
     def kinds(self) -> list[str | None]:
         """How the objective treats each output, as `temperature.kind_of` returns it.
@@ -135,9 +141,13 @@ class Objective:
 class _Losses(CompileLoss):
     """What `compile` makes of its argument `loss`, without means over an epoch."""
 
+    def losses(self) -> list[keras.losses.Loss]:
+        """Return those of the outputs; none before the first call."""
+        used = [part.loss for part in self._flat_losses or ()]
+        return [loss for loss in used if isinstance(loss, keras.losses.Loss)]
+
     def all(self) -> list[keras.losses.Loss]:
-        used = [self, *(part.loss for part in self._flat_losses or ())]
-        return [loss for loss in used if hasattr(loss, "_dtype")]
+        return [self, *self.losses()]
 
     def build(self, y_true, y_pred):
         super().build(y_true, y_pred)

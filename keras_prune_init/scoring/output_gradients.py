@@ -76,7 +76,8 @@ def curvature_vectors(
 
     for x, y, sample_weight in network.batches:
         factors = _factors(network, (x, y, sample_weight), outputs, weights, values)
-        factors /= np.sqrt(len(network.batches))
+        portion = network.portion((x, y, sample_weight)) / len(network.batches)
+        factors *= np.sqrt(portion)
         step = max(1, HELD // (size * factors.shape[2] * 8))
         for start in range(0, len(factors), step):
             part = slice(start, start + step)

@@ -60,7 +60,8 @@ def recalibrate(
 
     Raises:
         ValueError: If `batches` or the dataset does not fit, all batch normalization is
-            frozen, or statistics are NaN or infinite. The model is unchanged then.
+            frozen, batches hold single numbers, or statistics are NaN or infinite. The
+            model is unchanged then.
         TypeError: If `model` is no Keras model, or `dataset` none of these kinds.
 
     Example:
@@ -106,7 +107,10 @@ def recalibrate(
 
 
 def _totals(model, layers, inputs):
-    """Return for each layer the sums of 1, mean and mean square, rows of a matrix."""
+    """Return for each layer sums over its numbers and batches, rows of a matrix.
+
+    Over numbers: of 1, of the mean and of the mean square. Over batches: of 1.
+    """
     strategy = model.distribute_strategy
     step = replicas.summed(strategy, lambda _, x: _sums(model, layers, x))
     total = [0] * len(layers)
@@ -125,15 +129,17 @@ def _totals(model, layers, inputs):
 
 def _sums(model, layers, x):
     """Return the sums of one batch, in the order of the layers."""
-    sums = {id(v): tf.zeros((3, *v.moving_mean.shape), "float64") for v in layers}
+    sums = {id(v): tf.zeros((4, *v.moving_mean.shape), "float64") for v in layers}
 
     def hear(layer, count):
         mean, variance = (
             tf.cast(tf.convert_to_tensor(v.value), "float64")
             for v in (layer.moving_mean, layer.moving_variance)
         )
-        rows = tf.stack([tf.ones_like(mean), mean, variance + tf.square(mean)])
-        sums[id(layer)] += tf.math.multiply_no_nan(rows, count)
+        ones = tf.ones_like(mean)
+        rows = tf.stack([ones, mean, variance + tf.square(mean)])
+        rows = tf.math.multiply_no_nan(rows, count)
+        sums[id(layer)] += tf.concat([rows, ones[None]], 0)
 
     # Statistics that are infinite would stay so: 0 times infinity is NaN.
     variables = [v for w in layers for v in (w.moving_mean, w.moving_variance)]
@@ -180,10 +186,16 @@ def _count(layer, inputs, mask):
 
 def _statistics(layer, total) -> list[tuple[keras.Variable, np.ndarray]]:
     """Return pairs of a variable and its new value."""
-    count, mean, square = total
+    count, mean, square, batches = total
     if not count.all():
         logging.warning("%s saw no data and keeps its statistics.", layer.name)
         return []
+    if np.array_equal(count, batches):
+        raise ValueError(
+            "Statistics are those of batches, which must hold more than one number of "
+            f"a channel. Received: batches of one for {layer.name}. Nothing was "
+            "changed; pass batches as large as those of training."
+        )
     mean, square = mean / count, square / count
     variance = np.maximum(square - mean**2, 0)
     pairs = [(layer.moving_mean, mean), (layer.moving_variance, variance)]

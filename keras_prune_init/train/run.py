@@ -29,7 +29,7 @@ from keras_prune_init.train import (
 )
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
-from keras_prune_init.train.optimizer import float_steps, optimizer
+from keras_prune_init.train.optimizer import float_steps, optimizer, total_steps
 
 
 def run(
@@ -111,7 +111,8 @@ def _run(config, folder, strategy, chief, resume, deterministic):
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
-        return _save_end(folder, plain, test | found, epochs)
+        steps = total_steps(config.train, data.steps(config.train.batch_size))
+        return _save_end(folder, plain, test | found, epochs, steps)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -213,7 +214,7 @@ def _save_start(folder, settings, report, pruned, more):
         pruned.save(path)
 
 
-def _save_end(folder, plain, test, epochs):
+def _save_end(folder, plain, test, epochs, steps):
     """Write the stripped model, and last the result, which says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         plain.save(path)
@@ -223,6 +224,7 @@ def _save_end(folder, plain, test, epochs):
     result |= {
         "finished": True,
         "epochs": len(rows),
+        "steps": steps,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "seconds_of_an_epoch": float(seconds),
@@ -240,7 +242,7 @@ def _summary(result):
     of_int8 = "" if int8 is None else f", {int8:.4f} in int8"
     return (
         f"test accuracy {result['test_accuracy']:.4f}{of_int8} after "
-        f"{result['epochs']} epochs, "
+        f"{result['steps']} steps, "
         f"{result['kept']} of {result['total']} weights kept "
         f"(sparsity {result['sparsity']:.6f})"
     )

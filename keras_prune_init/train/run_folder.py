@@ -92,7 +92,7 @@ def read_result(folder: pathlib.Path) -> dict | None:
     numbers["effective_sparsity"] = lambda v: v is None or is_number(v)
     if result["finished"]:
         numbers |= dict.fromkeys(("test_accuracy", "test_loss"), is_number)
-        numbers["epochs"] = lambda v: is_whole(v, 1)
+        numbers |= dict.fromkeys(("epochs", "steps"), lambda v: is_whole(v, 1))
     for key, fits in numbers.items():
         if not fits(result.get(key)):
             raise damaged(folder / RESULT, f"{key} is {result.get(key)!r}")

@@ -116,6 +116,8 @@ class MaskedLayer(keras.layers.Wrapper):
         arXiv 2002.08797 (mask and rescaling factor).
     """
 
+    draws = False  # whether what it removes is drawn in each training step
+
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -321,6 +323,10 @@ class MaskedLayer(keras.layers.Wrapper):
         for variable in scope.updated.values():
             variable.assign(scope.get_current_value(variable))
         return outputs
+
+    def bare_call(self, *args, **kwargs):
+        """Run the `call` of the layer, with its own kernels, for these arguments."""
+        return self.layer.call(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_prune_init._arguments import check_model
+from keras_prune_init._arguments import check_model, some
 from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
@@ -44,6 +44,16 @@ def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> 
         raise ValueError(
             f"`{function}` takes a pruned model: one that `prune_at_init` returned. "
             f"Received: model={model.name}, which has no MaskedLayer. {advice}"
+        )
+
+
+def check_no_gates(function: str, model: keras.Model) -> None:
+    """Raise a ValueError if a model has gates that `harden` did not turn into masks."""
+    gated = [layer.name for layer in masked_layers(model) if layer.draws]
+    if gated:
+        raise ValueError(
+            f"`{function}` takes a model without gates. Received: model={model.name}, "
+            f"with gates in {some(gated)}. Call `harden(model)` first."
         )
 
 

@@ -48,9 +48,9 @@ def add_gates(
 
     `count` is the number of weights that a gate holds. So `penalty` is comparable with
     a loss that is summed over the data; the loss of `fit` is a mean. `weight_decay` is
-    not divided by `data_size`. Gates open slowly and close slowly: expect as many
-    epochs as for a dense network, or more. On ResNet-50 the method is known to fail
-    (Gale, Elsen, Hooker, 2019, arXiv 1902.09574).
+    not divided by `data_size`. Gates move slowly: train for at least as long as a dense
+    network. On ResNet-50 the method is known to fail (Gale, Elsen, Hooker, 2019, arXiv
+    1902.09574).
 
     Args:
         model: A built Keras model. It is not changed. If it is pruned, weights that
@@ -68,8 +68,8 @@ def add_gates(
         drop: Probability at the start that a gate is below 1/2 in training, from 0.01
             to 0.99; a number or a dict like `penalty`. The authors take 0.5, and 0.2
             for the first layer.
-        weight_decay: Factor of w ** 2 / 2 of each weight behind an open gate. Leave it
-            out of the optimizer then: it would also pull the gates to 1/2.
+        weight_decay: Factor of w ** 2 / 2 of each weight behind an open gate. Use it in
+            place of the optimizer's, which would also pull gates to 1/2.
         filters: Which layers get gates, as in `prune_at_init`.
         seed: Seed of the gates at the start, and of the draws.
 

@@ -93,7 +93,7 @@ def expected_kept(model: keras.Model) -> dict[str, tf.Tensor]:
     {'dense1/kernel': 27, 'logits/kernel': 13}
 
     Reference:
-        Louizos, Welling, Kingma, 2018, arXiv 1712.01312 (equation 12).
+        Louizos, Welling, Kingma, 2018, arXiv 1712.01312.
     """
     _check_gated("expected_kept", model)
     return {

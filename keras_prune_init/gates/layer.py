@@ -28,7 +28,8 @@ class GatedLayer(MaskedLayer):
     `MaskedLayer`s. In training each call draws new gates, the same for all samples of
     the batch. In inference gates have fixed values. What an open gate costs is a
     regularization loss of the layer, so it is in `model.losses`, and `fit` trains it.
-    It is counted once, even if the layer is called twice.
+    It is counted once, even if the layer is called twice. A training loop of your own
+    adds `sum(model.losses)`, under a strategy divided by the number of replicas.
 
     Args:
         layer: The layer to wrap, built or not.

@@ -482,6 +482,11 @@ def test_wrong_arguments_are_refused(options, message):
         add(mlp(), **options)
 
 
+def test_a_layer_needs_a_number_for_each_of_its_kernels():
+    with pytest.raises(ValueError, match="one for each kernel of the layer: kernel"):
+        kpi.GatedLayer(L.Dense(3), penalty={"bias": 1.0}, data_size=10)
+
+
 def test_a_dict_that_leaves_a_kernel_out_is_refused():
     model = mlp()
     with pytest.raises(ValueError, match=r"has none for .*Add the key '\*'"):

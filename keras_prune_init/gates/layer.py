@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_prune_init.gates import hard_concrete
-from keras_prune_init.gates.options import Options, check_options, of
+from keras_prune_init.gates.options import Options, check_kernels, check_options, of
+from keras_prune_init.gates.parts import Penalty, Seeds, constant
 from keras_prune_init.gates.places import bias_of, gate_axes
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
@@ -96,6 +97,7 @@ class GatedLayer(MaskedLayer):
         options = Options(what, penalty, data_size, drop, weight_decay, seed)
         check_options(options)
         super().__init__(layer, kernels, note, paths, **kwargs)
+        check_kernels(options, self.kernels)
         self._options = options
         self._passes_training = "training" in inspect.signature(layer.call).parameters
 
@@ -122,7 +124,7 @@ class GatedLayer(MaskedLayer):
         # weight it lets a resumed run draw what it would have drawn.
         self._draws = self.add_weight(
             shape=(2,),
-            initializer=_constant([source.integers(2**31), 0]),
+            initializer=constant([source.integers(2**31), 0]),
             dtype="int64",
             trainable=False,
             name="draws",
@@ -136,7 +138,7 @@ class GatedLayer(MaskedLayer):
         first = hard_concrete.start(of(options.drop, name), shape, source)
         variable = self.add_weight(
             shape=shape,
-            initializer=_constant(first),
+            initializer=constant(first),
             dtype="float64" if self.variable_dtype == "float64" else "float32",
             name=part_name(name, "log_alpha"),
             constraint=hard_concrete.Bounds(),
@@ -165,7 +167,7 @@ class GatedLayer(MaskedLayer):
         """Return newly drawn gates of kernel `name`, a tensor like `log_alpha`."""
         log_alpha, margin = self.log_alphas[name], hard_concrete.MARGIN
         u = keras.random.uniform(
-            log_alpha.shape, margin, 1 - margin, log_alpha.dtype, _Seeds(self._draws)
+            log_alpha.shape, margin, 1 - margin, log_alpha.dtype, Seeds(self._draws)
         )
         return hard_concrete.sample(log_alpha.value, u)
 
@@ -264,36 +266,6 @@ class GatedLayer(MaskedLayer):
 
 
 exchange.WRAPPERS["gated"] = GatedLayer
-
-
-class Penalty(keras.regularizers.Regularizer):
-    """What the gates of a kernel cost; a regularizer of `log_alpha`.
-
-    Unlike a loss from `add_loss`, Keras counts it once, however often the layer is
-    called.
-    """
-
-    def __init__(self, layer: GatedLayer, name: str):
-        self.layer, self.name = layer, name
-
-    def __call__(self, log_alpha):
-        return self.layer.cost(self.name, log_alpha)
-
-
-class _Seeds(keras.random.SeedGenerator):
-    """Keras's seed generator, on a weight of a layer."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def next(self, ordered=True):
-        now = self.state.value * 1  # a copy
-        self.state.assign(now + ops.convert_to_tensor([0, 1], now.dtype))
-        return now
-
-
-def _constant(values):
-    return lambda shape, dtype: ops.convert_to_tensor(values, dtype)
 
 
 def _product(values, gates):

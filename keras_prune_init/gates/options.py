@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from keras_prune_init._arguments import check_choice, check_whole, is_number
@@ -26,6 +26,18 @@ class Options(NamedTuple):
     drop: float | Mapping[str, float]
     weight_decay: float
     seed: int
+
+
+def check_kernels(options: Options, kernels: Sequence[str]) -> None:
+    """Raise a ValueError unless dicts have a number for each kernel of a layer."""
+    for argument in ("penalty", "drop"):
+        value = getattr(options, argument)
+        if isinstance(value, Mapping) and set(value) != set(kernels):
+            raise ValueError(
+                f"`{argument}` must be a number, or a dict with one for each kernel of "
+                f"the layer: {', '.join(kernels)}. Received: {argument}={value!r}. "
+                "Name each of them."
+            )
 
 
 def of(value: float | Mapping[str, float], name: str) -> float:

@@ -9,6 +9,9 @@ from keras_prune_init.channels.shrinking import shrink
 from keras_prune_init.export.mobile import MobileReport, mobile_check
 from keras_prune_init.export.report import ExportReport
 from keras_prune_init.export.tflite import export_tflite
+from keras_prune_init.gates.adding import add_gates
+from keras_prune_init.gates.hardening import expected_kept, harden
+from keras_prune_init.gates.layer import GatedLayer
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer
@@ -48,6 +51,7 @@ __all__ = [
     "CostReport",
     "DataMethod",
     "ExportReport",
+    "GatedLayer",
     "MaskedLayer",
     "Method",
     "MobileReport",
@@ -58,13 +62,16 @@ __all__ = [
     "RoundsHistory",
     "ShrinkReport",
     "SignalReport",
+    "add_gates",
     "approximate_isometry",
     "callbacks",
     "cost",
     "critical_sparsity",
     "enable_workers",
+    "expected_kept",
     "export_tflite",
     "get_method",
+    "harden",
     "initializers",
     "iterative_pruning",
     "mean_field",

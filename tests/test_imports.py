@@ -26,6 +26,7 @@ ORDER = (
     "scoring",
     "reports",
     "channels",
+    "gates",
     "theory",
     "methods",
     "sanity",

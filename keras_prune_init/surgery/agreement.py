@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,14 +29,16 @@ def check_copy(
     inputs=None,
     kernels: Iterable[Kernel] = (),
     masks: Mapping[str, np.ndarray] | None = None,
+    state: Iterable[tuple[keras.Variable, Any]] = (),
 ) -> None:
     """Run a model and its copy in inference, and compare the outputs.
 
     Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
-    path which weights of `kernels` it still has. A copy is refused if outputs differ
-    (the message names the first layer where they do), or if it uses variables of the
-    model. Nothing is compared in three cases: the model does not run on these inputs,
-    it draws random numbers in inference, or several processes hold it.
+    path which weights of `kernels` it still has. `state` are pairs of a variable of the
+    copy and the value that it must have to compute the same. A copy is refused if
+    outputs differ (the message names the first layer where they do), or if it uses
+    variables of the model. Nothing is compared in three cases: the model does not run
+    on these inputs, it draws random numbers in inference, or several processes hold it.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
@@ -47,7 +50,8 @@ def check_copy(
         expected = _run(model, inputs, keras.StatelessScope(mapping))
     except Exception:  # users' own models may want anything
         return
-    scope = _Watching(model.variables)
+    state = list(state)
+    scope = _Watching(model.variables, state)
     try:
         outputs = _run(copy, inputs, scope)
     except Exception as e:
@@ -58,14 +62,15 @@ def check_copy(
         return
     again = _run(model, inputs, keras.StatelessScope(mapping))
     if _equal(expected, again):
-        _refuse(model, _first_difference(model, copy, inputs, mapping))
+        found = _first_difference(model, copy, inputs, mapping, state)
+        _refuse(model, found)
 
 
 class _Watching(keras.StatelessScope):
     """A scope that notes which of some variables are read."""
 
-    def __init__(self, variables):
-        super().__init__()
+    def __init__(self, variables, state):
+        super().__init__(state)
         self.paths = {id(v): v.path for v in variables}
         self.seen = []
 
@@ -104,9 +109,9 @@ def _close(a, b):
     return np.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
-def _first_difference(model, copy, inputs, mapping):
+def _first_difference(model, copy, inputs, mapping, state):
     heard = _outputs(model, inputs, keras.StatelessScope(mapping))
-    copied = _outputs(copy, inputs, keras.StatelessScope())
+    copied = _outputs(copy, inputs, keras.StatelessScope(state))
     for (address, outputs), (other, made) in zip(heard, copied, strict=False):
         if address != other or not _equal(outputs, made):
             layer = dict(walk(model))[address]

@@ -33,6 +33,8 @@ ORDER = (
     "plan",
     "api",
     "rounds",
+    "hinge",
+    "callbacks",
     "export",
     "tfmot",
     "models",

@@ -195,6 +195,8 @@ def _divided(layer, copier, sparse, regularizer, init):
     new = copier.unbuilt(layer)
     new.filters, new.use_bias = first.shape[1], False
     new.activation = keras.activations.linear
+    if layer.use_bias:
+        del new.bias  # a checkpoint cannot have a `None` that was a variable
     new.build(channels_only(kernel.shape[-2], layer.data_format))
     new.kernel.assign(first.reshape(*kernel.shape[:-1], -1))
     matrix = HingeMatrix(

@@ -66,8 +66,9 @@ class Hinges:
                 [parent] = plan.nodes[i].parents
                 matrix = matrices[id(layer)]
                 made = plan.groups[parent if matrix.sparse == "rows" else i]
-                at = (plan.kernels[n].record.address for n in (parent, i))
-                self.pairs.append(Pair(matrix, *at, order.index(parent), last, made))
+                at, end = (plan.kernels[n].record.address for n in (parent, i))
+                conv = order.index(parent)
+                self.pairs.append(Pair(matrix, at, end, conv, last, made))
         self.total = self.macs(self.channels.all())
 
     def macs(self, kept: np.ndarray) -> int:

@@ -24,7 +24,7 @@ class ProximalStep(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class HingeMatrix(L.Conv2D):
+class HingeMatrix(keras.layers.Conv2D):
     """The 1x1 convolution A behind a convolution, with groups that become zero.
 
     `add_hinges` puts it into a model. Its kernel has the shape (1, 1, inputs, outputs).
@@ -79,7 +79,7 @@ class HingeMatrix(L.Conv2D):
         gain, strength, momentum = ops.unstack(self.settings.value)
         before, buffer = self.before.value, self.buffer.value
         moved = kernel - before
-        # Steps that only accumulate gradients, or that loss scaling skips, move nothing.
+        # A step that only accumulates gradients moves nothing.
         works = ops.logical_and(gain > 0, ops.any(moved != 0))
         matrix = (before + gain * moved)[0, 0]
         z = proximal(matrix, strength, self.penalty, self.sparse)[None, None]

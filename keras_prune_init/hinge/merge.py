@@ -1,4 +1,4 @@
-"""`merge_hinges`: cut small groups out, and make one layer of two where it is cheaper."""
+"""`merge_hinges`: cut small groups out, and make one layer of two where it pays."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 A group is a row or a column of a matrix, and n_g its norm. A penalty is a function of
 the norms: R = sum n_g (`"l1"`), sum sqrt(n_g) (`"l1/2"`), sum n_g - sqrt(sum n_g^2)
-(`"l1-2"`), or sum log(n_g + 1e-8) (`"logsum"`). The proximal operator of t R returns the
-matrix x with the least |x - v|^2 / 2 + t R(x). It changes the length of groups only, so
-all here is about their norms.
+(`"l1-2"`), or sum log(n_g + 1e-8) (`"logsum"`). The proximal operator of t R returns
+the matrix x with the least |x - v|^2 / 2 + t R(x). It changes the length of groups
+only, so all here is about their norms.
 
 Each of these is the exact minimum. The authors' code differs in three places. It takes
 half of t for `"l1/2"`. It divides by 0 for `"l1-2"` if no norm is above t. For

@@ -202,7 +202,7 @@ class Copier(PythonCopier):
         return {name: graph[name] for name in GRAPH}
 
     def _hold_graph(self, model, new):
-        """Let a copy hold the layers that its graph has now, which `call` may change."""
+        """Let a copy hold the layers of its graph, which `call` may have changed."""
         old, graph = nodes.functional(model), nodes.functional(new)
         if old is None or graph is None:
             return

@@ -76,7 +76,7 @@ def add_hinges(
     >>> model = kpi.models.cnn((8, 8, 3), classes=2, depth=3, width=4)
     >>> hinged = kpi.add_hinges(model)
     >>> [v.sparse for v in hinged.layers if v.name.endswith("_hinge")]
-    ['columns', 'rows']
+    ['columns', 'rows', 'columns']
 
     Reference:
         Li, Gu, Mayer, Van Gool, Timofte, 2020, arXiv 2003.08935.

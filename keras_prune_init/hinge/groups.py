@@ -99,7 +99,7 @@ class Hinges:
         """Return which groups stay, if those of the smallest norms go.
 
         The threshold is found by bisection: the smallest that removes at least the
-        fraction `sparsity` of multiply-adds.
+        fraction `sparsity` of multiply-adds. Rows whose loss saves nothing stay.
         """
         _, groups = self._order(least)
         goal = self.total - removed_count(sparsity, self.total)
@@ -116,7 +116,11 @@ class Hinges:
                 f"sparsity={sparsity:.4g} with least={least:.4g}, which allow "
                 f"{works:.4f} at most. Pass that, or a smaller `least`."
             )
-        return self._without(groups[:count])
+        kept = self._without(groups[:count])
+        for pair in self.pairs:
+            if pair.matrix.sparse == "rows" and self.merges(pair, kept):
+                kept[pair.groups] = True  # in one convolution its rank costs nothing
+        return kept
 
     def _order(self, least):
         """Return norms and groups that may go, the smallest norms first."""

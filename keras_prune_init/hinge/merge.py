@@ -28,8 +28,9 @@ def merge_hinges(
     norm is up to a threshold, which bisection finds. The convolution before loses a
     filter with each row. Each column goes with everything that reads its output. Then
     each matrix is multiplied into its convolution, or stays behind it as a 1x1
-    convolution where that is cheaper. Train the result further. If it has batch
-    normalization, `recalibrate` alone often brings back much of the accuracy.
+    convolution where that is cheaper. (A convolution that becomes one layer again gets
+    all rows back, because they cost nothing then.) Train the result further. If it has
+    batch normalization, `recalibrate` alone often brings back much of the accuracy.
 
     Args:
         model: A model from `add_hinges`, trained or not. It is not changed.

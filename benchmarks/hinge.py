@@ -1,7 +1,7 @@
 """A trained ResNet made smaller: hinges, the same without proximal steps, and channels.
 
     python benchmarks/hinge.py --data=npz:FILE
-    python benchmarks/hinge.py --data=npz:FILE --sparsity=0.5 --epochs=4 --images=20000
+    python benchmarks/hinge.py --data=npz:FILE --images=8000 --epochs=4
 
 A ResNet-8 learns a part of the images (CIFAR-10). Then half of its multiply-adds are
 removed, by ways that take equally many epochs: `hinge` trains half of them with the

@@ -12,6 +12,8 @@ from keras_prune_init.export.tflite import export_tflite
 from keras_prune_init.gates.adding import add_gates
 from keras_prune_init.gates.hardening import expected_kept, harden
 from keras_prune_init.gates.layer import GatedLayer
+from keras_prune_init.hinge.attach import add_hinges
+from keras_prune_init.hinge.merge import merge_hinges
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer
@@ -63,6 +65,7 @@ __all__ = [
     "ShrinkReport",
     "SignalReport",
     "add_gates",
+    "add_hinges",
     "approximate_isometry",
     "callbacks",
     "cost",
@@ -75,6 +78,7 @@ __all__ = [
     "initializers",
     "iterative_pruning",
     "mean_field",
+    "merge_hinges",
     "method_names",
     "methods",
     "mobile_check",

@@ -34,6 +34,7 @@ ORDER = (
     "plan",
     "api",
     "rounds",
+    "hinge",
     "callbacks",
     "export",
     "tfmot",

@@ -7,6 +7,7 @@ from keras_prune_init.callbacks.granet import GraNet
 from keras_prune_init.callbacks.moving import Moment, MovingMasks
 from keras_prune_init.callbacks.rigl import RigL
 from keras_prune_init.callbacks.set import SET
+from keras_prune_init.hinge.callback import Hinge
 
 __all__ = [
     "ACDC",
@@ -14,6 +15,7 @@ __all__ = [
     "DropAndGrow",
     "GraNet",
     "GradualMagnitude",
+    "Hinge",
     "Moment",
     "MovingMasks",
     "RigL",

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import L, batch, masks, mlp, net
 from runs import mirrored
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_prune_init.layers.compact import CompactLayer
-from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.kept_weights import KeptWeights
+from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.surgery import layouts
 
 

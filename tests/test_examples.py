@@ -16,7 +16,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Classes that users do not make: these are results of functions.
 RESULTS = {
     *("CostReport", "ExportReport", "MobileReport", "PruningReport"),
-    *("RoundsHistory", "ShrinkReport", "SignalReport", "Edge", "DepthScales"),
+    *("Moment", "RoundsHistory", "ShrinkReport", "SignalReport", "Edge", "DepthScales"),
 }
 # What `register_...` functions write to.
 TABLES = methods._METHODS, densities.ALLOCATIONS, types.TYPES
@@ -65,7 +65,11 @@ def test_runs(name):
 
 
 @pytest.mark.parametrize(
-    "space", [kpi, methods, kpi.models, kpi.initializers, kpi.mean_field, kpi.sanity]
+    "space",
+    [
+        *(kpi, methods, kpi.callbacks, kpi.models, kpi.initializers),
+        *(kpi.mean_field, kpi.sanity),
+    ],
 )
 def test_everything_public_has_one(space):
     own = [k for k, v in vars(space).items() if _module(v) == space.__name__]

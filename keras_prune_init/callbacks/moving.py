@@ -73,6 +73,18 @@ class MovingMasks(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> class Shuffle(kpi.callbacks.MovingMasks):
+    ...     def masks(self, moment):
+    ...         return {
+    ...             path: moment.generator(path).permutation(mask.ravel()).reshape(
+    ...                 mask.shape)
+    ...             for path, mask in moment.masks.items()
+    ...         }
+    >>> rule = Shuffle(every=100)
     """
 
     needs_gradients = False

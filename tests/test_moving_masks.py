@@ -373,3 +373,143 @@ def test_replicas_have_the_masks_of_one_device(name, layout, count):
             one, *rest = (v.numpy() for v in variable.value.values)
             for value in rest:
                 np.testing.assert_array_equal(one, value)
+
+
+@pytest.mark.parametrize("kind", [C.SET, C.RigL])
+def test_a_change_comes_before_the_execution_that_holds_its_step(kind):
+    found = []
+
+    class Noted(kind):
+        def masks(self, moment):
+            found.append((moment.step, int(self.model.optimizer.iterations)))
+            return super().masks(moment)
+
+    pruned = kpi.prune(mlp(), None, "random", sparsity=0.5)
+    pruned.compile("sgd", LOSS, steps_per_execution=3)
+    fit(pruned, batch(pruned, 64), 3, [Noted(every=2, end=9)])
+    # Epochs of four steps are executed as three and one: 0-2, 3, 4-6, 7, 8-10, 11.
+    assert found == [(2, 0), (6, 4), (8, 8)]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "options", [{"jit_compile": True}, {"run_eagerly": True}], ids=str
+)
+def test_compiled_and_eager_steps_give_the_same_masks(name, options):
+    seen, others = trained(name)[1], trained(name, **options)[1]
+    for step, other in zip(seen, others, strict=True):
+        for a, b in zip(step, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        pruned, seen, _ = trained("RigL", optimizer="adam")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert not np.array_equal(seen[1][0], seen[-1][0])
+    assert all(v.dtype == "float32" for v in pruned.trainable_variables)
+
+
+def test_gradients_that_are_not_finite_change_nothing(caplog):
+    model = dense_layer([1, 2, 0, 0], [1, 1, 0, 0])
+    rule = C.RigL(0.9, every=1, end=100)
+    rule.set_model(model)
+    rule.prepare(100)
+    x = np.full((2, 4), np.nan, "float32")
+    with caplog.at_level("WARNING"):
+        rule.change(1, (x, np.ones((2, 1), "float32")))
+    assert "not finite" in caplog.text
+    assert masks(model)[0][:, 0].tolist() == [1, 1, 0, 0]
+
+
+def test_a_loop_of_ones_own():
+    model = dense_layer([1, 2, 3, 4, 0, 0], [1, 1, 1, 1, 0, 0])
+    x, y = np.ones((2, 6), "float32"), np.zeros((2, 1), "float32")
+    rule = C.RigL(1.0, every=1)
+    rule.set_model(model)
+    rule.prepare(steps=8)
+    assert [step for step in range(9) if rule.due(step)] == [1, 2, 3, 4, 5]
+    rule.change(3, (x, y))  # half of four move, to where the gradients are equal
+    assert masks(model)[0][:, 0].tolist() == [1, 1, 1, 1, 0, 0]
+    rule.change(3, (x * [1, 1, 1, 1, 2, 1], y))
+    assert masks(model)[0][:, 0].tolist() == [1, 0, 1, 1, 1, 0]
+
+
+# --- what is refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: C.RigL(fraction=0), "`fraction` is the part"),
+        (lambda: C.RigL(fraction=1.5), "`fraction` is the part"),
+        (lambda: C.SET(every=0), "`every` must be a whole number"),
+        (lambda: C.SET(begin=5, end=5), "`end` must be a whole number, 6 or more"),
+        (lambda: C.GradualMagnitude(1.0), "`sparsity` is the fraction"),
+        (lambda: C.GradualMagnitude(0.9, power=0), "`power` must be"),
+        (lambda: C.GraNet(0.5, initial=0.6), "can only rise"),
+        (lambda: C.ACDC(0.5, begin=-1, every=1), "`begin` must be"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def models():
+    plain = mlp()
+    pruned = kpi.prune(plain, None, "random", sparsity=0.8)
+    compact = kpi.to_layout(pruned, "compact")
+    frozen = kpi.prune(plain, None, "random", sparsity=0.8)
+    for layer in frozen.layers:
+        layer.trainable = False
+    return {"plain": plain, "pruned": pruned, "compact": compact, "frozen": frozen}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "message"),
+    [
+        ("plain", C.RigL(), "no MaskedLayer"),
+        ("plain", C.GradualMagnitude(0.9), "method='magnitude', sparsity=0.0"),
+        ("compact", C.GradualMagnitude(0.9), "fixed number of weights"),
+        ("compact", C.GraNet(0.9), "fixed number of weights"),
+        ("frozen", C.SET(), "pruned layers are frozen"),
+        ("pruned", C.GraNet(0.5), "can only rise"),
+        (
+            "pruned",
+            C.GradualMagnitude(0.9, allocation={"no": 0.5}),
+            "finds none of them",
+        ),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_before_any_step(kind, rule, message):
+    model = models()[kind]
+    model.compile("adam", LOSS)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        fit(model, batch(model, 64), 1, [rule])
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_data_of_unknown_length_needs_an_end():
+    def batches():
+        while True:
+            yield batch(mlp(), 8)
+
+    model = models()["pruned"]
+    model.compile("adam", LOSS)
+    with pytest.raises(ValueError, match="end=None, and data of unknown length"):
+        model.fit(batches(), steps_per_epoch=None, callbacks=[C.RigL()])
+    model.fit(batches(), steps_per_epoch=4, verbose=0, callbacks=[C.RigL(every=1)])
+
+
+def test_a_sparsity_that_rises_already_needs_its_beginning():
+    model = models()["pruned"]
+    model.compile("adam", LOSS)
+    data = batch(model, 64)
+    fit(model, data, 1, [])
+    with pytest.raises(ValueError, match="does not tell where it began"):
+        fit(model, data, 3, [C.GradualMagnitude(0.9)], first=1)

@@ -204,8 +204,9 @@ class MovingMasks(keras.callbacks.Callback):
         self._before = steps_taken(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
-        first = self._before + batch
-        steps = range(first, first + self.model.steps_per_execution)
+        size, left = self.model.steps_per_execution, self.params.get("steps")
+        ends = batch + size if left is None else min(batch + size, left)
+        steps = range(self._before + batch, self._before + ends)
         due = [step for step in steps if self.due(step)]
         if not due:
             return

@@ -28,20 +28,23 @@ def check_copy(
     inputs=None,
     kernels: Iterable[Kernel] = (),
     masks: Mapping[str, np.ndarray] | None = None,
+    values: Iterable[tuple[keras.Variable, np.ndarray]] = (),
 ) -> None:
     """Run a model and its copy in inference, and compare the outputs.
 
     Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
-    path which weights of `kernels` it still has. A copy is refused if outputs differ
-    (the message names the first layer where they do), or if it uses variables of the
-    model. Nothing is compared in three cases: the model does not run on these inputs,
-    it draws random numbers in inference, or several processes hold it.
+    path which weights of `kernels` it still has. If it was made with other values of
+    some of the model's variables, these are `values`. A copy is refused if outputs
+    differ (the message names the first layer where they do), or if it uses variables of
+    the model. Nothing is compared in three cases: the model does not run on these
+    inputs, it draws random numbers in inference, or several processes hold it.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
     if size > MOST_WEIGHTS or workers.several(model.distribute_strategy):
         return
     mapping = [(k.variable, _masked(k, masks)) for k in kernels]
+    mapping += [(v, tf.cast(value, v.dtype)) for v, value in values]
     try:
         inputs = ones_input(model) if inputs is None else inputs
         expected = _run(model, inputs, keras.StatelessScope(mapping))

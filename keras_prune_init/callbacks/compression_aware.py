@@ -110,10 +110,10 @@ class CompressionAware(keras.callbacks.Callback):
                 f"model={self.model.name}, filters={self.filters!r}, which choose "
                 f"{some([k.path for k in found])}, not trainable. Choose others."
             )
-        self._times = self._times_until_now()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._due = self.every == "epoch"
+        self._times = self._times_until_now()
 
     def on_test_begin(self, logs=None):
         self._end_epoch()  # so the validation is of what the epoch leaves

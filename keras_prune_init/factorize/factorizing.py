@@ -53,8 +53,10 @@ def factorize(
         optimizer.
 
     Raises:
-        ValueError: If an argument is out of its range, the model is pruned, or no layer
-            that may be replaced has a matrix.
+        ValueError: If an argument is out of its range, the model is pruned, no layer
+            that may be replaced has a matrix, or the new model does not compute what it
+            should. Then code of your own may read a kernel, or one Dense layer gets
+            inputs with different numbers of axes: leave such layers out by `filters`.
         FloatingPointError: If a weight is NaN or infinite.
         TypeError: If `model` is no Keras model.
 

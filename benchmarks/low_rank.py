@@ -19,8 +19,8 @@ import keras_prune_init as kpi
 from keras_prune_init.train.data.loading import load_images
 
 L = keras.layers
-PRICES = {"lenet5": (0.0, 0.05, 0.1, 0.2), "resnet20": (0.0, 0.02, 0.05)}
-ENERGIES = 0.8, 0.9, 0.95, 0.99, 1.0
+PRICES = {"lenet5": (0.0, 0.05, 0.1, 0.15), "resnet20": (0.0, 0.05, 0.1)}
+ENERGIES = 0.8, 0.9, 0.99, 1.0
 
 
 def parse():

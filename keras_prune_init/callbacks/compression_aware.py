@@ -34,8 +34,10 @@ class CompressionAware(keras.callbacks.Callback):
     two of these with other `filters`.
 
     Args:
-        nuclear: What a singular value loses each time, 0 or more. A hundredth of a
-            kernel's largest one is a start; `factorize_report` shows the ranks.
+        nuclear: What a singular value loses each time, 0 or more, whatever the learning
+            rate is. Over all epochs this should be less than what the values have that
+            you want to keep (`singular_values`). Too much shows in the accuracy when
+            the learning rate is low; training the factors makes up for it.
         group: Price of a unit that is not empty: the proximal step of `group` times
             sqrt(weights of a unit) times the sum of the norms of all units.
         sparse: What the absolute value of each weight loses. This raises ranks again.

@@ -14,6 +14,8 @@ from keras_prune_init.gates.hardening import expected_kept, harden
 from keras_prune_init.gates.layer import GatedLayer
 from keras_prune_init.hinge.attach import add_hinges
 from keras_prune_init.hinge.merge import merge_hinges
+from keras_prune_init.factorize.factorizing import factorize
+from keras_prune_init.factorize.report import FactorizeReport, factorize_report
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer
@@ -54,6 +56,7 @@ __all__ = [
     "DataMethod",
     "ExportReport",
     "GatedLayer",
+    "FactorizeReport",
     "MaskedLayer",
     "Method",
     "MobileReport",
@@ -73,6 +76,8 @@ __all__ = [
     "enable_workers",
     "expected_kept",
     "export_tflite",
+    "factorize",
+    "factorize_report",
     "get_method",
     "harden",
     "initializers",

@@ -15,8 +15,9 @@ from keras_prune_init.masks import densities
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Classes that users do not make: these are results of functions.
 RESULTS = {
-    *("CostReport", "ExportReport", "MobileReport", "PruningReport"),
-    *("Moment", "RoundsHistory", "ShrinkReport", "SignalReport", "Edge", "DepthScales"),
+    *("CostReport", "ExportReport", "FactorizeReport", "MobileReport"),
+    *("PruningReport", "RoundsHistory", "ShrinkReport", "SignalReport"),
+    *("DepthScales", "Edge", "Moment"),
 }
 # What `register_...` functions write to.
 TABLES = methods._METHODS, densities.ALLOCATIONS, types.TYPES

@@ -27,6 +27,7 @@ ORDER = (
     "reports",
     "channels",
     "gates",
+    "factorize",
     "theory",
     "methods",
     "sanity",

@@ -1,6 +1,7 @@
 """Callbacks that prune while `fit` trains."""
 
 from keras_prune_init.callbacks.acdc import ACDC
+from keras_prune_init.callbacks.compression_aware import CompressionAware
 from keras_prune_init.callbacks.drop_and_grow import DropAndGrow
 from keras_prune_init.callbacks.gradual import GradualMagnitude
 from keras_prune_init.callbacks.granet import GraNet
@@ -12,6 +13,7 @@ from keras_prune_init.hinge.callback import Hinge
 __all__ = [
     "ACDC",
     "SET",
+    "CompressionAware",
     "DropAndGrow",
     "GraNet",
     "GradualMagnitude",

@@ -9,13 +9,13 @@ from keras_prune_init.channels.shrinking import shrink
 from keras_prune_init.export.mobile import MobileReport, mobile_check
 from keras_prune_init.export.report import ExportReport
 from keras_prune_init.export.tflite import export_tflite
+from keras_prune_init.factorize.factorizing import factorize
+from keras_prune_init.factorize.report import FactorizeReport, factorize_report
 from keras_prune_init.gates.adding import add_gates
 from keras_prune_init.gates.hardening import expected_kept, harden
 from keras_prune_init.gates.layer import GatedLayer
 from keras_prune_init.hinge.attach import add_hinges
 from keras_prune_init.hinge.merge import merge_hinges
-from keras_prune_init.factorize.factorizing import factorize
-from keras_prune_init.factorize.report import FactorizeReport, factorize_report
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer

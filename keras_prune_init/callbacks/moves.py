@@ -11,6 +11,7 @@ import numpy as np
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kept_weights import KeptWeights
 from keras_prune_init.layers.kernels import Kernel, find_kernels
+from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.surgery import layouts
 
 
@@ -18,15 +19,21 @@ class Movable(NamedTuple):
     """A pruned kernel that is trained, in any layout."""
 
     kernel: Kernel
+    wrapper: MaskedLayer
     kept: KeptWeights | None  # in the layout `"compact"`
     slots: Sequence[keras.Variable]  # of the optimizer, a number for each weight
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which weights are kept, a bool array."""
+        return self.wrapper.kept_mask(self.kernel.name)
 
     def move(self, mask: np.ndarray) -> None:
         """Set another mask. New weights and their slots start at 0."""
         kernel, kept = self.kernel, self.kept
-        stays = kernel.mask & mask
+        stays = self.mask & mask
         slots = [_only(stays, kept.dense(s.value) if kept else s) for s in self.slots]
-        kernel.wrapper.install(kernel.name, mask, _only(stays, kernel.value))
+        self.wrapper.install(kernel.name, mask, _only(stays, kernel.value))
         for slot, value in zip(self.slots, slots, strict=True):
             slot.assign(kept.gather(value) if kept else value)
 
@@ -43,7 +50,7 @@ def find_movable(model: keras.Model) -> list[Movable]:
         variable = kept.values if kept else kernel.variable
         if wrapper is not None and id(variable) in trained:
             own = [s for s in slots[id(variable)] if s.shape == variable.shape]
-            found.append(Movable(kernel, kept, own))
+            found.append(Movable(kernel, wrapper, kept, own))
     return found
 
 

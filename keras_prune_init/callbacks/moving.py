@@ -119,7 +119,7 @@ class MovingMasks(keras.callbacks.Callback):
 
     def current_masks(self) -> dict[str, np.ndarray]:
         """Return the masks of the kernels that are trained, `{path: bool array}`."""
-        return {m.kernel.path: m.kernel.mask for m in self._movable}
+        return {m.kernel.path: m.mask for m in self._movable}
 
     def change(self, step: int, data: Any = None) -> None:
         """Change the masks now.
@@ -167,7 +167,7 @@ class MovingMasks(keras.callbacks.Callback):
                 f"`{name}` must know when to end. Received: end=None, and data of "
                 "unknown length. Pass `end`, a number of steps."
             )
-        self.last = self.end or max(steps * 3 // 4, self.begin + 1)
+        self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
         self.steps = steps_taken(self.model)
         compact = [
             layer.name

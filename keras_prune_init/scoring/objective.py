@@ -69,7 +69,7 @@ class Objective:
     @property
     def is_sum(self) -> bool:
         """Whether the loss of a batch is a sum over its samples, and no mean."""
-        parts = self._losses and self._losses.losses()
+        parts = self._losses.losses() if self._losses else []
         return bool(parts) and all(p.reduction == "sum" for p in parts)
 
     @functools.cached_property

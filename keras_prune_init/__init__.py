@@ -1,7 +1,7 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
-from keras_prune_init import methods, models, sanity, tfmot
+from keras_prune_init import callbacks, methods, models, sanity, tfmot
 from keras_prune_init.api import prune, prune_at_init, score
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
@@ -59,6 +59,7 @@ __all__ = [
     "ShrinkReport",
     "SignalReport",
     "approximate_isometry",
+    "callbacks",
     "cost",
     "critical_sparsity",
     "enable_workers",

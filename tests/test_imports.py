@@ -33,6 +33,7 @@ ORDER = (
     "plan",
     "api",
     "rounds",
+    "callbacks",
     "export",
     "tfmot",
     "models",

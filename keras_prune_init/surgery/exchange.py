@@ -12,6 +12,7 @@ from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.penalized import PenalizedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery.copier import Copier
 
@@ -19,6 +20,8 @@ Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
+# With those that users do not choose.
+WRAPPERS = {**LAYOUTS, "penalized": PenalizedLayer}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -97,7 +100,7 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
 
 def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
     """Return a layer in a wrapper that removes nothing yet."""
-    wrapper = LAYOUTS[layout](layer, **options)
+    wrapper = WRAPPERS[layout](layer, **options)
     if layer.built:
         wrapper.build()
     return wrapper
@@ -105,7 +108,7 @@ def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
 
 def options_of(layer: MaskedLayer) -> dict:
     """Return the options with which `masked` made a wrapper."""
-    [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
+    [layout] = (name for name, cls in WRAPPERS.items() if type(layer) is cls)
     options: dict[str, Any] = {"layout": layout, "note": layer.note}
     options["kernels"] = list(layer.kernels)
     options["paths"] = list(layer.paths)

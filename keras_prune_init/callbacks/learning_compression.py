@@ -188,8 +188,10 @@ class LearningCompression(keras.callbacks.Callback):
             self._compress()
             left = self._steps_left()
         done, _ = penalty.progress(self.model)
-        limit_rate(self.model.optimizer, self._mu(done))
-        self.model.stop_training |= done >= self.steps
+        if done < self.steps:
+            limit_rate(self.model.optimizer, self._mu(done))
+        else:
+            self.model.stop_training = True
         self._left = left * _accumulated(self.model)
 
     def _steps_left(self):
@@ -234,7 +236,7 @@ def limit_rate(
     """
     rate = optimizer.learning_rate
     value = float(keras.ops.convert_to_numpy(rate))
-    if value * mu <= 1:
+    if value * mu <= 1 + 1e-6:  # as rates are float32
         return
     told = f"learning rate {value:g}, above 1 / mu = {1 / mu:g}"
     if isinstance(rate, keras.Variable):

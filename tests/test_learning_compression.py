@@ -571,7 +571,9 @@ def test_a_learning_rate_above_1_by_mu_is_lowered_or_refused(caplog):
     lc = LC(sparsity=0.5, every=2, steps=3, mu=4.0, growth=2)
     model = compiled(lc.attach(net()), keras.optimizers.SGD(0.5))
     train(model, lc)
-    assert float(model.optimizer.learning_rate) == pytest.approx(1 / 16)  # of the last L step
+    assert float(model.optimizer.learning_rate) == pytest.approx(
+        1 / 16
+    )  # of the last L step
     assert "learning rate 0.5, above 1 / mu = 0.25, is lowered" in caplog.text
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
     model = compiled(lc.attach(net()), keras.optimizers.SGD(schedule))

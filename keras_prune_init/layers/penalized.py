@@ -57,7 +57,7 @@ class PenalizedLayer(MaskedLayer):
     >>> from keras_prune_init.layers.penalized import PenalizedLayer
     >>> layer = PenalizedLayer(keras.layers.Dense(2, kernel_initializer="ones"))
     >>> layer.build((None, 3))
-    >>> layer.lc_mu.assign(0.5)
+    >>> _ = layer.lc_mu.assign(0.5)
     >>> float(layer.losses[0])  # of six weights of 1, whose targets are 0
     1.5
     """

@@ -50,17 +50,21 @@ def project_l1(values: Mapping[str, np.ndarray], radius: float) -> Arrays:
     """Return the nearest arrays whose absolute values sum to at most `radius`.
 
     Reference:
-        Duchi, Shalev-Shwartz, Singer, Chandra, "Efficient Projections onto the l1-Ball
-        for Learning in High Dimensions", ICML 2008.
+        Michelot, "A Finite Algorithm for Finding the Projection of a Point onto the
+        Canonical Simplex of R^n", 1986.
     """
-    sizes = np.concatenate([np.abs(v).ravel() for v in values.values()])
-    sizes = np.sort(sizes.astype("float64"))[::-1]
-    over = np.cumsum(sizes) - radius  # what must go, if only the first are left
-    if over[-1] <= 0:
+    left = np.concatenate([np.abs(v).ravel() for v in values.values()])
+    left = left.astype("float64")
+    if left.sum() <= radius:
         return dict(values)
-    limits = over / np.arange(1, len(sizes) + 1)
-    # Those that are left are larger than what each of them loses: a first part.
-    return _shrunk(values, limits[np.flatnonzero(sizes > limits)[-1]])
+    # All that are left lose the same. Those that have less than that go, and the
+    # others lose more: no pass brings one back.
+    count = 0
+    while len(left) != count:
+        count = len(left)
+        limit = (left.sum() - radius) / count
+        left = left[left > limit]
+    return _shrunk(values, limit)
 
 
 def _shrunk(values, limit):

@@ -493,9 +493,25 @@ def test_frozen_kernels_are_left_alone():
     train(attached, lc)
     assert kpi.report(lc.finish(attached)).kept == (8 * 6 + 6 * 3) // 2
     np.testing.assert_array_equal(attached.layers[0].kernel, model.layers[0].kernel)
-    model.trainable = False
-    with pytest.raises(ValueError, match="kernels are all frozen"):
-        lc.attach(model)
+    for frozen, function in ((model, lc.attach), (attached, lc.finish)):
+        frozen.trainable = False
+        with pytest.raises(ValueError, match="kernels are all frozen"):
+            function(frozen)
+
+
+def test_a_layer_with_a_frozen_kernel_that_was_pruned_before_keeps_its_mask():
+    layer = L.LSTM(4)
+    model = keras.Sequential([keras.Input((3, 5)), layer, L.Dense(3)])
+    once = compiled(kpi.prune(model, None, "random", sparsity=0.25))
+    once.layers[0].cell.recurrent_kernel.trainable = False
+    lc = LC(sparsity=0.5, every=1, steps=1, filters="trainable")
+    attached = lc.attach(once)
+    attached.fit(np.ones((4, 3, 5)), np.zeros(4), verbose=0, callbacks=[lc])
+    [lstm, dense], [before, _] = masked_list(lc.finish(attached)), masked_list(once)
+    name = "cell.recurrent_kernel"
+    np.testing.assert_array_equal(lstm.kept_mask(name), before.kept_mask(name))
+    kept = lstm.kept_mask("cell.kernel").sum() + dense.kept_mask("kernel").sum()
+    assert kept == (5 * 16 + 4 * 3) // 2
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

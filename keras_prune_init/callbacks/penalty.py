@@ -70,7 +70,11 @@ def attached(
     others = {k.path: k for k in find_kernels(plain) if k.path in before}
     kernels = {**others, **learned}
     masks = {p: before.get(p, np.ones(k.shape, bool)) for p, k in kernels.items()}
-    layouts = {p: "penalized" if p in learned else "masked" for p in kernels}
+    penalized = {id(k.layer) for k in learned.values()}
+    layouts = {
+        p: "penalized" if id(k.layer) in penalized else "masked"
+        for p, k in kernels.items()
+    }
     compression.check({p: masks[p] for p, k in learned.items() if k.variable.trainable})
     new = rebuild.wrap(plain, kernels.values(), layout=layouts)
     rebuild.set_masks(new, kernels.values(), masks)
@@ -86,11 +90,15 @@ def _chosen(model, filters):
     found = checks.prunable_kernels(model, filters)
     trained = {id(k.layer) for k in found if k.variable.trainable}
     if not trained:
-        raise ValueError(
-            "Learning-compression trains what it compresses. Received: "
-            f"{model.name}, whose kernels are all frozen. Set `trainable = True`."
-        )
+        raise _frozen(model)
     return [k for k in found if id(k.layer) in trained]
+
+
+def _frozen(model):
+    return ValueError(
+        "Learning-compression trains what it compresses. Received: "
+        f"{model.name}, whose kernels are all frozen. Set `trainable = True`."
+    )
 
 
 def compress(
@@ -134,6 +142,8 @@ def _learned(model) -> list[Learned]:
         if isinstance(k.wrapper, PenalizedLayer) and k.variable.trainable:
             parts = k.wrapper.targets[k.name], k.wrapper.multipliers[k.name]
             found.append(Learned(k, k.wrapper.kept_mask(k.name), *parts))
+    if not found:
+        raise _frozen(model)
     return found
 
 

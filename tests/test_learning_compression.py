@@ -18,6 +18,8 @@ RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(6, 8))
 SUPPORTS = np.array(list(itertools.product([False, True], repeat=8)))
 LC = kpi.callbacks.LearningCompression
+# The others show that graphs do the same.
+EAGERLY = pytest.mark.usefixtures("eagerly")
 
 
 # --- C steps --------------------------------------------------------------------------
@@ -170,6 +172,7 @@ def test_the_multiplier_moves_what_is_compressed():
     np.testing.assert_allclose(numbers(layer.targets["kernel"]), moved - 1.0, rtol=1e-5)
 
 
+@EAGERLY
 def test_the_quadratic_penalty_has_no_multipliers():
     lc = LC(sparsity=0.5, every=2, steps=2, mu=0.1, augmented=False)
     model = lc.attach(net())
@@ -207,6 +210,7 @@ def test_weights_and_targets_agree_in_the_end(form):
     np.testing.assert_allclose(pruned.predict(x), model.predict(x), atol=0.05)
 
 
+@EAGERLY
 @pytest.mark.parametrize("sparsity", [0.0, 0.29, 0.5, 0.95])
 def test_counts_are_exact_even_if_weights_are_0(sparsity):
     model = net()
@@ -219,6 +223,7 @@ def test_counts_are_exact_even_if_weights_are_0(sparsity):
     assert report.total - report.kept == int(sparsity * 106 + 1e-9)
 
 
+@EAGERLY
 def test_the_users_model_is_as_before():
     model = net(kernel_regularizer="l2")
     before = [w.copy() for w in model.get_weights()]
@@ -236,6 +241,7 @@ def test_the_users_model_is_as_before():
     assert int(model.optimizer.iterations) == 0
 
 
+@EAGERLY
 def test_the_users_regularizer_stays_and_the_penalty_goes():
     model = net(kernel_regularizer=keras.regularizers.L2(0.5))
     lc = LC(sparsity=0.5, every=2, steps=2, mu=0.25)
@@ -260,6 +266,7 @@ def test_the_users_regularizer_stays_and_the_penalty_goes():
     ] * 3
 
 
+@EAGERLY
 def test_fine_tuning_keeps_what_was_removed_at_0():
     lc = LC(sparsity=0.6, every=2, steps=2)
     model = lc.attach(net())
@@ -297,6 +304,7 @@ def at(lc, model, **options):
     return seen.found
 
 
+@EAGERLY
 def test_steps_are_counted_through_epochs_and_calls_of_fit_and_the_last_ends_it():
     lc = LC(sparsity=0.5, every=4, first=2, steps=3)
     model = lc.attach(net())
@@ -327,6 +335,7 @@ def test_whole_epochs_fit_any_number_of_steps_in_a_call():
     assert at(lc, model) == [6, 12]  # each call of 3 steps: 2 and 1
 
 
+@EAGERLY
 def test_batches_that_are_accumulated_are_one_step():
     lc = LC(sparsity=0.5, every=2, steps=2)
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
@@ -336,6 +345,7 @@ def test_batches_that_are_accumulated_are_one_step():
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
 
 
+@EAGERLY
 def test_a_new_optimizer_begins_the_step_anew():
     lc = LC(sparsity=0.5, every=3, steps=3)
     model = lc.attach(net())
@@ -375,6 +385,7 @@ def test_a_saved_model_goes_on_to_equal_weights(epochs, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@EAGERLY
 def test_a_file_from_before_a_due_step_is_enough(tmp_path):
     lc = LC(sparsity=0.5, every=3, steps=2)
     expected, model = lc.attach(net()), lc.attach(net())
@@ -398,6 +409,7 @@ class Killed(Exception):
     pass
 
 
+@EAGERLY
 def test_a_killed_fit_goes_on_with_kerass_own_backup(tmp_path):
     options = {"sparsity": 0.5, "every": 5, "steps": 3}
     lc = LC(**options)
@@ -431,6 +443,7 @@ class Two(keras.Model):
         return self.parts[1](self.parts[0](x))
 
 
+@EAGERLY
 def test_a_subclassed_model_can_be_saved_in_the_middle(tmp_path):
     keras.utils.set_random_seed(0)
     model, lc = Two(), LC(sparsity=0.5, every=4, steps=2, mu=0.1)
@@ -449,6 +462,7 @@ def test_a_subclassed_model_can_be_saved_in_the_middle(tmp_path):
 # --- other models and devices ---------------------------------------------------------
 
 
+@EAGERLY
 def test_a_pruned_model_keeps_its_zeros():
     lc = LC(sparsity=0.8, every=3, steps=2, mu=0.1)
     once = kpi.prune(net(), None, "random", sparsity=0.5)
@@ -464,6 +478,7 @@ def test_a_pruned_model_keeps_its_zeros():
         LC(sparsity=0.4, every=1).attach(once)
 
 
+@EAGERLY
 def test_layers_that_filters_leave_out_are_ordinary_or_keep_their_masks():
     lc = LC(sparsity=0.5, every=3, steps=1, filters="first")
     layers = [L.Dense(n, name=name) for n, name in ((8, "first"), (6, "b"), (3, "c"))]
@@ -485,6 +500,7 @@ def test_layers_that_filters_leave_out_are_ordinary_or_keep_their_masks():
         )
 
 
+@EAGERLY
 def test_frozen_kernels_are_left_alone():
     model = mlp()
     model.layers[0].trainable = False
@@ -499,6 +515,7 @@ def test_frozen_kernels_are_left_alone():
             function(frozen)
 
 
+@EAGERLY
 def test_a_layer_with_a_frozen_kernel_that_was_pruned_before_keeps_its_mask():
     layer = L.LSTM(4)
     model = keras.Sequential([keras.Input((3, 5)), layer, L.Dense(3)])
@@ -573,6 +590,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
         LC(**{"every": 1} | arguments)
 
 
+@EAGERLY
 def test_models_without_and_with_a_penalty_are_told_apart():
     model, lc = net(), LC(sparsity=0.5, every=1, steps=2)
     with pytest.raises(ValueError, match=r"Train `model = lc.attach\(model\)`"):
@@ -583,6 +601,7 @@ def test_models_without_and_with_a_penalty_are_told_apart():
         lc.attach(lc.attach(model))
 
 
+@EAGERLY
 def test_a_learning_rate_above_1_by_mu_is_lowered_or_refused(caplog):
     lc = LC(sparsity=0.5, every=2, steps=3, mu=4.0, growth=2)
     model = compiled(lc.attach(net()), keras.optimizers.SGD(0.5))

@@ -161,7 +161,7 @@ class Run:
             "learning-compression": compressed,
             "fine-tuned": self.data.error(pruned),
             "kept": report.kept,
-            "kept of each layer": [row.kept for row in report.rows],
+            "kept of each layer": [row.kept for row in report.tensors],
             "seconds": sum(row["seconds"] for row in rows),
             "steps": rows,
         }

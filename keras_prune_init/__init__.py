@@ -1,7 +1,7 @@
 """Prune Keras networks before training: SNIP, GraSP, SynFlow and the theory behind."""
 
 from keras_prune_init import _compatibility as _compatibility  # refuses first
-from keras_prune_init import methods, models, sanity, tfmot
+from keras_prune_init import callbacks, methods, models, sanity, tfmot
 from keras_prune_init.api import prune, prune_at_init, score
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.channels.shrink_report import ShrinkReport, shrink_report
@@ -9,6 +9,13 @@ from keras_prune_init.channels.shrinking import shrink
 from keras_prune_init.export.mobile import MobileReport, mobile_check
 from keras_prune_init.export.report import ExportReport
 from keras_prune_init.export.tflite import export_tflite
+from keras_prune_init.factorize.factorizing import factorize
+from keras_prune_init.factorize.report import FactorizeReport, factorize_report
+from keras_prune_init.gates.adding import add_gates
+from keras_prune_init.gates.hardening import expected_kept, harden
+from keras_prune_init.gates.layer import GatedLayer
+from keras_prune_init.hinge.attach import add_hinges
+from keras_prune_init.hinge.merge import merge_hinges
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.register import register_layer
@@ -48,6 +55,8 @@ __all__ = [
     "CostReport",
     "DataMethod",
     "ExportReport",
+    "GatedLayer",
+    "FactorizeReport",
     "MaskedLayer",
     "Method",
     "MobileReport",
@@ -58,15 +67,23 @@ __all__ = [
     "RoundsHistory",
     "ShrinkReport",
     "SignalReport",
+    "add_gates",
+    "add_hinges",
     "approximate_isometry",
+    "callbacks",
     "cost",
     "critical_sparsity",
     "enable_workers",
+    "expected_kept",
     "export_tflite",
+    "factorize",
+    "factorize_report",
     "get_method",
+    "harden",
     "initializers",
     "iterative_pruning",
     "mean_field",
+    "merge_hinges",
     "method_names",
     "methods",
     "mobile_check",

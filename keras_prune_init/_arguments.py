@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -63,6 +63,37 @@ def check_pattern(rule: str, pattern: Any) -> None:
             "backslash before characters such as ( ) [ ] * + that you mean as they "
             "stand."
         ) from None
+
+
+# The key of a dict by pattern for all that no other key finds.
+REST = "*"
+
+
+def by_pattern(name: str, values: Mapping[str, Any], paths: Iterable[str]) -> list:
+    """Return what a dict from regular expression to value says of each kernel path.
+
+    The first key that is found in a path counts. Where none is, it is what the key
+    `"*"` has, or `None`. An argument `name` with a key that is never used is refused.
+    """
+    paths = list(paths)
+    found = dict.fromkeys(paths, values.get(REST))
+    free = paths
+    for pattern, value in values.items():
+        if pattern == REST:
+            continue
+        here = [path for path in free if re.search(pattern, path)]
+        if not here:
+            taken = any(re.search(pattern, path) for path in paths)
+            why = "only kernels that an earlier key took" if taken else "none of them"
+            raise ValueError(
+                f"Each key of a dict `{name}` must be found in the path of a kernel "
+                f"that is pruned. Received: {pattern!r}, which finds {why}: "
+                f"{', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. Correct "
+                "it, or leave it out."
+            )
+        found |= dict.fromkeys(here, value)
+        free = [path for path in free if path not in here]
+    return list(found.values())
 
 
 def called(name: str, function: Callable, *args: Any) -> Any:

@@ -101,6 +101,14 @@ def ticket(model, folder=None):
     )[0]
 
 
+def moved(model, layout):
+    """A model whose masks were changed before steps 4 and 8, counted from 0."""
+    new = pruned(model, "random", layout)
+    rule = kpi.callbacks.RigL(fraction=0.5, every=4, end=20)
+    new.fit(data(), shuffle=False, verbose=0, callbacks=[rule])
+    return new
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What both workers saw."""
@@ -139,6 +147,17 @@ def test_tickets_are_those_of_one_process(found):
     one = kpi.report(ticket(network()))
     for worker in found:
         assert str(worker["ticket"]) == str(worker["ticket again"]) == one.digest
+
+
+@pytest.mark.parametrize("layout", ["masked", "compact"])
+def test_masks_that_move_are_those_of_one_process(found, layout):
+    one = moved(network(), layout)
+    digest = kpi.report(one).digest
+    assert digest != kpi.report(pruned(network(), "random")).digest
+    for worker in found:
+        assert str(worker[f"moved {layout}"]) == digest
+    first, second = (worker[f"moved {layout} weights"] for worker in found)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_each_worker_reads_its_part_of_every_batch(found):

@@ -31,6 +31,7 @@ from test_workers import (  # noqa: E402
     STEPS,
     Images,
     data,
+    moved,
     network,
     pruned,
     ticket,
@@ -73,6 +74,13 @@ def main():
             model = network()
         found[name] = kpi.report(ticket(model, tickets)).digest
         train(new, 1)  # both are here, so the first has written all
+    for layout in ("masked", "compact"):
+        with strategy.scope():
+            model = network()
+        new = moved(model, layout)
+        found[f"moved {layout}"] = kpi.report(new).digest
+        values = [np.ravel(v) for v in new.trainable_variables]
+        found[f"moved {layout} weights"] = np.concatenate(values)
     images = Images()
     found["parts"] = parts(images.training(hosts=workers.hosts(strategy)))
     found["decoded"] = images.decoded

@@ -44,10 +44,11 @@ def _check(folder):
     pages = [page.read_text(encoding="utf-8") for page in folder.glob("*.md")]
     shown = re.compile(rf"^::: {PACKAGE}\.([\w.]+)$", re.MULTILINE)
     named = {name for page in pages for name in shown.findall(page)}
-    models = {f"models.{name}.{name}" for name in _public("models/__init__.py")}
+    parts = {f"models.{name}.{name}" for name in _public("models/__init__.py")}
+    parts |= {f"callbacks.{name}" for name in _public("callbacks/__init__.py")}
     # Modules, and the second name of a function, have no entry of their own.
-    apart = {"methods", "models", "prune", "tfmot"}
-    wanted = models | {*_public("__init__.py")} - apart
+    apart = {"callbacks", "methods", "models", "prune", "tfmot"}
+    wanted = parts | {*_public("__init__.py")} - apart
     for name in sorted(wanted - named):
         log.warning("%s.%s is in no page of docs/api", PACKAGE, name)
 

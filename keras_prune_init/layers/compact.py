@@ -195,8 +195,8 @@ class CompactLayer(MaskedLayer):
         self._check_scales()
         self.counts = {name: k.values.shape[0] for name, k in kept.items()}
 
-    def get_config(self):
-        return {**super().get_config(), "counts": self.counts}
+    def own_options(self):
+        return {"counts": dict(self.counts)}
 
     @classmethod
     def from_config(cls, config):

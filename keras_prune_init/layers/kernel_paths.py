@@ -90,13 +90,24 @@ def input_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
     """Return the axes of a kernel over which a sum makes one output unit."""
     shape = tuple(get_kernel(layer, name).shape)
     axes = role(layer, name).inputs
-    if callable(axes):
-        return axes(owner(layer, name))
-    found = tuple(i + len(shape) if i < 0 else i for i in axes)
-    if len(set(found)) < len(axes) or not set(found) <= set(range(len(shape))):
+    found = _counted(layer, name, axes)
+    if len(set(found)) < len(found) or not set(found) <= set(range(len(shape))):
         raise ValueError(
             "`input_axes` must be different axes of the kernel. "
             f"Received: input_axes={axes} for {name!r} of {layer.name}, of shape "
             f"{shape}. Register {type(owner(layer, name)).__name__} with others."
         )
     return found
+
+
+def output_axes(layer: keras.layers.Layer, name: str) -> tuple[int, ...]:
+    """Return the axes of a kernel that count output channels; empty: not known."""
+    return _counted(layer, name, role(layer, name).outputs)
+
+
+def _counted(layer, name, axes):
+    """Return axes counted from the start."""
+    if callable(axes):
+        return axes(owner(layer, name))
+    rank = len(get_kernel(layer, name).shape)
+    return tuple(i + rank if i < 0 else i for i in axes)

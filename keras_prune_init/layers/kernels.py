@@ -90,7 +90,7 @@ class Kernel(NamedTuple):
         if self.wrapper is None:
             self.variable.assign(values)
         else:
-            self.wrapper.install(self.name, self.wrapper.kept_mask(self.name), values)
+            self.wrapper.set_kernel(self.name, values)
 
 
 def find_kernels(model: keras.Model) -> list[Kernel]:

@@ -116,6 +116,8 @@ class MaskedLayer(keras.layers.Wrapper):
         arXiv 2002.08797 (mask and rescaling factor).
     """
 
+    draws = False  # whether what it removes is drawn in each training step
+
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -137,7 +139,7 @@ class MaskedLayer(keras.layers.Wrapper):
         # states...) and shapes to pass. They must be those of the wrapped layer.
         call: Any = functools.partial(self._masked_call)
         build: Any = self.build
-        call.__signature__ = inspect.signature(layer.call)
+        call.__signature__ = self._signature(layer)
         object.__setattr__(self, "call", call)
         build.__signature__ = inspect.signature(layer.build)
         kwargs.setdefault("name", layer.name)
@@ -149,6 +151,10 @@ class MaskedLayer(keras.layers.Wrapper):
         self.note = note
         self.paths = paths
         refuse_quantization(layer, layer.name)
+
+    @staticmethod
+    def _signature(layer):
+        return inspect.signature(layer.call)
 
     def build(self, *args, **shapes):
         if not self.layer.built:
@@ -165,11 +171,11 @@ class MaskedLayer(keras.layers.Wrapper):
         sizes = enumerate(get_kernel(self.layer, name).shape)
         self._add_factor(name, "scale", [1 if i in inputs else n for i, n in sizes])
 
-    def _add_factor(self, kernel, kind, shape):
+    def _add_factor(self, kernel, kind, shape, initializer="ones"):
         name = part_name(kernel, kind)
         variable = self.add_weight(
             shape=shape,
-            initializer="ones",
+            initializer=initializer,
             trainable=False,
             name=name,
             # If replicas ever assign on their own, they must not drift apart.
@@ -253,6 +259,18 @@ class MaskedLayer(keras.layers.Wrapper):
         factor = self.masks[name].value * self.scales[name].value
         return get_kernel(self.layer, name).value * factor
 
+    def in_use(self) -> dict[str, Any]:
+        """Return what a call in inference uses in place of variables of the layer.
+
+        These are tensors by attribute path: of every kernel, and of what a subclass
+        changes beside.
+        """
+        return {name: self.masked_kernel(name) for name in self.kernels}
+
+    def own_options(self) -> dict[str, Any]:
+        """Return the arguments that the constructor of this class has beside ours."""
+        return {}
+
     def release(self, layer: keras.layers.Layer) -> None:
         """Undo, in a copy of the wrapped layer, what wrapping did to it."""
         vars(layer).pop("enable_lora", None)
@@ -287,11 +305,14 @@ class MaskedLayer(keras.layers.Wrapper):
     def _masked_call(self, *args, **kwargs):
         if isinstance(self.layer, keras.layers.SpectralNormalization):
             args, kwargs = spectral.normalized(self, args, kwargs)
+        return self._run(self.in_use(), args, kwargs)
+
+    def _run(self, values, args, kwargs):
+        """Call the layer with these values, by attribute path, of its variables."""
         # All variables are mapped, because a scope does not see the scopes around it.
-        kernels = {name: get_kernel(self.layer, name) for name in self.kernels}
-        mapping = [(k, self.masked_kernel(name)) for name, k in kernels.items()]
-        masked = {id(kernel) for kernel, _ in mapping}
-        mapping += [(v, v.value) for v in self.layer.variables if id(v) not in masked]
+        mapping = [(get_kernel(self.layer, path), v) for path, v in values.items()]
+        replaced = {id(variable) for variable, _ in mapping}
+        mapping += [(v, v.value) for v in self.layer.variables if id(v) not in replaced]
         with UpdatesNoted(mapping, collect_losses=True) as scope:
             outputs = self.layer(*args, **kwargs)
         for loss in scope.losses:
@@ -302,6 +323,10 @@ class MaskedLayer(keras.layers.Wrapper):
         for variable in scope.updated.values():
             variable.assign(scope.get_current_value(variable))
         return outputs
+
+    def bare_call(self, *args, **kwargs):
+        """Run the `call` of the layer, with its own kernels, for these arguments."""
+        return self.layer.call(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)
@@ -341,4 +366,9 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def get_config(self):
         names = {"kernels": list(self.kernels), "paths": list(self.paths)}
-        return {**super().get_config(), **names, "note": self.note}
+        return {
+            **super().get_config(),
+            **names,
+            "note": self.note,
+            **self.own_options(),
+        }

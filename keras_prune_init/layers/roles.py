@@ -22,6 +22,9 @@ class Role(NamedTuple):
     # How often one call multiplies each weight. The function gets the layer that holds
     # the kernel, and the shapes of the kernel, the first input and the first output.
     uses: Callable[[keras.layers.Layer, Shape, Shape, Shape], int]
+    # The axes that count output channels, of which no two share a weight; or a function
+    # from the layer to them. Empty: there are none, or they are not known.
+    outputs: Axes | Callable[[keras.layers.Layer], Axes] = ()
 
 
 def rows(layer, kernel, x, y):
@@ -44,6 +47,11 @@ def _einsum_inputs(layer):
     return tuple(i for i, axis in enumerate(kernel) if axis not in output)
 
 
+def _einsum_outputs(layer):
+    _, kernel, output = einsum_parts(layer.equation)
+    return tuple(i for i, axis in enumerate(kernel) if axis in output)
+
+
 def _einsum(layer, kernel, x, y):
     summed = math.prod(kernel[i] for i in _einsum_inputs(layer))
     return math.prod(y) * summed // math.prod(kernel)
@@ -60,10 +68,10 @@ def _reverse(layer, kernel, x, y):
 
 # Inputs are the last axis but one, also of convolutions: spatial axes are not summed
 # over. A depthwise kernel has none, each channel reads one input channel only.
-DENSE = Role((-2,), rows)
-TRANSPOSED = Role((-1,), _inputs)
-DEPTHWISE = Role((), rows)
-EINSUM = Role(_einsum_inputs, _einsum)
-LOOKED_UP = Role((-2,), _looked_up)
+DENSE = Role((-2,), rows, (-1,))
+TRANSPOSED = Role((-1,), _inputs, (-2,))
+DEPTHWISE = Role((), rows, (-2, -1))
+EINSUM = Role(_einsum_inputs, _einsum, _einsum_outputs)
+LOOKED_UP = Role((-2,), _looked_up, (-1,))
 REVERSE = Role((-2,), _reverse)
 CELL = Role((-2,), rows)  # of one step

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from keras_prune_init._arguments import called, check_pattern, check_whole, is_number
+from keras_prune_init._arguments import (
+    REST,
+    by_pattern,
+    called,
+    check_pattern,
+    check_whole,
+    is_number,
+)
 from keras_prune_init.masks.densities import ALLOCATIONS, Densities, Shape
 from keras_prune_init.masks.top_k import removed_count, top_k_of_all
 
@@ -17,9 +23,6 @@ Scores = Mapping[str, np.ndarray]
 Masks = dict[str, np.ndarray]
 # A function from the final sparsity to the sparsity of one iteration.
 Now = Callable[[float], float]
-
-# The key of a dict for all other kernels.
-REST = "*"
 
 
 class Allocation:
@@ -182,7 +185,7 @@ class Allocation:
         That is a list of sparsities (`None` where the dict says nothing), where it says
         nothing, what each kernel with a sparsity loses, and all others together.
         """
-        goals = _goals(self.rule, paths)
+        goals = by_pattern("allocation", self.rule, paths)
         others = np.array([goal is None for goal in goals], bool)
         pairs = zip(goals, sizes, strict=True)
         removed = np.array([0 if g is None else removed_count(g, n) for g, n in pairs])
@@ -256,28 +259,6 @@ def _checked_rule(rule):
             f"or an `Allocation`. Received: allocation={rule!r}. Choose one of them."
         )
     return rule
-
-
-def _goals(rule, paths):
-    """Return the sparsity that a dict gives each path; `None` where it says nothing."""
-    goals = dict.fromkeys(paths, rule.get(REST))
-    free = list(paths)
-    for pattern, sparsity in rule.items():
-        if pattern == REST:
-            continue
-        found = [path for path in free if re.search(pattern, path)]
-        if not found:
-            taken = any(re.search(pattern, path) for path in paths)
-            why = "only kernels that an earlier key took" if taken else "none of them"
-            raise ValueError(
-                "Each key of a dict `allocation` must be found in the path of a kernel "
-                f"that is pruned. Received: {pattern!r}, which finds {why}: "
-                f"{', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. Correct "
-                "it, or leave it out."
-            )
-        goals |= dict.fromkeys(found, sparsity)
-        free = [path for path in free if path not in found]
-    return list(goals.values())
 
 
 def _global_counts(values, keep, floors, pools):

@@ -72,7 +72,7 @@ def _patches(leaf, within, probes):
     for kernel in within[id(inner)]:
         units.setdefault(kernel.runner(WHOLE), []).append(kernel)
     if inner is not leaf:  # without masks, which are in the probes
-        yield leaf, "call", lambda *args, **kwargs: inner.call(*args, **kwargs)
+        yield leaf, "call", leaf.bare_call
     for unit, found in units.items():
         kernels = [(k.variable, probes.get(k.path)) for k in found]
         yield unit, "call", _kernel_call(unit, kernels)

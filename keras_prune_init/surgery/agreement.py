@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,44 +29,52 @@ def check_copy(
     inputs=None,
     kernels: Iterable[Kernel] = (),
     masks: Mapping[str, np.ndarray] | None = None,
+    state: Iterable[tuple[keras.Variable, Any]] = (),
+    values: Iterable[tuple[keras.Variable, np.ndarray]] = (),
 ) -> None:
     """Run a model and its copy in inference, and compare the outputs.
 
     Inputs are one sample of ones by default. If the copy lacks weights, `masks` says by
-    path which weights of `kernels` it still has. A copy is refused if outputs differ
-    (the message names the first layer where they do), or if it uses variables of the
-    model. Nothing is compared in three cases: the model does not run on these inputs,
-    it draws random numbers in inference, or several processes hold it.
+    path which weights of `kernels` it still has. If it was made with other values of
+    some of the model's variables, these are `values`. `state` are pairs of a variable
+    of the copy and the value that it must have to compute the same. A copy is refused
+    if outputs differ (the message names the first layer where they do), or if it uses
+    variables of the model. Nothing is compared in three cases: the model does not run
+    on these inputs, it draws random numbers in inference, or several processes hold it.
     """
     kernels = list(kernels)
     size = sum(math.prod(k.shape) for k in kernels)
     if size > MOST_WEIGHTS or workers.several(model.distribute_strategy):
         return
     mapping = [(k.variable, _masked(k, masks)) for k in kernels]
+    mapping += [(v, tf.cast(value, v.dtype)) for v, value in values]
+    least = _coarsest(model) if values else 0.0
     try:
         inputs = ones_input(model) if inputs is None else inputs
         expected = _run(model, inputs, keras.StatelessScope(mapping))
     except Exception:  # users' own models may want anything
         return
-    scope = _Watching(model.variables)
+    state = list(state)
+    scope = _Watching(model.variables, state)
     try:
         outputs = _run(copy, inputs, scope)
     except Exception as e:
         _refuse(model, f"a copy that does not run: {e}")
     if scope.seen:
         _refuse(model, f"a copy that uses the model's own {', '.join(scope.seen[:3])}")
-    if _equal(expected, outputs):
+    if _equal(expected, outputs, least):
         return
     again = _run(model, inputs, keras.StatelessScope(mapping))
     if _equal(expected, again):
-        _refuse(model, _first_difference(model, copy, inputs, mapping))
+        found = _first_difference(model, copy, inputs, mapping, state)
+        _refuse(model, found)
 
 
 class _Watching(keras.StatelessScope):
     """A scope that notes which of some variables are read."""
 
-    def __init__(self, variables):
-        super().__init__()
+    def __init__(self, variables, state):
+        super().__init__(state)
         self.paths = {id(v): v.path for v in variables}
         self.seen = []
 
@@ -85,12 +94,19 @@ def _run(model, inputs, scope):
         return model(inputs, training=False)
 
 
-def _equal(a, b):
+def _coarsest(model):
+    """Return the largest tolerance of all dtypes that layers compute in."""
+    dtypes = (layer.compute_dtype for _, layer in walk(model))
+    return max(TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
+
+
+def _equal(a, b, least=0.0):
     a, b = keras.tree.flatten(a), keras.tree.flatten(b)
-    return len(a) == len(b) and all(map(_close, a, b))
+    close = (_close(*pair, least) for pair in zip(a, b, strict=False))
+    return len(a) == len(b) and all(close)
 
 
-def _close(a, b):
+def _close(a, b, least):
     if not (tf.is_tensor(a) and tf.is_tensor(b)):
         return True
     tolerance = TOLERANCE.get(getattr(a.dtype, "name", ""))
@@ -101,12 +117,13 @@ def _close(a, b):
         return False
     a, b = (np.asarray(tf.cast(v, "float64")) for v in (a, b))
     size = np.max(np.abs(a), initial=0, where=np.isfinite(a))
+    tolerance = max(tolerance, least)  # if the copy computes in another way
     return np.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
-def _first_difference(model, copy, inputs, mapping):
+def _first_difference(model, copy, inputs, mapping, state):
     heard = _outputs(model, inputs, keras.StatelessScope(mapping))
-    copied = _outputs(copy, inputs, keras.StatelessScope())
+    copied = _outputs(copy, inputs, keras.StatelessScope(state))
     for (address, outputs), (other, made) in zip(heard, copied, strict=False):
         if address != other or not _equal(outputs, made):
             layer = dict(walk(model))[address]

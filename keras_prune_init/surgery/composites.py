@@ -1,13 +1,14 @@
-"""How layers and models of users that hold masked layers are saved.
+"""How layers and models of users that hold masked or other new layers are saved.
 
 The constructor of such a class makes ordinary layers. So the config of a saved model
-says which of them were masked, and these are replaced again when it is loaded.
+says which of them were replaced, and these are replaced again when it is loaded.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import keras
@@ -16,7 +17,14 @@ from absl import logging
 from keras_prune_init.layers import tracking
 from keras_prune_init.layers.masked import PACKAGE, MaskedLayer
 from keras_prune_init.layers.stand_in import refuse_quantization
-from keras_prune_init.layers.walk import children, flatten, is_composite, is_graph, walk
+from keras_prune_init.layers.walk import (
+    Address,
+    children,
+    flatten,
+    is_composite,
+    is_graph,
+    walk,
+)
 from keras_prune_init.surgery import exchange
 from keras_prune_init.surgery.copier import Copier
 
@@ -33,17 +41,34 @@ def remember_masks(model: Layer) -> None:
         refuse_quantization(layer.layer, layer.name)
     if masked:  # or `quantize` would get as far as the first masked layer
         refuse_quantization(model, model.name)
-    for composite in _outermost(model):
-        if not isinstance(composite, MaskedComposite):
-            made = _subclass(MaskedComposite, type(composite))  # type: ignore[arg-type]
-            composite.__class__ = made
-        for layer in flatten(composite):
-            if is_composite(layer):
-                items = children(layer)
-                tracking.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
+    for composite in _outermost(model, lambda layer: isinstance(layer, MaskedLayer)):
+        _save_as(MaskedComposite, composite)
     for layer in flatten(model):
         if isinstance(layer, MaskedComposite) and not exchange.masked_layers(layer):
             layer.__class__ = layer.original
+
+
+def remember_layers(model: Layer, addresses: Iterable[Address]) -> None:
+    """Let composites in a model save the layers that took the places of others."""
+    layers = dict(walk(model, composites=True))
+    new = {id(layers[address]) for address in addresses}
+    for composite in _outermost(model, lambda layer: id(layer) in new):
+        _save_as(ChangedComposite, composite)
+        places = vars(composite).setdefault("_places", [])
+        for address, layer in walk(composite, composites=True):
+            inside = any(address[: len(place)] == place for place in places)
+            if id(layer) in new and not inside:
+                places.append(address)
+
+
+def _save_as(mixin, composite):
+    """Let a composite be saved in the way of a mixin, with all that it holds."""
+    if not isinstance(composite, mixin):
+        composite.__class__ = _subclass(mixin, type(composite))
+    for layer in flatten(composite):
+        if is_composite(layer):
+            items = children(layer)
+            tracking.track_items(layer, {"_".join(k): v for k, v in items if k[1:]})
 
 
 def remember_graphs(model: Layer, new: Layer) -> None:
@@ -59,13 +84,14 @@ def _size(model):
     return len(list(flatten(model))), model.count_params()
 
 
-def _outermost(layer):
-    """Return the composites that hold masked layers and are in no other composite."""
-    if not exchange.masked_layers(layer) or isinstance(layer, MaskedLayer):
+def _outermost(layer: Layer, changed: Callable[[Layer], bool]):
+    """Yield the composites that hold changed layers and are in no other composite."""
+    held = (v for _, v in walk(layer, composites=True))
+    if changed(layer) or not any(map(changed, held)):
         return
     if _saves_its_layers(layer):
         for _, child in children(layer):
-            yield from _outermost(child)
+            yield from _outermost(child, changed)
     else:
         yield layer
 
@@ -104,6 +130,14 @@ class _Mixin:
         """Skip the hook of the user's class, which may want arguments."""
 
 
+def original_class(layer: Layer) -> type:
+    """Return the class that a layer had before anything was added to it."""
+    kind = type(layer)
+    while issubclass(kind, (MaskedComposite, ChangedComposite)):
+        kind = kind.original
+    return kind
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class RebuiltGraph(_Mixin):
     """Mixin for models whose graph is not the one that their constructor makes.
@@ -131,33 +165,12 @@ class MaskedComposite(_Mixin):
     """Mixin for user-written layers and models that hold `MaskedLayer`s."""
 
     def get_config(self):
-        original, masked = self.original, type(self)
-        try:
-            # As Keras asks of a class whether it has a `get_config` of its own.
-            self.__class__ = original
-            config = self.get_config()
-        except Exception as e:
-            first_line = str(e).strip().partition("\n")[0]
-            raise NotImplementedError(
-                f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
-                f"`get_config` fails ({first_line}); use `save_weights` or "
-                "`tf.train.Checkpoint`, or let the class implement `get_config`."
-            ) from e
-        finally:
-            self.__class__ = masked
-        plain = {
-            "module": original.__module__,
-            "class_name": original.__name__,
-            "registered_name": keras.saving.get_registered_name(original),
-            "config": config,
-            "build_config": self.get_build_config(),
-        }
         masked_layers = [
             [list(address), exchange.options_of(layer)]
             for address, layer in walk(self)
             if isinstance(layer, MaskedLayer)
         ]
-        return {"layer": plain, "masked": masked_layers}
+        return {"layer": _as_made(self), "masked": masked_layers}
 
     @classmethod
     def from_config(cls, config):
@@ -172,3 +185,59 @@ class MaskedComposite(_Mixin):
         layer = Copier(layer, exchange.masking(plain))(layer)
         remember_masks(layer)
         return layer
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ChangedComposite(_Mixin):
+    """Mixin for user-written layers and models that hold layers in place of others."""
+
+    def get_config(self):
+        layers = dict(walk(self, composites=True))
+        replaced = [
+            [list(place), keras.saving.serialize_keras_object(layers[place])]
+            for place in vars(self)["_places"]
+        ]
+        return {"layer": _as_made(self), "replaced": replaced}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        saved = {tuple(place): v for place, v in config["replaced"]}
+        new = {
+            id(child): saved[place]
+            for place, child in walk(layer, composites=True)
+            if place in saved
+        }
+
+        def change(child, copier):
+            found = new.get(id(child))
+            return found and keras.saving.deserialize_keras_object(found)
+
+        layer = Copier(layer, change)(layer)
+        remember_layers(layer, saved)
+        return layer
+
+
+def _as_made(composite):
+    """Return what Keras saves of a composite, as its constructor makes it."""
+    original, mixed = composite.original, type(composite)
+    try:
+        # As Keras asks of a class whether it has a `get_config` of its own.
+        composite.__class__ = original
+        config = composite.get_config()
+    except Exception as e:
+        first_line = str(e).strip().partition("\n")[0]
+        raise NotImplementedError(
+            f"Keras cannot save a `{original.__name__}` in a .keras file, as its "
+            f"`get_config` fails ({first_line}); use `save_weights` or "
+            "`tf.train.Checkpoint`, or let the class implement `get_config`."
+        ) from e
+    finally:
+        composite.__class__ = mixed
+    return {
+        "module": original.__module__,
+        "class_name": original.__name__,
+        "registered_name": keras.saving.get_registered_name(original),
+        "config": config,
+        "build_config": composite.get_build_config(),
+    }

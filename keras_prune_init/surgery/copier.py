@@ -60,8 +60,8 @@ class Copier(PythonCopier):
         change: `change(layer, copier)` returns the layer to use in place of a layer, or
             `None`.
         call: `call(model, layer, *args, **kwargs)` connects copied layers in the graph
-            of a copied Functional model; `model` is the original. Default: shapes do
-            not change, and nothing is called.
+            of a copied Functional model; `model` is the original. It may add layers, or
+            leave one out. Default: shapes do not change, and nothing is called.
         dtype: Dtype in which layers compute, and of float variables. Default: the same.
     """
 
@@ -128,9 +128,8 @@ class Copier(PythonCopier):
             # A wrapper shows there how the layer in it is built.
             if "__signature__" in vars(value.build):
                 new.build.__signature__ = value.build.__signature__
-            if self._call:  # which may have put in layers of its own
-                for inner in vars(new).get("_operations", ()):
-                    new._tracker.track(inner)
+            if self._call and isinstance(value, (keras.Function, keras.Sequential)):
+                self._hold_graph(value, new)
             if self._dtype:
                 vars(new)["_dtype_policy"] = keras.DTypePolicy(self._dtype)
         return new
@@ -201,6 +200,22 @@ class Copier(PythonCopier):
         graph["_operations"] = tracked(graph["_operations"])
         self._remember(model._operations, graph["_operations"])
         return {name: graph[name] for name in GRAPH}
+
+    def _hold_graph(self, model, new):
+        """Let a copy hold the layers of its graph, which `call` may have changed."""
+        old, graph = nodes.functional(model), nodes.functional(new)
+        if old is None or graph is None:
+            return
+        operations = graph._operations
+        held = {id(v) for v in operations}
+        for layer in operations:
+            new._tracker.track(layer)
+        for layer in map(self, old._operations):
+            if id(layer) not in held:
+                new._tracker.untrack(layer)
+        if graph is not new:  # a Sequential model has a list of its own
+            layers = [v for v in operations if isinstance(v, Layer)]
+            list.__setitem__(vars(new)["_layers"], slice(None), layers)
 
     def _connect(self, model, node):
         """Repeat a call in the graph."""

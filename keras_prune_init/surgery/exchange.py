@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_prune_init._arguments import check_model
+from keras_prune_init._arguments import check_model, some
 from keras_prune_init.layers import tracking
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.penalized import PenalizedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery.copier import Copier
 
@@ -19,6 +20,8 @@ Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
+# With those that users do not choose; rooms above add more.
+WRAPPERS: dict[str, type[MaskedLayer]] = {**LAYOUTS, "penalized": PenalizedLayer}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -45,6 +48,16 @@ def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> 
         )
 
 
+def check_no_gates(function: str, model: keras.Model) -> None:
+    """Raise a ValueError if a model has gates that `harden` did not turn into masks."""
+    gated = [layer.name for layer in masked_layers(model) if layer.draws]
+    if gated:
+        raise ValueError(
+            f"`{function}` takes a model without gates. Received: model={model.name}, "
+            f"with gates in {some(gated)}. Call `harden(model)` first."
+        )
+
+
 def masking(options: Mapping[int, dict]) -> Change:
     """Put layers in wrappers: `{id of the layer: arguments and layout}`."""
 
@@ -64,8 +77,7 @@ def folded(layer: Layer, copier: Copier) -> Layer | None:
     """Return the ordinary layer that computes the same as a masked one."""
     if not isinstance(layer, MaskedLayer):
         return None
-    values = {name: layer.masked_kernel(name) for name in layer.kernels}
-    return unwrapped(layer, copier, values)
+    return unwrapped(layer, copier, layer.in_use())
 
 
 def to_layout(layout: str) -> Change:
@@ -76,13 +88,16 @@ def to_layout(layout: str) -> Change:
             return None
         stored = layer.kernels if layout == "masked" else ()
         values = {name: layer.kernel_value(name) for name in stored}
-        return wrapped_like(layer, unwrapped(layer, copier, values), layout)
+        return wrapped_like(layer, unwrapped(layer, copier, values), layout=layout)
 
     return change
 
 
 def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
-    """Return a copy of the layer in a wrapper, with these kernel values or none."""
+    """Return a copy of the layer in a wrapper, with these values of its variables.
+
+    They are by attribute path; a kernel that is not among them gets no storage.
+    """
     kernels = [get_kernel(layer.layer, name) for name in layer.kernels]
     copier.leave_out(layer.fixed)
     inner = copier.without_values(layer.layer, kernels)
@@ -97,7 +112,7 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
 
 def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
     """Return a layer in a wrapper that removes nothing yet."""
-    wrapper = LAYOUTS[layout](layer, **options)
+    wrapper = WRAPPERS[layout](layer, **options)
     if layer.built:
         wrapper.build()
     return wrapper
@@ -105,25 +120,29 @@ def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
 
 def options_of(layer: MaskedLayer) -> dict:
     """Return the options with which `masked` made a wrapper."""
-    [layout] = (name for name, cls in LAYOUTS.items() if type(layer) is cls)
+    return {**_shared_options(layer), **layer.own_options()}
+
+
+def _shared_options(layer):
+    """Return the options that a wrapper of any class has."""
+    [layout] = (name for name, cls in WRAPPERS.items() if type(layer) is cls)
     options: dict[str, Any] = {"layout": layout, "note": layer.note}
     options["kernels"] = list(layer.kernels)
     options["paths"] = list(layer.paths)
-    if layout == "compact":
-        options["counts"] = dict(layer.counts)
     return options
 
 
 def wrapped_like(
     wrapper: MaskedLayer,
     layer: Layer,
-    layout: str | None = None,
     cut: Callable = lambda values: values,
+    **options: Any,
 ) -> MaskedLayer:
-    """Return a layer in a wrapper like another one, with `cut` of its kernels."""
-    options = options_of(wrapper)
-    options.pop("counts", None)
-    new = masked(layer, **options | ({"layout": layout} if layout else {}))
+    """Return a layer in a wrapper like another one, with `cut` of its kernels.
+
+    `options` are those in which the wrappers differ.
+    """
+    new = masked(layer, **{**_shared_options(wrapper), **options})
     for name in wrapper.kernels:
         mask, value = wrapper.kept_mask(name), wrapper.kernel_value(name)
         new.install(name, cut(mask), cut(value))

@@ -60,16 +60,18 @@ def wrap(
     model: keras.Model,
     kernels: Iterable[Kernel],
     note: str = "",
-    layout: str = "masked",
+    layout: str | Mapping[str, str] = "masked",
 ) -> keras.Model:
     """Copy a model with wrappers around the given kernels.
 
-    The wrappers remove nothing yet. In the layout `"compact"` they cannot run before
+    `layout` is that of all layers, or of the layer of each kernel by its path. The
+    wrappers remove nothing yet. In the layout `"compact"` they cannot run before
     `set_masks`.
     """
     wrappers: dict[int, dict] = {}
     for kernel in kernels:
-        options = {"layout": layout, "kernels": [], "note": note, "paths": []}
+        own = layout if isinstance(layout, str) else layout[kernel.path]
+        options = {"layout": own, "kernels": [], "note": note, "paths": []}
         wrapper = wrappers.setdefault(id(kernel.layer), options)
         wrapper["kernels"].append(kernel.name)
         wrapper["paths"].append(kernel.path)

@@ -22,7 +22,7 @@ from keras_prune_init.layers.walk import (
     is_graph,
     walk,
 )
-from keras_prune_init.surgery.composites import MaskedComposite
+from keras_prune_init.surgery.composites import MaskedComposite, original_class
 from keras_prune_init.surgery.rebuild import preserved_random_state
 
 
@@ -92,15 +92,11 @@ def _fresh(layer) -> keras.layers.Layer:
     if isinstance(layer, MaskedComposite):
         config = config["config"]["layer"]
     config.pop("compile_config", None)
-    kinds = {_plain(v) for v in flatten(layer) if not is_builtin(v)}
+    kinds = {original_class(v) for v in flatten(layer) if not is_builtin(v)}
     # Of this process, so code in its config (lambda) is the user's own.
     return keras.saving.deserialize_keras_object(
         _unseeded(config), {kind.__name__: kind for kind in kinds}, safe_mode=False
     )
-
-
-def _plain(layer):
-    return layer.original if isinstance(layer, MaskedComposite) else type(layer)
 
 
 def _unseeded(value: Any, key: str = "") -> Any:

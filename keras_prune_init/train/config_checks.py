@@ -5,7 +5,7 @@ import itertools
 import ml_collections
 
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init.train import default_config, prune_config, strategies
+from keras_prune_init.train import default_config, moving, prune_config, strategies
 from keras_prune_init.train.data import augment
 from keras_prune_init.train.optimizer import SCHEDULES
 
@@ -66,6 +66,12 @@ RULES = {
     "prune.min_per_layer": _whole(0),
     "prune.multiple_of": _whole(1),
     "prune.options.temperature": _FROM_0,
+    "prune.options.every": _whole(1),
+    "prune.options.begin": _whole(0),
+    "prune.options.end": _whole(1),
+    "prune.options.fraction": _FROM_0,
+    "prune.options.power": _FROM_0,
+    "prune.options.initial": _BELOW_1,
     "prune.rescale": _FLAG,
     "train.epochs": _whole(1),
     "train.steps": _whole(1),
@@ -105,8 +111,15 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
                 f"`{key}` must be {rule}. Received: {key}={value!r}. Set another "
                 f"--config.{key}."
             )
-    prune_config.arguments(config)
-    prune_config.rounds(config)
+    if not (rules := moving.rules(config)):
+        prune_config.rounds(config)
+    first = prune_config.arguments(moving.first(config))
+    if first["layout"] == "compact" and not all(rule.fixed_counts for rule in rules):
+        raise ValueError(
+            "`prune.layout` 'compact' stores a fixed number of weights. Received: "
+            f"prune.method={config.prune.method!r}, which changes the number. Set "
+            "--config.prune.layout=masked."
+        )
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(

@@ -60,6 +60,14 @@ def get_config() -> ConfigDict:
     config.prune.options.schedule = config_dict.placeholder(str)  # exponential, linear
     config.prune.options.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
     config.prune.options.temperature = config_dict.placeholder(float)  # of grasp
+    # Of methods that change masks while the network trains: "set", "rigl", "granet",
+    # "gradual_magnitude", "acdc". Steps are counted from the start of the training.
+    config.prune.options.every = config_dict.placeholder(int)
+    config.prune.options.begin = config_dict.placeholder(int)
+    config.prune.options.end = config_dict.placeholder(int)  # None: 3/4 of the steps
+    config.prune.options.fraction = config_dict.placeholder(float)
+    config.prune.options.power = config_dict.placeholder(float)
+    config.prune.options.initial = config_dict.placeholder(float)  # sparsity
     # Training batches to score on. None: as many as the method asks for, mostly one.
     config.prune.batches = config_dict.placeholder(int)
     # In place of them, this many images of every class.

@@ -22,16 +22,22 @@ def arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     for name in ("scoring_batch_size", "rounds", "rewind"):
         given.pop(name)
     options = {k: v for k, v in given.pop("options").items() if v is not None}
-    rule = _rule(given.pop("allocation"))
+    for name in ("allocation", "min_per_layer"):
+        given.pop(name)
     batches = given.pop("batches")
     return {
         "method": get_method(given.pop("method"), **options),
         "what": _what(given.pop("what"), given.pop("budget"), given.pop("multiple_of")),
-        "allocation": Allocation(rule, given.pop("min_per_layer")),
+        "allocation": allocation(config),
         "batches": "auto" if batches is None else batches,
         "seed": config.seed,
         **given,
     }
+
+
+def allocation(config: ml_collections.ConfigDict) -> Allocation:
+    """Return the argument `allocation` of `prune_at_init`."""
+    return Allocation(_rule(config.prune.allocation), config.prune.min_per_layer)
 
 
 def rewind(config: ml_collections.ConfigDict) -> int | str:

@@ -19,6 +19,7 @@ from keras_prune_init.rounds.settings import LEARNING_RATE
 from keras_prune_init.train import (
     config_checks,
     fitting,
+    moving,
     networks,
     prune_config,
     quantization,
@@ -98,7 +99,9 @@ def _run(config, folder, strategy, chief, resume, deterministic):
             pruned, epochs = _in_rounds(folder, settings, config, data, strategy)
         else:
             pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
-            epochs = fitting.fit(folder, config, data, pruned)
+            steps = total_steps(config.train, data.steps(config.train.batch_size))
+            rules = moving.rules(config, steps)
+            epochs = fitting.fit(folder, config, data, pruned, callbacks=rules)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
@@ -108,11 +111,12 @@ def _run(config, folder, strategy, chief, resume, deterministic):
     if config.train.quantize_aware:
         found = quantization.finish(folder, config, data, plain)
         epochs = config.train.epochs
+    report = kpi.report(pruned)
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
         steps = total_steps(config.train, data.steps(config.train.batch_size))
-        return _save_end(folder, plain, test | found, epochs, steps)
+        return _save_end(folder, plain, report, test | found, epochs, steps)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -128,7 +132,7 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
         model = _build(config, data, strategy)
     if config.train.quantize_aware:
         kpi.tfmot.quantize_aware(model)  # an error if it cannot be, before all work
-    arguments = prune_config.arguments(config)
+    arguments = prune_config.arguments(moving.first(config))
     started = time.perf_counter()
     pruned = kpi.prune_at_init(model, feed.scoring(config, data), **arguments)
     seconds = time.perf_counter() - started
@@ -195,11 +199,7 @@ def _save_start(folder, settings, report, pruned, more):
         report.plot(path)
     result = {
         "finished": False,
-        "sparsity": report.sparsity,
-        "effective_sparsity": report.effective_sparsity,
-        "kept": report.kept,
-        "total": report.total,
-        "mask_digest": report.digest,
+        **_counts(report),
         "seed": settings["seed"],
         "versions": {
             "python": platform.python_version(),
@@ -214,13 +214,14 @@ def _save_start(folder, settings, report, pruned, more):
         pruned.save(path)
 
 
-def _save_end(folder, plain, test, epochs, steps):
+def _save_end(folder, plain, report, test, epochs, steps):
     """Write the stripped model, and last the result, which says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         plain.save(path)
     rows = run_folder.read_history(folder, epochs)
     seconds = np.median([float(row["seconds"]) for row in rows])
     result = run_folder.read_result(folder)
+    result |= _counts(report)
     result |= {
         "finished": True,
         "epochs": len(rows),
@@ -235,6 +236,16 @@ def _save_end(folder, plain, test, epochs, steps):
     (folder / run_folder.QUANTIZING).unlink(missing_ok=True)
     logging.info("%s is complete: %s", folder, _summary(result))
     return result
+
+
+def _counts(report):
+    return {
+        "sparsity": report.sparsity,
+        "effective_sparsity": report.effective_sparsity,
+        "kept": report.kept,
+        "total": report.total,
+        "mask_digest": report.digest,
+    }
 
 
 def _summary(result):

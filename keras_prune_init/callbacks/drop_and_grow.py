@@ -1,0 +1,88 @@
+"""Rules that drop weights of a kernel and grow as many others: SET and RigL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_prune_init._arguments import is_number
+from keras_prune_init.callbacks.moving import Moment, MovingMasks
+from keras_prune_init.masks.top_k import top_k_of_all
+
+
+class DropAndGrow(MovingMasks):
+    """Base class of rules that drop some weights and grow as many in their place.
+
+    Each kernel keeps its number of weights. At a change after t steps, the fraction
+    `fraction / 2 * (1 + cos(pi * t / end))` of its weights is dropped, rounded down.
+    A weight that was just dropped can grow again, and has its value then.
+
+    A rule of your own needs one method or two:
+
+    >>> import numpy as np
+    >>> import keras_prune_init as kpi
+    >>> class Momentum(kpi.callbacks.DropAndGrow):
+    ...     needs_gradients = True
+    ...     def grow(self, moment):
+    ...         return {p: abs(g) for p, g in moment.gradients.items()}
+    >>> rule = Momentum(fraction=0.3, every=100)
+
+    Args:
+        fraction: Of the kept weights, the part that the first changes drop, 0 to 1.
+        every: Number of steps between changes.
+        begin: Number of steps before the first change can be.
+        end: Number of steps after which masks stay. Default: three quarters of the
+            steps of `fit`, all epochs counted.
+        seed: Seed of what is random.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    fixed_counts = True
+
+    def __init__(
+        self,
+        fraction: float = 0.3,
+        every: int = 100,
+        begin: int = 0,
+        end: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(every, begin, end, seed)
+        if not is_number(fraction) or not 0 < fraction <= 1:
+            raise ValueError(
+                "`fraction` is the part of the kept weights that moves, a number with "
+                f"0 < fraction <= 1. Received: fraction={fraction!r}. Pass for example "
+                "0.3."
+            )
+        self.fraction = fraction
+
+    def drop(self, moment: Moment) -> Mapping[str, np.ndarray]:
+        """Return scores; of the kept weights those with the lowest go."""
+        return {path: np.abs(w) for path, w in moment.weights.items()}
+
+    def grow(self, moment: Moment) -> Mapping[str, np.ndarray]:
+        """Return scores; of the weights that are not kept those with the highest come.
+
+        These are all weights without a mask of 1 after the drop.
+        """
+        raise NotImplementedError
+
+    def fraction_at(self, step: int) -> float:
+        """Return the fraction of the kept weights that a change drops."""
+        return self.fraction / 2 * (1 + math.cos(math.pi * step / self.last))
+
+    def masks(self, moment):
+        fraction = self.fraction_at(moment.step)
+        drops, grows = self.drop(moment), self.grow(moment)
+        found = {}
+        for path, mask in moment.masks.items():
+            kept = int(np.count_nonzero(mask))
+            moved = int(fraction * kept)
+            [stays] = top_k_of_all([drops[path]], kept - moved, [mask])
+            [comes] = top_k_of_all([grows[path]], moved, [~stays])
+            found[path] = stays | comes
+        return found

@@ -1,0 +1,227 @@
+"""MovingMasks: the base of callbacks that change masks between training steps."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from absl import logging
+
+from keras_prune_init._arguments import check_whole
+from keras_prune_init.callbacks.gradients import DenseGradients
+from keras_prune_init.callbacks.moves import find_movable
+from keras_prune_init.distribute import replicas
+from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.rounds.rewinding import build_optimizer, steps_taken
+from keras_prune_init.surgery import exchange
+
+DENSE = (
+    "Begin with all of its weights: kpi.prune(model, method='magnitude', sparsity=0.0)."
+)
+
+
+class Moment(NamedTuple):
+    """What a rule sees when masks change, by the paths of kernels.
+
+    Attributes:
+        step: Number of training steps before the change.
+        weights: The kernels as the forward pass uses them; removed weights are 0.
+        masks: Bool arrays of their shapes, `True` where a weight is kept.
+        gradients: Those of the loss for these weights, removed ones too; empty unless
+            the rule has `needs_gradients`.
+        seed: That of the callback.
+    """
+
+    step: int
+    weights: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+    gradients: Mapping[str, np.ndarray]
+    seed: int = 0
+
+    def generator(self, path: str) -> np.random.Generator:
+        """Return a source of random numbers for a kernel, the same in every process."""
+        name = zlib.crc32(path.encode())
+        return np.random.default_rng([self.seed, self.step, name])
+
+
+class MovingMasks(keras.callbacks.Callback):
+    """Base class of callbacks that change masks while `fit` trains a pruned model.
+
+    A change comes before a step, and this step trains with the new masks. New weights
+    and what the optimizer keeps for them start at 0. With `steps_per_execution` the
+    change comes before the execution that holds its step. All that a change depends on
+    is in the model and its step count, so a training that goes on from a checkpoint
+    gives the same masks. All replicas and workers get the same masks.
+
+    Subclasses define `masks`, and may override `due`.
+
+    Args:
+        every: Number of steps between changes.
+        begin: Number of steps before the first change can be.
+        end: Number of steps after which masks stay. Default: three quarters of the
+            steps of `fit`, all epochs counted.
+        seed: Seed of what is random.
+
+    Attributes:
+        needs_gradients: Whether `masks` reads gradients. They take a forward and a
+            backward pass more at each change, over the batch of the step.
+        fixed_counts: Whether every kernel always keeps the same number of weights.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> import keras_prune_init as kpi
+    >>> class Shuffle(kpi.callbacks.MovingMasks):
+    ...     def masks(self, moment):
+    ...         return {
+    ...             path: moment.generator(path).permutation(mask.ravel()).reshape(
+    ...                 mask.shape)
+    ...             for path, mask in moment.masks.items()
+    ...         }
+    >>> rule = Shuffle(every=100)
+    """
+
+    needs_gradients = False
+    fixed_counts = False
+    advice = "Prune it first."  # for a model without masks
+
+    def __init__(
+        self, every: int, begin: int = 0, end: int | None = None, seed: int = 0
+    ):
+        super().__init__()
+        check_whole("every", every, 1)
+        check_whole("begin", begin, 0)
+        check_whole("seed", seed, 0)
+        if end is not None:
+            check_whole("end", end, begin + 1)
+        self.every, self.begin, self.end, self.seed = every, begin, end, seed
+        self.last = 0  # the end of the changes, for this training
+        self.steps = 0  # that were taken before it
+
+    def masks(self, moment: Moment) -> Mapping[str, np.ndarray]:
+        """Return the new masks, bool arrays, for all kernels."""
+        raise NotImplementedError
+
+    def due(self, step: int) -> bool:
+        """Whether masks change after so many steps."""
+        late = step - self.begin
+        return late > 0 and late % self.every == 0 and step < self.last
+
+    def progress(self, step: int) -> float:
+        """Return which part of the way from `begin` to the end was gone, 0 to 1."""
+        return min(max((step - self.begin) / (self.last - self.begin), 0.0), 1.0)
+
+    def current_masks(self) -> dict[str, np.ndarray]:
+        """Return the masks of the kernels that are trained, `{path: bool array}`."""
+        return {m.kernel.path: m.mask for m in self._movable}
+
+    def change(self, step: int, data: Any = None) -> None:
+        """Change the masks now.
+
+        `fit` needs no call. In a training loop of your own, use `set_model(model)` and
+        `prepare(steps)` once, and call this before every step that is `due`.
+
+        Args:
+            step: Number of steps before the change.
+            data: The batch of the step, `(x, y)` or `(x, y, sample_weight)`, for a rule
+                that needs gradients. Under a strategy, a value for all replicas.
+        """
+        kernels = {m.kernel.path: m.kernel for m in self._movable}
+        gradients: dict[str, np.ndarray] = {}
+        if self._gradients is not None:
+            found = self._gradients(data)
+            if not all(np.isfinite(g).all() for g in found):
+                logging.warning(
+                    "Step %d: gradients are not finite; masks stay as they are.", step
+                )
+                return
+            gradients = dict(zip(kernels, found, strict=True))
+        before = self.current_masks()
+        weights = {path: kernel.effective() for path, kernel in kernels.items()}
+        masks = self.masks(Moment(step, weights, before, gradients, self.seed))
+        with replicas.scope(self.model):
+            for movable in self._movable:
+                mask = masks[movable.kernel.path]
+                if not np.array_equal(mask, before[movable.kernel.path]):
+                    movable.move(mask)
+
+    def prepare(self, steps: int | None) -> None:
+        """Get ready to change the masks of a model.
+
+        Args:
+            steps: Number of steps of the whole training, `None` if it is not known.
+
+        Raises:
+            ValueError: If the model cannot be trained in this way.
+        """
+        name = type(self).__name__
+        exchange.check_pruned(name, self.model, self.advice)
+        if self.end is None and steps is None:
+            raise ValueError(
+                f"`{name}` must know when to end. Received: end=None, and data of "
+                "unknown length. Pass `end`, a number of steps."
+            )
+        self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
+        self.steps = steps_taken(self.model)
+        compact = [
+            layer.name
+            for layer in exchange.masked_layers(self.model)
+            if isinstance(layer, CompactLayer)
+        ]
+        if compact and not self.fixed_counts:
+            raise ValueError(
+                "The layout 'compact' stores a fixed number of weights. Received: "
+                f"{name}, which changes the number, for {compact[0]}. Use "
+                "`to_layout(model, 'masked')`, and go back to 'compact' afterwards."
+            )
+        build_optimizer(self.model)
+        with self.model.distribute_strategy.scope():
+            self._movable = find_movable(self.model)
+        if not self._movable:
+            raise ValueError(
+                f"`{name}` needs pruned kernels that are trained. Received: "
+                f"{self.model.name}, whose pruned layers are frozen. Set "
+                "`trainable = True` for some, and compile again."
+            )
+        self._gradients = None
+        if self.needs_gradients:
+            kernels = [m.kernel for m in self._movable]
+            self._gradients = DenseGradients(self.model, kernels)
+
+    # --- what Keras calls -------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        self.prepare(epochs * steps if epochs and steps else None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = steps_taken(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        size, left = self.model.steps_per_execution, self.params.get("steps")
+        ends = batch + size if left is None else min(batch + size, left)
+        steps = range(self._before + batch, self._before + ends)
+        due = [step for step in steps if self.due(step)]
+        if not due:
+            return
+        if self.needs_gradients:
+            self._change_with_next_batch(due[-1])
+        else:
+            self.change(due[-1])
+
+    def _change_with_next_batch(self, step):
+        plain = self.model.train_function
+
+        def train_function(iterator):
+            self.model.train_function = plain
+            data = next(iterator)
+            self.change(step, data)
+            return plain(itertools.chain([data], iterator))
+
+        self.model.train_function = train_function

@@ -1,0 +1,1 @@
+"""Hard-concrete gates: learn in training which weights to remove."""

@@ -1,0 +1,1 @@
+"""Group sparsity, the hinge between filter pruning and decomposition."""

@@ -180,7 +180,7 @@ def test_what_cannot_have_a_hinge_is_left_alone_and_named(caplog):
     x = L.Conv2D(4, 3, kernel_constraint="non_neg", name="bound")(x)
     x = L.Conv2D(4, 3, name="out")(L.Conv2D(4, 3, name="plain")(x))
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         hinged = kpi.add_hinges(model, filters=lambda layer: layer.name != "out")
     assert [v.name for v in hinge_matrices(hinged)] == ["plain_hinge"]
     assert [line.partition(": ")[2] for line in caplog.messages] == [

@@ -22,6 +22,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from runs import mirrored
 
 import keras_prune_init as kpi
 
@@ -321,7 +322,7 @@ def test_a_loop_of_ones_own_keeps_masks():
 
 
 def test_masks_stay_on_two_replicas():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored(2)
     with strategy.scope():
         model = keras2_models.compiled(keras2_models.cnn(K2), K2)
     pruned = kpi.tfmot.prune_at_init(model, data(model), sparsity=0.8)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from helpers import L, batch, masked_list, mlp
+from runs import mirrored
 
 import keras_prune_init as kpi
 from keras_prune_init._lock import one_at_a_time
@@ -112,7 +113,7 @@ def test_locked_functions_exclude_each_other_but_not_themselves():
 
 
 def test_replicas_do_not_wait_for_who_waits_for_them():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored(2)
 
     @one_at_a_time
     def in_replica():

@@ -130,6 +130,7 @@ class Rounds:
         found = self.train(model, number, watch, epoch)
         if watch and watch.late and not self.state:
             self.state = self.saved.state()  # of the process that took the step
+        model = found if isinstance(found, keras.Model) else model
         ends = watch and not number and steps_taken(model) <= self.settings.rewind
         if watch and (ends or not self.state):
             raise ValueError(
@@ -138,7 +139,7 @@ class Rounds:
                 f"training of {steps_taken(model)} steps. Pass a smaller one (with "
                 "`steps_per_execution`, a multiple of that), or train longer."
             )
-        _check_trained(number, found if isinstance(found, keras.Model) else model)
+        _check_trained(number, model)
         return found
 
     def _add_row(self, number, model, steps, seconds, found):

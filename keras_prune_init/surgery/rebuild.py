@@ -117,11 +117,14 @@ def _places(model, source):
             id(get_kernel(one, name)) for one in (layer, inner) for name in names
         }
         for name in names:
+            kernel, new = get_kernel(layer, name), get_kernel(inner, name)
+            if not isinstance(kernel, keras.Variable):  # made in each call, as by LoRA
+                continue
             if masked and name in copy.kernels:
                 assign = functools.partial(copy.set_kernel, name)
             else:
-                assign = get_kernel(inner, name).assign
-            places.setdefault(id(get_kernel(layer, name)), []).append(assign)
+                assign = new.assign
+            places.setdefault(id(kernel), []).append(assign)
         # A wrapper moves kernels, so only the others are in the same order.
         others = (
             [v for v in one.weights if id(v) not in kernels] for one in (layer, inner)

@@ -94,13 +94,13 @@ def _run(config, folder, strategy, chief, resume, deterministic):
         config = _smoke(config, replicas)
         data = data.first(2 * config.train.batch_size, config.train.batch_size)
 
+    steps = total_steps(config.train, data.steps(config.train.batch_size))
+    rules = moving.rules(config, steps)
     with workers.watched(strategy):
         if config.prune.rounds:
             pruned, epochs = _in_rounds(folder, settings, config, data, strategy)
         else:
             pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
-            steps = total_steps(config.train, data.steps(config.train.batch_size))
-            rules = moving.rules(config, steps)
             epochs = fitting.fit(folder, config, data, pruned, callbacks=rules)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
@@ -111,12 +111,12 @@ def _run(config, folder, strategy, chief, resume, deterministic):
     if config.train.quantize_aware:
         found = quantization.finish(folder, config, data, plain)
         epochs = config.train.epochs
-    report = kpi.report(pruned)
+    counts = _counts(kpi.report(pruned)) if rules else {}
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
-        steps = total_steps(config.train, data.steps(config.train.batch_size))
-        return _save_end(folder, plain, report, test | found, epochs, steps)
+        counts |= {"epochs": epochs, "steps": steps}
+        return _save_end(folder, plain, test | found, counts)
 
 
 def _loaded_or_pruned(folder, settings, config, data, strategy):
@@ -214,18 +214,16 @@ def _save_start(folder, settings, report, pruned, more):
         pruned.save(path)
 
 
-def _save_end(folder, plain, report, test, epochs, steps):
+def _save_end(folder, plain, test, counts):
     """Write the stripped model, and last the result, which says the run is finished."""
     with run_folder.atomic(folder / run_folder.STRIPPED) as path:
         plain.save(path)
-    rows = run_folder.read_history(folder, epochs)
+    rows = run_folder.read_history(folder, counts["epochs"])
     seconds = np.median([float(row["seconds"]) for row in rows])
     result = run_folder.read_result(folder)
-    result |= _counts(report)
     result |= {
         "finished": True,
-        "epochs": len(rows),
-        "steps": steps,
+        **counts,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "seconds_of_an_epoch": float(seconds),

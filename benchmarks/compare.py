@@ -81,6 +81,47 @@ def rate_rewound(run, method):
     return run.rounds(run.trained(fifth), 4, "learning_rate", fifth)
 
 
+# Of each: the rule, by the sparsity and the steps between changes, and how it begins.
+DENSE, SPARSE = ("magnitude", "global"), ("random", "erk")
+MOVING = {
+    "SET": (lambda sparsity, every: kpi.callbacks.SET(every=every), SPARSE),
+    "RigL": (lambda sparsity, every: kpi.callbacks.RigL(every=every), SPARSE),
+    "GraNet": (lambda s, every: kpi.callbacks.GraNet(s, every=every), DENSE),
+    "gradual magnitude": (
+        lambda sparsity, every: kpi.callbacks.GradualMagnitude(sparsity, every=every),
+        DENSE,
+    ),
+    "AC/DC": (
+        lambda s, every: kpi.callbacks.ACDC(s, begin=5 * every, every=10 * every),
+        DENSE,
+    ),
+}
+
+
+def moving(run, name):
+    """Masks that change in three quarters of the steps; their gradients cost a step."""
+    make, (method, allocation) = MOVING[name]
+    every = max(run.steps // 60, 1)
+    rule = make(run.sparsity, every)
+    model = kpi.prune(
+        run.start,
+        None,
+        method,
+        sparsity=run.sparsity if allocation == "erk" else 0.0,
+        allocation=allocation,
+        seed=run.seed,
+        verbose=0,
+    )
+    run.compile(model, run.steps, every)
+    counts = np.full(run.steps, kpi.report(model).kept)
+    run.fit(model, run.steps, callbacks=[rule])
+    for change in rule.history:
+        counts[change.step :] = change.kept
+    passes = len(rule.history) if rule.needs_gradients else 0
+    run.phases[-1] = run.steps, float(counts.mean() / run.total + passes / run.steps)
+    return model
+
+
 def gradual(run):
     """tfmot's gradual magnitude in Keras 2, whose callback counts single steps."""
     last, frequency = run.steps * 3 // 4, max(run.steps // 60, 1)
@@ -135,6 +176,7 @@ ROWS = [
     Row("magnitude, 5 rounds", fine_tuned, ("magnitude",)),
     Row("lottery ticket, 4 rounds", lottery, ("magnitude",)),
     Row("rate rewound, 4 rounds", rate_rewound, ("magnitude",)),
+    *[Row(name, moving, options={"name": name}) for name in MOVING],
     Row("gradual magnitude of tfmot", gradual),
 ]
 

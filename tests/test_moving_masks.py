@@ -396,9 +396,11 @@ def test_a_change_comes_before_the_execution_that_holds_its_step(kind):
 
     pruned = kpi.prune(mlp(), None, "random", sparsity=0.5)
     pruned.compile("sgd", LOSS, steps_per_execution=3)
-    fit(pruned, batch(pruned, 64), 3, [Noted(every=2, end=9)])
+    rule = Noted(every=2, end=9)
+    fit(pruned, batch(pruned, 64), 3, [rule])
     # Epochs of four steps are executed as three and one: 0-2, 3, 4-6, 7, 8-10, 11.
     assert found == [(2, 0), (6, 4), (8, 8)]
+    assert [change.step for change in rule.history] == [2, 6, 8]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -445,6 +447,7 @@ def test_a_loop_of_ones_own():
     assert masks(model)[0][:, 0].tolist() == [1, 1, 1, 1, 0, 0]
     rule.change(3, (x * [1, 1, 1, 1, 2, 1], y))
     assert masks(model)[0][:, 0].tolist() == [1, 0, 1, 1, 1, 0]
+    assert rule.history == [(3, 4, 0), (3, 4, 1)]
 
 
 # --- what is refused ------------------------------------------------------------------

@@ -48,6 +48,20 @@ class Moment(NamedTuple):
         return np.random.default_rng([self.seed, self.step, name])
 
 
+class Change(NamedTuple):
+    """A change of masks, of all kernels together.
+
+    Attributes:
+        step: Number of training steps before it.
+        kept: Number of weights that are kept after it.
+        grown: Number of those that were not kept before it.
+    """
+
+    step: int
+    kept: int
+    grown: int
+
+
 class MovingMasks(keras.callbacks.Callback):
     """Base class of callbacks that change masks while `fit` trains a pruned model.
 
@@ -70,6 +84,7 @@ class MovingMasks(keras.callbacks.Callback):
         needs_gradients: Whether `masks` reads gradients. They take a forward and a
             backward pass more at each change, over the batch of the step.
         fixed_counts: Whether every kernel always keeps the same number of weights.
+        history: A `Change` (`step`, `kept`, `grown`) for each change of this training.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -103,6 +118,7 @@ class MovingMasks(keras.callbacks.Callback):
         self.every, self.begin, self.end, self.seed = every, begin, end, seed
         self.last = 0  # the end of the changes, for this training
         self.steps = 0  # that were taken before it
+        self.history: list[Change] = []
 
     def masks(self, moment: Moment) -> Mapping[str, np.ndarray]:
         """Return the new masks, bool arrays, for all kernels."""
@@ -150,6 +166,10 @@ class MovingMasks(keras.callbacks.Callback):
                 mask = masks[movable.kernel.path]
                 if not np.array_equal(mask, before[movable.kernel.path]):
                     movable.move(mask)
+        pairs = [(mask, before[path]) for path, mask in masks.items()]
+        kept = sum(int(np.count_nonzero(mask)) for mask, _ in pairs)
+        grown = sum(int(np.count_nonzero(mask & ~old)) for mask, old in pairs)
+        self.history.append(Change(step, kept, grown))
 
     def prepare(self, steps: int | None) -> None:
         """Get ready to change the masks of a model.
@@ -168,7 +188,7 @@ class MovingMasks(keras.callbacks.Callback):
                 "unknown length. Pass `end`, a number of steps."
             )
         self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
-        self.steps = steps_taken(self.model)
+        self.steps, self.history = steps_taken(self.model), []
         compact = [
             layer.name
             for layer in exchange.masked_layers(self.model)

@@ -403,6 +403,14 @@ def test_a_change_comes_before_the_execution_that_holds_its_step(kind):
     assert [change.step for change in rule.history] == [2, 6, 8]
 
 
+def test_steps_are_batches_if_gradients_are_accumulated():
+    pruned = kpi.prune(mlp(), None, "random", sparsity=0.5)
+    pruned.compile(OPTIMIZERS["slow"](), LOSS)
+    rule = C.SET(every=2, end=11)
+    fit(pruned, batch(pruned, 64), 3, [rule])  # of four batches; three make a step
+    assert [change.step for change in rule.history] == [2, 4, 6, 8, 10]
+
+
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(
     "options", [{"jit_compile": True}, {"run_eagerly": True}], ids=str

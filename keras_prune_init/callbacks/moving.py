@@ -16,7 +16,7 @@ from keras_prune_init.callbacks.gradients import DenseGradients
 from keras_prune_init.callbacks.moves import find_movable
 from keras_prune_init.distribute import replicas
 from keras_prune_init.layers.compact import CompactLayer
-from keras_prune_init.rounds.rewinding import build_optimizer, steps_taken
+from keras_prune_init.rounds.rewinding import batches_taken, build_optimizer
 from keras_prune_init.surgery import exchange
 
 DENSE = (
@@ -65,8 +65,8 @@ class Change(NamedTuple):
 class MovingMasks(keras.callbacks.Callback):
     """Base class of callbacks that change masks while `fit` trains a pruned model.
 
-    A change comes before a step, and this step trains with the new masks. New weights
-    and what the optimizer keeps for them start at 0. With `steps_per_execution` the
+    A change comes before a step, and this step trains with the new masks. A step is a
+    batch of `fit`. New weights and what the optimizer keeps for them start at 0. With `steps_per_execution` the
     change comes before the execution that holds its step. All that a change depends on
     is in the model and its step count, so a training that goes on from a checkpoint
     gives the same masks. All replicas and workers get the same masks.
@@ -188,7 +188,7 @@ class MovingMasks(keras.callbacks.Callback):
                 "unknown length. Pass `end`, a number of steps."
             )
         self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
-        self.steps, self.history = steps_taken(self.model), []
+        self.steps, self.history = batches_taken(self.model), []
         compact = [
             layer.name
             for layer in exchange.masked_layers(self.model)
@@ -221,7 +221,7 @@ class MovingMasks(keras.callbacks.Callback):
         self.prepare(epochs * steps if epochs and steps else None)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._before = steps_taken(self.model)
+        self._before = batches_taken(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
         size, left = self.model.steps_per_execution, self.params.get("steps")

@@ -84,6 +84,17 @@ def steps_taken(model: keras.Model) -> int:
     return max(int(keras.ops.convert_to_numpy(count)) for count in counts)
 
 
+def batches_taken(model: keras.Model) -> int:
+    """Return on how many batches a compiled model was trained.
+
+    Several of them make a step if the optimizer accumulates gradients.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.gradient_accumulation_steps:
+        return steps_taken(model)
+    return int(keras.ops.convert_to_numpy(optimizer.variables[0]))
+
+
 def own_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     """Return the step counter of the optimizer itself.
 

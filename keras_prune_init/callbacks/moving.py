@@ -66,10 +66,11 @@ class MovingMasks(keras.callbacks.Callback):
     """Base class of callbacks that change masks while `fit` trains a pruned model.
 
     A change comes before a step, and this step trains with the new masks. A step is a
-    batch of `fit`. New weights and what the optimizer keeps for them start at 0. With `steps_per_execution` the
-    change comes before the execution that holds its step. All that a change depends on
-    is in the model and its step count, so a training that goes on from a checkpoint
-    gives the same masks. All replicas and workers get the same masks.
+    batch of `fit`. New weights and what the optimizer keeps for them start at 0. With
+    `steps_per_execution` the change comes before the execution that holds its step. All
+    that a change depends on is in the model and its step count, so a training that goes
+    on from a checkpoint gives the same masks. All replicas and workers get the same
+    masks.
 
     Subclasses define `masks`, and may override `due`.
 

@@ -515,6 +515,41 @@ def test_models_that_do_not_fit_are_refused_before_any_step(kind, rule, message)
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_step_that_trains_another_loss_is_refused():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return {"loss": 0.0}
+
+    model = Own([keras.Input((5,)), L.Dense(8), L.Dense(3)])
+    pruned = kpi.prune(model, None, "random", sparsity=0.5)
+    pruned.compile("adam", LOSS)
+    with pytest.raises(ValueError, match="`train_step` that does not call it"):
+        fit(pruned, batch(model, 16), 1, [C.RigL(every=1)])
+
+
+def test_a_models_own_loss_is_differentiated():
+    found = []
+
+    class Own(keras.Sequential):
+        def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+            return 3 * keras.ops.mean(keras.ops.square(y_pred))
+
+    class Seen(C.RigL):
+        def masks(self, moment):
+            found.append(moment)
+            return moment.masks
+
+    model = Own([keras.Input((2,)), L.Dense(1, use_bias=False)])
+    pruned = kpi.prune(model, method="magnitude", sparsity=0.5)
+    pruned.compile(keras.optimizers.SGD(0.0))
+    x = np.array([[1, 2], [3, 4]], "float32")
+    rule = Seen(every=1, end=9)
+    pruned.fit(x, np.zeros(2), epochs=2, verbose=0, callbacks=[rule])
+    [seen] = found
+    [w], [gradient] = seen.weights.values(), seen.gradients.values()
+    np.testing.assert_allclose(gradient, 3 * x.T @ (x @ w), rtol=1e-5)
+
+
 def test_data_of_unknown_length_needs_an_end():
     def batches():
         while True:

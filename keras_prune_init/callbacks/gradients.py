@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.patching import patched
+from keras_prune_init.scoring.objective import loss_of
 
 
 class DenseGradients:
@@ -70,7 +71,7 @@ class DenseGradients:
             tape.watch(weights)
             with keras.StatelessScope(collect_losses=True):
                 outputs = self.model(x, training=True)
-                loss = self.model.compute_loss(x, y, outputs, sample_weight)
+                loss = loss_of(self.model, x, y, outputs, sample_weight)
                 loss = self.model.optimizer.scale_loss(loss)  # of float16
         self._local.weights = {}
         return tape.gradient(loss, weights, unconnected_gradients="zero")

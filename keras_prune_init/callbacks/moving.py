@@ -17,6 +17,7 @@ from keras_prune_init.callbacks.moves import find_movable
 from keras_prune_init.distribute import replicas
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.rounds.rewinding import batches_taken, build_optimizer
+from keras_prune_init.scoring.objective import trains_another_loss
 from keras_prune_init.surgery import exchange
 
 DENSE = (
@@ -200,6 +201,12 @@ class MovingMasks(keras.callbacks.Callback):
                 "The layout 'compact' stores a fixed number of weights. Received: "
                 f"{name}, which changes the number, for {compact[0]}. Use "
                 "`to_layout(model, 'masked')`, and go back to 'compact' afterwards."
+            )
+        if self.needs_gradients and trains_another_loss(self.model):
+            raise ValueError(
+                f"`{name}` reads gradients of `compute_loss`. Received: "
+                f"{type(self.model).__name__}, with a `train_step` that does not call "
+                "it. Let it call `compute_loss`, or use `SET`."
             )
         build_optimizer(self.model)
         with self.model.distribute_strategy.scope():

@@ -54,7 +54,7 @@ class Objective:
         if isinstance(sample_weight, dict) and not isinstance(outputs, dict):
             sample_weight = [sample_weight.get(name) for name in model.output_names]
         with patched(self._changes(model, outputs)):
-            return _call(model.compute_loss, x, y, outputs, sample_weight)
+            return loss_of(model, x, y, outputs, sample_weight)
 
     @property
     def user_loss(self) -> Any:
@@ -165,7 +165,7 @@ def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
     loss = compiled and compiled._user_loss
     weights = compiled and compiled._user_loss_weights
     found = Objective(loss, weights, names)
-    if has_own(model, "train_step") and not _uses_the_loss(model.train_step):
+    if trains_another_loss(model):
         found.remark = (
             f"{type(model).__name__} has a `train_step` that does not call "
             "`compute_loss`, which was differentiated; pass `loss=` if it trains "
@@ -175,13 +175,15 @@ def known_objective(model: keras.Model, loss: Any = None) -> Objective | None:
     return found
 
 
-def _uses_the_loss(train_step):
-    """Whether a training step uses Keras's loss or Keras's own step."""
-    codes = [train_step.__func__.__code__]
+def trains_another_loss(model: keras.Model) -> bool:
+    """Whether a model has a training step that uses neither Keras's loss nor step."""
+    if not has_own(model, "train_step"):
+        return False
+    codes = [model.train_step.__func__.__code__]
     for code in codes:  # those of functions within it, too
         codes += [c for c in code.co_consts if inspect.iscode(c)]
     names = {name for code in codes for name in code.co_names}
-    return not names.isdisjoint(("compute_loss", "compiled_loss", "train_step"))
+    return names.isdisjoint(("compute_loss", "compiled_loss", "train_step"))
 
 
 def has_own(model: keras.Model, name: str) -> bool:
@@ -191,8 +193,12 @@ def has_own(model: keras.Model, name: str) -> bool:
     )
 
 
-def _call(compute_loss, *arguments):
-    """Call by position, as `fit` does, else by name."""
+def loss_of(model: keras.Model, *arguments: Any) -> Any:
+    """Return `model.compute_loss` of x, y, outputs and sample weights, for training.
+
+    It is called by position, as `fit` does, else by name.
+    """
+    compute_loss = model.compute_loss
     signature = inspect.signature(compute_loss)
     options = {"training": True} if "training" in signature.parameters else {}
     try:

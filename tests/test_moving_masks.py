@@ -486,7 +486,9 @@ def models():
     frozen = kpi.prune(plain, None, "random", sparsity=0.8)
     for layer in frozen.layers:
         layer.trainable = False
-    return {"plain": plain, "pruned": pruned, "compact": compact, "frozen": frozen}
+    gated = kpi.add_gates(pruned, penalty=1.0, data_size=64)
+    made = {"plain": plain, "pruned": pruned, "compact": compact, "frozen": frozen}
+    return made | {"gated": gated}
 
 
 @pytest.mark.parametrize(
@@ -498,6 +500,8 @@ def models():
         ("compact", C.GraNet(0.9), "fixed number of weights"),
         ("frozen", C.SET(), "pruned layers are frozen"),
         ("pruned", C.GraNet(0.5), "can only rise"),
+        ("pruned", C.ACDC(0.9, begin=1, every=1), "warms up with all weights"),
+        ("gated", C.RigL(), "without gates"),
         (
             "pruned",
             C.GradualMagnitude(0.9, allocation={"no": 0.5}),

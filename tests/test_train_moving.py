@@ -57,6 +57,7 @@ def test_a_run_that_was_stopped_gives_the_same_network(name, tmp_path, eagerly):
         ("granet", {"prune.layout": "compact"}, "fixed number of weights"),
         ("granet", {"prune.options.initial": 0.9}, "can only rise"),
         ("acdc", {"prune.options.begin": None}, "missing 1 required"),
+        ("rigl", {"prune.options.initial": 0.5}, "those of the method"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(name, change, message, tmp_path):
@@ -64,6 +65,26 @@ def test_what_does_not_fit_is_refused_before_any_work(name, change, message, tmp
     config.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=message):
         config_checks.check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "initial", "sparsity", "allocation"),
+    [
+        ("rigl", None, 0.75, "conv=0.5,*=0.75"),
+        ("granet", None, 0.5, "erk"),
+        ("granet", 0.2, 0.2, "erk"),
+        ("gradual_magnitude", None, 0.0, "global"),
+        ("acdc", None, 0.0, "global"),
+    ],
+)
+def test_a_dict_of_sparsities_is_for_the_end(
+    name, initial, sparsity, allocation, tmp_path
+):
+    config = config_of(tmp_path, name, initial=initial)
+    config.prune.allocation = "conv=0.5,*=0.75"
+    first = moving.first(config).prune
+    assert (first.sparsity, first.allocation) == (sparsity, allocation)
+    assert config.prune.sparsity == 0.75 and config.prune.method == name
 
 
 def test_the_compact_layout_trains_with_rigl(tmp_path, eagerly):

@@ -58,7 +58,13 @@ class ACDC(MovingMasks):
 
     def prepare(self, steps):
         super().prepare(steps)
-        self.rising.begin(self.current_masks(), False)
+        masks = self.current_masks()
+        self.rising.begin(masks, False)
+        if self.steps <= self.begin and not all(m.all() for m in masks.values()):
+            raise ValueError(
+                "AC/DC warms up with all weights. Received: "
+                f"{self.model.name}, of which some are removed. {self.advice}"
+            )
 
     def due(self, step):
         inside = self.begin <= step <= self.last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import keras
 import ml_collections
@@ -10,30 +11,29 @@ import ml_collections
 from keras_prune_init import callbacks
 from keras_prune_init.train import prune_config
 
-# Of each: its class, and the method of the first masks; `None`: they keep everything.
+RANDOM = {"method": "random"}
+DENSE = {"method": "magnitude", "sparsity": 0.0, "allocation": "global"}
+# Of each: its class, and what of `config.prune` is other for the first masks.
 RULES = {
-    "set": (callbacks.SET, "random"),
-    "rigl": (callbacks.RigL, "random"),
-    "granet": (callbacks.GraNet, "random"),
-    "gradual_magnitude": (callbacks.GradualMagnitude, None),
-    "acdc": (callbacks.ACDC, None),
+    "set": (callbacks.SET, RANDOM),
+    "rigl": (callbacks.RigL, RANDOM),
+    # As its authors begin.
+    "granet": (callbacks.GraNet, RANDOM | {"sparsity": 0.5, "allocation": "erk"}),
+    "gradual_magnitude": (callbacks.GradualMagnitude, DENSE),
+    "acdc": (callbacks.ACDC, DENSE),
 }
-# The sparsity with which `granet` begins, as its authors do.
-HALF = 0.5
 
 
 def first(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Return a configuration whose `prune` says what the first masks are."""
     if config.prune.method not in RULES:
         return config
-    rule, method = RULES[config.prune.method]
+    _, changes = RULES[config.prune.method]
+    initial = config.prune.options.initial
     config = copy.deepcopy(config)
-    if method is None:
-        config.prune.method, config.prune.allocation = "magnitude", "global"
-        config.prune.sparsity, config.prune.min_per_layer = 0.0, 0
-    else:
-        config.prune.method = method
-        config.prune.sparsity = _initial(config, rule)
+    config.prune.update(changes)
+    if initial is not None:
+        config.prune.sparsity = initial
     config.prune.options = {}
     return config
 
@@ -59,14 +59,15 @@ def rules(
                 f"{prune[key]!r} with prune.method={prune.method!r}, which changes "
                 f"masks. Leave it out, or use another method."
             )
-    options = {k: v for k, v in prune.options.items() if v is not None}
-    if not issubclass(rule, (callbacks.SET, callbacks.RigL)) or _rises(rule):
-        options |= {"sparsity": prune.sparsity}
-        options |= {"allocation": prune_config.allocation(config)}
-    if _rises(rule):
-        options["initial"] = _initial(config, rule)
-    if rule is callbacks.SET:
-        options["seed"] = config.seed
+    known = {
+        "sparsity": prune.sparsity,
+        "allocation": prune_config.allocation(config),
+        "initial": first(config).prune.sparsity,
+        "seed": config.seed,
+    }
+    wanted = inspect.signature(rule).parameters
+    options = {k: v for k, v in known.items() if k in wanted}
+    options |= {k: v for k, v in prune.options.items() if v is not None}
     if steps is not None:
         begin = options.get("begin", 0)
         options.setdefault("end", max(steps * 3 // 4, begin + 1))
@@ -77,16 +78,3 @@ def rules(
             f"`prune.options` must be those of the method. Received: {options} for "
             f"prune.method={prune.method!r}, of which Python says: {e}. Change them."
         ) from e
-
-
-def _rises(rule):
-    return rule in (callbacks.GraNet, callbacks.GradualMagnitude)
-
-
-def _initial(config, rule):
-    """Return the sparsity before the first change."""
-    if not _rises(rule):
-        return config.prune.sparsity
-    given = config.prune.options.get("initial")
-    default = HALF if rule is callbacks.GraNet else 0.0
-    return default if given is None else given

@@ -1,5 +1,7 @@
 """The training binary with masks that change while the network trains."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -41,6 +43,8 @@ def test_a_run_that_was_stopped_gives_the_same_network(name, tmp_path, eagerly):
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(a, b)
     report = kpi.report(models[0])
+    written = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert written == json.loads(report.to_json())
     assert report.digest == result["mask_digest"]
     total = report.total
     assert report.kept == result["kept"] == total - int(0.75 * total)

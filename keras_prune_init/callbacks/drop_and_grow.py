@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 
@@ -64,12 +65,12 @@ class DropAndGrow(MovingMasks):
         """Return scores; of the kept weights those with the lowest go."""
         return {path: np.abs(w) for path, w in moment.weights.items()}
 
+    @abc.abstractmethod
     def grow(self, moment: Moment) -> Mapping[str, np.ndarray]:
         """Return scores; of the weights that are not kept those with the highest come.
 
         These are all weights without a mask of 1 after the drop.
         """
-        raise NotImplementedError
 
     def fraction_at(self, step: int) -> float:
         """Return the fraction of the kept weights that a change drops."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 import zlib
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ class Change(NamedTuple):
     grown: int
 
 
-class MovingMasks(keras.callbacks.Callback):
+class MovingMasks(keras.callbacks.Callback, abc.ABC):
     """Base class of callbacks that change masks while `fit` trains a pruned model.
 
     A change comes before a step, and this step trains with the new masks. A step is a
@@ -122,9 +123,9 @@ class MovingMasks(keras.callbacks.Callback):
         self.steps = 0  # that were taken before it
         self.history: list[Change] = []
 
+    @abc.abstractmethod
     def masks(self, moment: Moment) -> Mapping[str, np.ndarray]:
         """Return the new masks, bool arrays, for all kernels."""
-        raise NotImplementedError
 
     def due(self, step: int) -> bool:
         """Whether masks change after so many steps."""

@@ -111,11 +111,14 @@ def _run(config, folder, strategy, chief, resume, deterministic):
     if config.train.quantize_aware:
         found = quantization.finish(folder, config, data, plain)
         epochs = config.train.epochs
-    counts = _counts(kpi.report(pruned)) if rules else {}
+    last = kpi.report(pruned) if rules else None  # other masks than at the start
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
-        counts |= {"epochs": epochs, "steps": steps}
+        counts = {"epochs": epochs, "steps": steps}
+        if last:
+            _save_report(folder, last)
+            counts |= _counts(last)
         return _save_end(folder, plain, test | found, counts)
 
 
@@ -194,9 +197,7 @@ def _save_start(folder, settings, report, pruned, more):
     """Write the folder, with the model last, because resuming needs the model."""
     logging.info("\n%s", report)
     run_folder.write_json(folder / run_folder.CONFIG, settings)
-    run_folder.write(folder / run_folder.REPORT, report.to_json())
-    with run_folder.atomic(folder / run_folder.PLOT) as path:
-        report.plot(path)
+    _save_report(folder, report)
     result = {
         "finished": False,
         **_counts(report),
@@ -212,6 +213,12 @@ def _save_start(folder, settings, report, pruned, more):
     run_folder.write_json(folder / run_folder.RESULT, result)
     with run_folder.atomic(folder / run_folder.MODEL) as path:
         pruned.save(path)
+
+
+def _save_report(folder, report):
+    run_folder.write(folder / run_folder.REPORT, report.to_json())
+    with run_folder.atomic(folder / run_folder.PLOT) as path:
+        report.plot(path)
 
 
 def _save_end(folder, plain, test, counts):

@@ -10,6 +10,7 @@ from helpers import ALIASES, L
 from helpers import METHODS as ROWS
 from processes import Forked, logs_of
 from runs import free_ports
+from while_training import SYSTEMS
 
 import keras_prune_init as kpi
 from keras_prune_init.train import default_config
@@ -158,6 +159,14 @@ def test_masks_that_move_are_those_of_one_process(found, layout):
         assert str(worker[f"moved {layout}"]) == digest
     first, second = (worker[f"moved {layout} weights"] for worker in found)
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_other_prunings_while_training_are_those_of_one_process(found, name):
+    one = SYSTEMS[name](network(), data())
+    first, second = (worker[name] for worker in found)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, one, atol=1e-4)
 
 
 def test_each_worker_reads_its_part_of_every_batch(found):

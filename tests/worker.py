@@ -37,6 +37,7 @@ from test_workers import (  # noqa: E402
     ticket,
     train,
 )
+from while_training import SYSTEMS  # noqa: E402
 
 import keras_prune_init as kpi  # noqa: E402
 from keras_prune_init.distribute import workers  # noqa: E402
@@ -81,6 +82,10 @@ def main():
         found[f"moved {layout}"] = kpi.report(new).digest
         values = [np.ravel(v) for v in new.trainable_variables]
         found[f"moved {layout} weights"] = np.concatenate(values)
+    for name, system in SYSTEMS.items():
+        with strategy.scope():
+            model = network()
+        found[name] = system(model, data())
     images = Images()
     found["parts"] = parts(images.training(hosts=workers.hosts(strategy)))
     found["decoded"] = images.decoded

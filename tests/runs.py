@@ -79,6 +79,15 @@ def mirrored(count):
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)], way)
 
 
+def assert_replicas_equal(variables):
+    """Each of them has the same bits on all replicas of `mirrored`."""
+    for variable in variables:
+        first, *others = (np.asarray(v) for v in variable.value.values)
+        assert others
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:

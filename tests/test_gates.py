@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import L, batch, masked_list, mlp, net, subclassed, transformer
-from runs import mirrored
+from runs import assert_replicas_equal, mirrored
 
 import keras_prune_init as kpi
 from keras_prune_init.gates import hard_concrete
@@ -348,7 +348,7 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(way, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_two_replicas_train_as_one_device():
+def test_two_replicas_draw_the_same_gates_and_train_as_one_device():
     found = []
     for scope in (contextlib.nullcontext(), mirrored(2).scope()):
         keras.utils.set_random_seed(0)
@@ -372,6 +372,9 @@ def test_two_replicas_train_as_one_device():
     np.testing.assert_allclose(x, y, atol=1e-4)
     for one_device, two in zip(u, v, strict=True):
         np.testing.assert_allclose(one_device, two, atol=1e-4)
+    assert_replicas_equal(gated.weights)
+    drawn = mirrored(2).run(lambda: masked_list(gated)[0].drawn_gate("kernel"))
+    np.testing.assert_array_equal(*map(np.asarray, drawn.values))
 
 
 # --- what becomes of gates ------------------------------------------------------------

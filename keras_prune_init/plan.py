@@ -25,7 +25,7 @@ from keras_prune_init.scoring.batches import size_for, take
 from keras_prune_init.scoring.network import Network, Tensors, Values
 from keras_prune_init.scoring.objective import Objective
 from keras_prune_init.surgery import rebuild
-from keras_prune_init.surgery.exchange import check_no_gates, masked_layers
+from keras_prune_init.surgery.exchange import check_finished, masked_layers
 
 
 class Plan(NamedTuple):
@@ -68,7 +68,7 @@ def make(
     method = get_method(method)
     check_schedule(method.schedule, method.iterations, options.sparsity)
     before: Masks = {}
-    check_no_gates("prune_at_init", model)
+    check_finished("prune_at_init", model)
     if masked_layers(model):
         if options.cuts_channels:
             raise ValueError(

@@ -20,7 +20,7 @@ from keras_prune_init.methods import Method, get_method
 from keras_prune_init.surgery import rebuild, redraw
 from keras_prune_init.surgery.agreement import check_copy
 from keras_prune_init.surgery.exchange import (
-    check_no_gates,
+    check_finished,
     check_pruned,
     masked_layers,
 )
@@ -68,7 +68,7 @@ def shuffle(
         Frankle, Dziugaite, Roy, Carbin, 2021, arXiv 2009.08576.
     """
     check_pruned("shuffle", model)
-    check_no_gates("shuffle", model)
+    check_finished("shuffle", model)
     check_whole("seed", seed, 0)
     values = {} if initial is None else _values_of(initial, model)
     new = _copy(model, f"Shuffled within kernels, seed {seed}.")
@@ -125,7 +125,7 @@ def reinitialize(model: keras.Model, seed: int = 0) -> keras.Model:
         Frankle, Dziugaite, Roy, Carbin, 2021, arXiv 2009.08576.
     """
     check_model(model)
-    check_no_gates("reinitialize", model)
+    check_finished("reinitialize", model)
     check_whole("seed", seed, 0)
     values = redraw.new_weights(model, seed)
     new = _copy(model, f"Weights drawn anew, seed {seed}.")

@@ -595,8 +595,18 @@ def test_models_without_and_with_a_penalty_are_told_apart():
         train(model, lc)
     with pytest.raises(ValueError, match="which has none"):
         lc.finish(model)
+    attached = lc.attach(model)
     with pytest.raises(ValueError, match="A model gets one penalty"):
-        lc.attach(lc.attach(model))
+        lc.attach(attached)
+    for call in (
+        lambda: kpi.prune(attached, None, "magnitude"),
+        lambda: kpi.shrink(attached),
+        lambda: train(attached, kpi.callbacks.RigL()),
+    ):
+        with pytest.raises(ValueError, match=r"Call `callback.finish\(model\)` first"):
+            call()
+    with pytest.raises(ValueError, match="without gates"):
+        lc.attach(kpi.add_gates(model, penalty=1.0, data_size=9))
 
 
 @EAGERLY

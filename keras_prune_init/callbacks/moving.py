@@ -184,8 +184,8 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             ValueError: If the model cannot be trained in this way.
         """
         name = type(self).__name__
+        exchange.check_finished(name, self.model)
         exchange.check_pruned(name, self.model, self.advice)
-        exchange.check_no_gates(name, self.model)  # whose gradients are others
         if self.end is None and steps is None:
             raise ValueError(
                 f"`{name}` must know when to end. Received: end=None, and data of "

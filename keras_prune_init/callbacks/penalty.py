@@ -63,6 +63,7 @@ def attached(
 
     A model that is pruned keeps its zeros.
     """
+    exchange.check_finished("LearningCompression", model)
     marks = [(k.path, k.mask) for k in find_kernels(model)]
     before = {path: mask for path, mask in marks if mask is not None}
     plain = rebuild.without_masks(model) if before else model

@@ -49,7 +49,7 @@ def shrink(model: keras.Model) -> keras.Model:
     True
     """
     check_model(model)
-    exchange.check_no_gates("shrink", model)
+    exchange.check_finished("shrink", model)
     small = cut(model, analysis.analyse(model))
     check_copy(model, small)
     return small

@@ -21,7 +21,7 @@ from keras_prune_init.layers.filters import Filters
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.prunable import NO_KERNEL, prunable
 from keras_prune_init.layers.walk import flatten, held
-from keras_prune_init.surgery.exchange import masked_layers
+from keras_prune_init.surgery.exchange import check_finished, masked_layers
 
 L = keras.layers
 
@@ -83,6 +83,7 @@ def matrix_kernels(
             f"{masked[0].name} is a MaskedLayer. Call `strip` first, or factorize "
             "first and prune the factors."
         )
+    check_finished(function, model)
     found, skipped = prunable(model, filters)
     holders = collections.Counter(
         key

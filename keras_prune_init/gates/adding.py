@@ -101,7 +101,7 @@ def add_gates(
     """
     check_model(model)
     check_options(Options(what, penalty, data_size, drop, weight_decay, seed))
-    exchange.check_no_gates("add_gates", model)
+    exchange.check_finished("add_gates", model)
     kernels = prunable_kernels(model, filters)
     for kernel in kernels:
         _check_kernel(kernel, what)

@@ -77,8 +77,6 @@ class GatedLayer(MaskedLayer):
         Regularization", 2018, arXiv 1712.01312.
     """
 
-    draws = True
-
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -266,6 +264,7 @@ class GatedLayer(MaskedLayer):
 
 
 exchange.WRAPPERS["gated"] = GatedLayer
+exchange.PASSING[GatedLayer] = "gates", "harden(model)"
 
 
 def _product(values, gates):

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_prune_init.hinge.proximal import proximal
 from keras_prune_init.layers.masked import PACKAGE
+from keras_prune_init.surgery import exchange
 
 L = keras.layers
 
@@ -112,6 +113,9 @@ class HingeMatrix(keras.layers.Conv2D):
     def get_config(self):
         config = {**super().get_config(), "sparse": self.sparse}
         return {**config, "penalty": self.penalty}
+
+
+exchange.PASSING[HingeMatrix] = "hinges", "merge_hinges(model, sparsity)"
 
 
 def channels_only(count: int, data_format: str) -> tuple[int | None, ...]:

@@ -116,8 +116,6 @@ class MaskedLayer(keras.layers.Wrapper):
         arXiv 2002.08797 (mask and rescaling factor).
     """
 
-    draws = False  # whether what it removes is drawn in each training step
-
     def __init__(
         self,
         layer: keras.layers.Layer,

@@ -22,6 +22,10 @@ Change = Callable[[Layer, Copier], Layer | None]
 LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
 # With those that users do not choose; rooms above add more.
 WRAPPERS: dict[str, type[MaskedLayer]] = {**LAYOUTS, "penalized": PenalizedLayer}
+# What is in a model for a part of its training only, and what takes it out.
+PASSING: dict[type[Layer], tuple[str, str]] = {
+    PenalizedLayer: ("penalties of learning-compression", "callback.finish(model)")
+}
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -48,14 +52,14 @@ def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> 
         )
 
 
-def check_no_gates(function: str, model: keras.Model) -> None:
-    """Raise a ValueError if a model has gates that `harden` did not turn into masks."""
-    gated = [layer.name for layer in masked_layers(model) if layer.draws]
-    if gated:
-        raise ValueError(
-            f"`{function}` takes a model without gates. Received: model={model.name}, "
-            f"with gates in {some(gated)}. Call `harden(model)` first."
-        )
+def check_finished(function: str, model: keras.Model) -> None:
+    """Raise a ValueError if a model has gates, hinges or penalties of a training."""
+    for cls, (what, end) in PASSING.items():
+        if found := [v.name for _, v in walk(model) if isinstance(v, cls)]:
+            raise ValueError(
+                f"`{function}` takes a model without {what}. Received: "
+                f"model={model.name}, with {what} in {some(found)}. Call `{end}` first."
+            )
 
 
 def masking(options: Mapping[int, dict]) -> Change:

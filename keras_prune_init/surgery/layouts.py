@@ -57,7 +57,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     False
     """
     exchange.check_pruned("to_layout", model)
-    exchange.check_no_gates("to_layout", model)
+    exchange.check_finished("to_layout", model)
     check_choice("layout", layout, exchange.LAYOUTS)
     check_optimizer(model, layout)
     new = rebuild.copy_model(model, change=exchange.to_layout(layout))

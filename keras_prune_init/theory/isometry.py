@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from keras_prune_init._arguments import check_flag, is_number, is_whole
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.reports.table import aligned
-from keras_prune_init.surgery.exchange import check_no_gates
+from keras_prune_init.surgery.exchange import check_finished
 from keras_prune_init.theory import matrices
 
 STEPS_A_CALL = 100
@@ -192,7 +192,7 @@ def _masked(model) -> list[Kernel]:
             f"returned. Received: model={model.name}, without a masked dense or "
             "convolution layer. Prune it first."
         )
-    check_no_gates("approximate_isometry", model)
+    check_finished("approximate_isometry", model)
     scaled = [k.path for k in kernels if k.scale is not None and np.any(k.scale != 1)]
     if scaled:
         raise ValueError(

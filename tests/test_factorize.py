@@ -69,6 +69,19 @@ def test_the_error_of_a_kernel_is_what_its_discarded_singular_values_say(form):
     np.testing.assert_allclose(row.energy, kept[rank - 1], rtol=1e-6)
 
 
+def test_the_error_of_a_dense_kernel_is_what_its_discarded_singular_values_say():
+    model = keras.Sequential([keras.Input((12,)), L.Dense(9)])
+    kernel = model.layers[0].kernel.numpy().astype(float)
+    small = kpi.factorize(model, 0.6)
+    first, second = (v.kernel.numpy().astype(float) for v in small.layers[0].layers)
+    values = np.linalg.svd(kernel, compute_uv=False)
+    rank = first.shape[1]
+    kept = np.cumsum(values**2) / np.sum(values**2)
+    assert kept[rank - 1] >= 0.6 > kept[rank - 2]
+    error = np.linalg.norm(kernel - first @ second)
+    np.testing.assert_allclose(error, np.linalg.norm(values[rank:]), rtol=1e-5)
+
+
 CONVOLUTIONS = {
     "plain": lambda: L.Conv2D(7, 3, activation="relu"),
     "strides": lambda: L.Conv2D(7, (3, 2), strides=(1, 2), padding="same"),

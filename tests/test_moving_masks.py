@@ -124,7 +124,7 @@ def test_the_fraction_falls_along_a_cosine_and_is_rounded_down(step, moved):
 
 def test_set_grows_at_random_positions_by_seed_and_step():
     mask = [1] * 50 + [0] * 50
-    weights = np.arange(100)[::-1] * np.array(mask)
+    weights = np.array(mask)  # of equal ones the first stay
 
     def grown(**kwargs):
         found = rule_of(C.SET, 0.8).masks(moment(weights, mask, **kwargs))
@@ -182,6 +182,38 @@ def test_granet_prunes_all_kernels_together_and_then_moves():
     found = rule.masks(C.Moment(10, weights, masks, gradients))
     assert found["a"].tolist() == [1, 1, 1, 1]
     assert found["b"].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("step", "of_b"), [(5, [1, 1, 0, 0, 1, 0]), (20, [0, 0, 0, 0, 0, 0])]
+)
+def test_granet_moves_less_and_less_and_ends_with_the_largest(step, of_b):
+    rule = rule_of(C.GraNet, 0.5, 0.5)
+    masks = {name: np.ones(6, bool) for name in "ab"}
+    rule.rising.begin(masks, False)
+    weights = {"a": np.arange(12.0, 6, -1), "b": np.arange(6.0, 0, -1)}
+    gradients = {"a": np.zeros(6), "b": np.array([0.0, 0, 1, 2, 9, 0])}
+    # Of 12, 6 * (1 - 0.75**3) = 3.5 are removed, and 0.25 * (1 + cos(pi/4)) = 0.43 of
+    # three moves in "b". At the end 6 are removed, and nothing moves.
+    found = rule.masks(C.Moment(step, weights, masks, gradients))
+    assert found["a"].all()
+    assert found["b"].tolist() == of_b
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: C.GradualMagnitude(0.5, end=20),
+        lambda: C.GraNet(0.5, 0.5, end=20),
+        lambda: C.ACDC(0.5, begin=0, every=9, end=20),
+    ],
+)
+def test_of_equal_weights_the_first_stay_and_half_of_five_is_two(make):
+    rule = rule_of(make)
+    mask = np.ones(5, bool)
+    rule.rising.begin({"a": mask}, False)
+    found = rule.masks(moment([1, -1, 1, -1, 1], mask, [0, 0, 0, 0, 9], step=20))
+    assert found["a"].tolist() == [1, 1, 1, 0, 0]
 
 
 def test_acdc_takes_turns_and_ends_sparse():

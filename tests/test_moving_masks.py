@@ -450,6 +450,26 @@ def test_compiled_and_eager_steps_give_the_same_masks(name, options):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("layout", ["masked", "compact"])
+def test_only_the_first_change_traces_graphs(layout):
+    traced, seen = [], []
+
+    class Counted(keras.Sequential):
+        def compute_loss(self, *args, **kwargs):
+            traced.append(self)
+            return super().compute_loss(*args, **kwargs)
+
+    model = Counted([keras.Input((5,)), L.Dense(8), L.Dense(3)])
+    pruned = kpi.prune(model, None, "random", sparsity=0.5, layout=layout)
+    pruned.compile("sgd", LOSS)
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, logs: seen.append(len(traced))
+    )
+    fit(pruned, batch(model, 64), 3, [C.RigL(every=2, end=9), watch])
+    assert seen[2:] == [seen[2]] * 10  # changes before steps 2, 4, 6 and 8
+    assert seen[2] > seen[1]
+
+
 def test_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     try:

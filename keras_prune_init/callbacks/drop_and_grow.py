@@ -78,12 +78,15 @@ class DropAndGrow(MovingMasks):
 
     def masks(self, moment):
         fraction = self.fraction_at(moment.step)
-        drops, grows = self.drop(moment), self.grow(moment)
-        found = {}
+        kept = {p: int(np.count_nonzero(mask)) for p, mask in moment.masks.items()}
+        moved = {path: int(fraction * count) for path, count in kept.items()}
+        scores, found = self.drop(moment), {}
         for path, mask in moment.masks.items():
-            kept = int(np.count_nonzero(mask))
-            moved = int(fraction * kept)
-            [stays] = top_k_of_all([drops[path]], kept - moved, [mask])
-            [comes] = top_k_of_all([grows[path]], moved, [~stays])
+            count = kept[path] - moved[path]
+            [found[path]] = top_k_of_all([scores[path]], count, [mask])
+        del scores  # as large as the kernels, and so are those that come
+        scores = self.grow(moment)
+        for path, stays in found.items():
+            [comes] = top_k_of_all([scores[path]], moved[path], [~stays])
             found[path] = stays | comes
         return found

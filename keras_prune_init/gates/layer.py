@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_prune_init.gates import hard_concrete
 from keras_prune_init.gates.options import Options, check_kernels, check_options, of
-from keras_prune_init.gates.parts import Penalty, Seeds, constant
+from keras_prune_init.gates.parts import Penalty, constant, uniform
 from keras_prune_init.gates.places import bias_of, gate_axes
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
@@ -164,9 +164,7 @@ class GatedLayer(MaskedLayer):
     def drawn_gate(self, name: str):
         """Return newly drawn gates of kernel `name`, a tensor like `log_alpha`."""
         log_alpha, margin = self.log_alphas[name], hard_concrete.MARGIN
-        u = keras.random.uniform(
-            log_alpha.shape, margin, 1 - margin, log_alpha.dtype, Seeds(self._draws)
-        )
+        u = uniform(self._draws, log_alpha.shape, log_alpha.dtype, margin)
         return hard_concrete.sample(log_alpha.value, u)
 
     def counts(self, name: str):

@@ -53,7 +53,7 @@ _BELOW_1 = "a number, at least 0 and below 1", lambda v: is_number(v) and 0 <= v
 NUMBERS = (
     *("penalty", "drop", "weight_decay", "mu", "growth"),
     *("l0_penalty", "l1_penalty", "l1_ball", "nuclear", "group", "sparse"),
-    *("energy", "strength", "rate_ratio", "least"),
+    *("strength", "rate_ratio", "least"),
 )
 DEFAULTS = flat(default_config.get_config().to_dict())
 # Of every key that is no name: what it must be, and whether it is.
@@ -87,6 +87,10 @@ RULES = {
     "prune.options.dense_epochs": _whole(0),
     "prune.options.tune_epochs": _whole(0),
     **{f"prune.options.{name}": _FROM_0 for name in NUMBERS},
+    "prune.options.energy": (
+        "a number above 0 and up to 1",
+        lambda v: is_number(v) and 0 < v <= 1,
+    ),
     "prune.options.steps": _whole(1),
     "prune.options.augmented": _FLAG,
     "prune.rescale": _FLAG,

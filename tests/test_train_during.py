@@ -13,7 +13,9 @@ from keras_prune_init.train import config_checks, during, run, systems
 pytestmark = pytest.mark.usefixtures("undrawn")
 # Options with which little happens in 4 epochs of 4 steps, but something does.
 OPTIONS = {
-    "hard_concrete": {"penalty": 2.0, "dense_epochs": 1},
+    "hard_concrete": {
+        **{"gates": "weights", "penalty": 38.0, "drop": 0.9, "dense_epochs": 1}
+    },
     "learning_compression": {"steps": 4, "mu": 0.1, "growth": 2.0},
     "compression_aware": {"nuclear": 0.2, "energy": 0.6, "dense_epochs": 1},
     "hinge": {"strength": 0.05, "least": 0.3},

@@ -7,6 +7,9 @@ what it removed stays removed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import keras
 import ml_collections
 
@@ -15,12 +18,29 @@ from keras_prune_init.layers.filters import check_filters
 from keras_prune_init.train import moving, prune_config
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.optimizer import float_steps, total_steps
-from keras_prune_init.train.phases import Phase
 from keras_prune_init.train.systems import SYSTEMS, Middle, System
 
 # Of `config.prune`, what only masks have that are chosen before training.
 ELSEWHERE = {"layout": "masked", "allocation": "global", "min_per_layer": 0}
 UNKNOWN = Middle(0, 10**15, None)  # before images are loaded
+
+
+class Phase(NamedTuple):
+    """A part of a training, whose steps are counted from the start of all of it.
+
+    Attributes:
+        begin: Number of steps before it.
+        end: Number of steps after it.
+        change: What makes its model of the one before it; `None`: that is the same.
+        callbacks: Those before the one that saves.
+        last: Those after it.
+    """
+
+    begin: int
+    end: int
+    change: Callable[[keras.Model], keras.Model] | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    last: Sequence[keras.callbacks.Callback] = ()
 
 
 def phases(config: ml_collections.ConfigDict, data) -> list[Phase]:

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import keras
 from absl import logging
 
 from keras_prune_init.rounds.rewinding import set_steps, steps_taken
 from keras_prune_init.train import fitting, run_folder, strategies
-
-
-class Phase(NamedTuple):
-    """A part of a training, whose steps are counted from the start of all of it.
-
-    Attributes:
-        begin: Number of steps before it.
-        end: Number of steps after it.
-        change: What makes its model of the one before it; `None`: that is the same.
-        callbacks: Those before the one that saves.
-        last: Those after it.
-    """
-
-    begin: int
-    end: int
-    change: Callable[[keras.Model], keras.Model] | None = None
-    callbacks: Sequence[keras.callbacks.Callback] = ()
-    last: Sequence[keras.callbacks.Callback] = ()
+from keras_prune_init.train.during import Phase
 
 
 def train(

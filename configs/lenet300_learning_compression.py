@@ -30,6 +30,7 @@ def get_config():
     config.prune.sparsity = 0.95
     config.prune.options.dense_epochs = 30
     config.prune.options.steps = 40
+    config.prune.options.every = 20 * 234  # batches: 20 epochs
     config.prune.options.mu = 9e-5
     config.prune.options.growth = 1.1
     config.prune.options.tune_epochs = 20

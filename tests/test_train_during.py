@@ -245,3 +245,12 @@ def test_a_model_that_does_not_fit_is_refused_before_training(
     with pytest.raises(ValueError, match=message):
         run.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_epochs_with_the_rounding_of_int8_come_last(tmp_path):
+    config = config_of(tmp_path, "learning_compression", steps=2)
+    config.train.update(epochs=4, quantize_aware=True, quantize_epochs=1)
+    result = run.run(config, tmp_path / "run")
+    assert result["epochs"] == len(runs.history(tmp_path / "run")) == 4
+    assert result["kept"] == result["total"] - int(0.5 * result["total"])
+    assert 0 <= result["int8_test_accuracy"] <= 1

@@ -41,6 +41,14 @@ SMALLER = {
     "fashion_mlp_synflow": {"width": 32},
     "lottery_cifar10": ONE_BLOCK,
     "lottery_mnist": {"width": (8, 6)},
+    "lenet300_rigl": {"width": (8, 6)},
+    "lenet300_gradual_magnitude": {"width": (8, 6)},
+    "lenet300_hard_concrete": {"width": (8, 6)},
+    "lenet300_learning_compression": {"width": (8, 6)},
+    "fashion_resnet20_rigl": ONE_BLOCK,
+    "fashion_cnn_compression_aware": {"width": 4},
+    "cifar10_resnet20_acdc": ONE_BLOCK,
+    "cifar10_resnet20_hinge": {"depth": 8, "width": 4},
 }
 
 
@@ -86,9 +94,13 @@ def test_config_runs(path, tmp_path, stand_ins, eagerly, undrawn):
     if config.data.image_size:
         config.data.image_size = 32
     result = run.run(config, tmp_path / "run")
-    assert result["finished"] and result["epochs"] == 1
+    options = config.prune.options
+    parts = 1 + bool(options.dense_epochs) + bool(options.tune_epochs)
+    assert result["finished"] and result["epochs"] == parts
     assert 0 <= result["test_accuracy"] <= 1
-    if "*=" in config.prune.allocation:  # which says how much each layer loses
+    # Allocations that say how much each layer loses, and methods that find out.
+    found = "hard_concrete", "compression_aware", "hinge"
+    if "*=" in config.prune.allocation or config.prune.method in found:
         return
     removed = int(config.prune.sparsity * result["total"])
     # "uniform" rounds in each tensor, but the total is exact all the same.

@@ -5,7 +5,13 @@ import itertools
 import ml_collections
 
 from keras_prune_init._arguments import is_number, is_whole
-from keras_prune_init.train import default_config, moving, prune_config, strategies
+from keras_prune_init.train import (
+    default_config,
+    during,
+    moving,
+    prune_config,
+    strategies,
+)
 from keras_prune_init.train.data import augment
 from keras_prune_init.train.optimizer import SCHEDULES
 
@@ -43,6 +49,12 @@ _FLAG = "True or False", lambda v: isinstance(v, bool)
 _FROM_0 = "a number, 0 or more", lambda v: is_number(v) and v >= 0
 _BELOW_1 = "a number, at least 0 and below 1", lambda v: is_number(v) and 0 <= v < 1
 
+# Options whose ranges the methods know.
+NUMBERS = (
+    *("penalty", "drop", "weight_decay", "mu", "growth"),
+    *("l0_penalty", "l1_penalty", "l1_ball", "nuclear", "group", "sparse"),
+    *("strength", "rate_ratio", "least"),
+)
 DEFAULTS = flat(default_config.get_config().to_dict())
 # Of every key that is no name: what it must be, and whether it is.
 RULES = {
@@ -72,6 +84,15 @@ RULES = {
     "prune.options.fraction": _FROM_0,
     "prune.options.power": _FROM_0,
     "prune.options.initial": _BELOW_1,
+    "prune.options.dense_epochs": _whole(0),
+    "prune.options.tune_epochs": _whole(0),
+    **{f"prune.options.{name}": _FROM_0 for name in NUMBERS},
+    "prune.options.energy": (
+        "a number above 0 and up to 1",
+        lambda v: is_number(v) and 0 < v <= 1,
+    ),
+    "prune.options.steps": _whole(1),
+    "prune.options.augmented": _FLAG,
     "prune.rescale": _FLAG,
     "train.epochs": _whole(1),
     "train.steps": _whole(1),
@@ -111,15 +132,10 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
                 f"`{key}` must be {rule}. Received: {key}={value!r}. Set another "
                 f"--config.{key}."
             )
-    if not (rules := moving.rules(config)):
-        prune_config.rounds(config)
-    first = prune_config.arguments(moving.first(config))
-    if first["layout"] == "compact" and not all(rule.fixed_counts for rule in rules):
-        raise ValueError(
-            "`prune.layout` 'compact' stores a fixed number of weights. Received: "
-            f"prune.method={config.prune.method!r}, which changes the number. Set "
-            "--config.prune.layout=masked."
-        )
+    if config.prune.method in during.SYSTEMS:
+        during.check_config(config)
+    else:
+        _check_masks(config)
     train = config.train
     if train.batch_size % replicas:
         raise ValueError(
@@ -139,4 +155,17 @@ def check_config(config: ml_collections.ConfigDict, replicas: int = 1) -> None:
             "`train.warmup_epochs` works only with train.schedule='cosine'. Received: "
             f"train.warmup_epochs={train.warmup_epochs} with "
             f"train.schedule={train.schedule!r}. Set --config.train.warmup_epochs=0."
+        )
+
+
+def _check_masks(config):
+    """Check what the masks at the start are, and how they change."""
+    if not (rules := moving.rules(config)):
+        prune_config.rounds(config)
+    first = prune_config.arguments(moving.first(config))
+    if first["layout"] == "compact" and not all(rule.fixed_counts for rule in rules):
+        raise ValueError(
+            "`prune.layout` 'compact' stores a fixed number of weights. Received: "
+            f"prune.method={config.prune.method!r}, which changes the number. Set "
+            "--config.prune.layout=masked."
         )

@@ -62,12 +62,44 @@ def get_config() -> ConfigDict:
     config.prune.options.temperature = config_dict.placeholder(float)  # of grasp
     # Of methods that change masks while the network trains: "set", "rigl", "granet",
     # "gradual_magnitude", "acdc". Steps are counted from the start of the training.
+    # (`every` is also of "learning_compression" and "compression_aware".)
     config.prune.options.every = config_dict.placeholder(int)
     config.prune.options.begin = config_dict.placeholder(int)
     config.prune.options.end = config_dict.placeholder(int)  # None: 3/4 of the steps
     config.prune.options.fraction = config_dict.placeholder(float)
     config.prune.options.power = config_dict.placeholder(float)
     config.prune.options.initial = config_dict.placeholder(float)  # sparsity
+    # Of "hard_concrete", "learning_compression", "compression_aware" and "hinge": the
+    # first epochs train the dense net, the last ones what the method has made of it.
+    # None: where a method needs them, a quarter of all epochs (no dense ones with
+    # model.weights), else 0.
+    config.prune.options.dense_epochs = config_dict.placeholder(int)
+    config.prune.options.tune_epochs = config_dict.placeholder(int)
+    # Of "hard_concrete", which must have a penalty, and does not read the sparsity.
+    config.prune.options.penalty = config_dict.placeholder(float)
+    config.prune.options.gates = config_dict.placeholder(str)  # inputs channels weights
+    config.prune.options.drop = config_dict.placeholder(float)
+    config.prune.options.weight_decay = config_dict.placeholder(float)
+    # Of "learning_compression"; one of the last three in place of the sparsity.
+    config.prune.options.steps = config_dict.placeholder(int)  # of compression
+    config.prune.options.mu = config_dict.placeholder(float)
+    config.prune.options.growth = config_dict.placeholder(float)
+    config.prune.options.augmented = config_dict.placeholder(bool)
+    config.prune.options.l0_penalty = config_dict.placeholder(float)
+    config.prune.options.l1_penalty = config_dict.placeholder(float)
+    config.prune.options.l1_ball = config_dict.placeholder(float)
+    # Of "compression_aware", which does not read the sparsity.
+    config.prune.options.nuclear = config_dict.placeholder(float)
+    config.prune.options.group = config_dict.placeholder(float)
+    config.prune.options.sparse = config_dict.placeholder(float)
+    config.prune.options.energy = config_dict.placeholder(float)
+    config.prune.options.form = config_dict.placeholder(str)  # pointwise, separable
+    # Of "hinge", whose sparsity is that of multiply-adds.
+    config.prune.options.strength = config_dict.placeholder(float)
+    config.prune.options.rate_ratio = config_dict.placeholder(float)
+    config.prune.options.least = config_dict.placeholder(float)
+    config.prune.options.groups = config_dict.placeholder(str)
+    config.prune.options.regularizer = config_dict.placeholder(str)
     # Training batches to score on. None: as many as the method asks for, mostly one.
     config.prune.batches = config_dict.placeholder(int)
     # In place of them, this many images of every class.

@@ -22,7 +22,9 @@ def fit(
     pruned: keras.Model,
     first: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> int:
+    last: Sequence[keras.callbacks.Callback] = (),
+    until: int | None = None,
+) -> None:
     """Train in floats to the end.
 
     Args:
@@ -32,19 +34,18 @@ def fit(
         pruned: The model, from wherever its training is.
         first: The step with which the training in this folder began.
         callbacks: Those that come before the one that saves.
-
-    Returns:
-        Number of its epochs; the last may be a part of one.
+        last: Those that come after it.
+        until: The number of steps after which to end; `None`: all of the training.
     """
     batch_size = config.train.batch_size
     strategy = pruned.distribute_strategy
     chief = strategies.is_chief(strategy)
     replicas, hosts = strategy.num_replicas_in_sync, workers.hosts(strategy)
     steps = data.steps(batch_size)
-    taken, total = steps_taken(pruned), float_steps(config.train, steps)
-    epochs = -(-total // steps)
-    if taken >= total:  # stopped between the last epoch and the result
-        return epochs
+    taken = steps_taken(pruned)
+    total = float_steps(config.train, steps) if until is None else until
+    if taken >= total:  # stopped between the last epoch and what follows
+        return
     logging.info("Training from step %d to %d, %d an epoch", taken, total, steps)
     saving = checkpoints.Checkpoints(
         folder,
@@ -68,7 +69,7 @@ def fit(
             epochs=end,
             steps_per_epoch=steps - within,
             validation_data=feed.testing(config, data, replicas),
-            callbacks=[*callbacks, LearningRate(rate, taken), saving],
+            callbacks=[*callbacks, LearningRate(rate, taken), saving, *last],
             verbose=(1 if sys.stdout.isatty() else 2) if chief else 0,
         )
 
@@ -77,5 +78,4 @@ def fit(
             fit_to(taken // steps + 1, taken)
             taken += -taken % steps
         if taken < total:
-            fit_to(epochs, taken)
-    return epochs
+            fit_to(-(-total // steps), taken)

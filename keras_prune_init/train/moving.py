@@ -51,14 +51,8 @@ def rules(
     if config.prune.method not in RULES:
         return []
     rule, _ = RULES[config.prune.method]
+    prune_config.check_moves(config)
     prune = config.prune
-    for key, value in (("rounds", None), ("what", "weights"), ("rescale", False)):
-        if prune[key] != value:
-            raise ValueError(
-                f"`prune.{key}` is for masks that stay. Received: prune.{key}="
-                f"{prune[key]!r} with prune.method={prune.method!r}, which changes "
-                f"masks. Leave it out, or use another method."
-            )
     known = {
         "sparsity": prune.sparsity,
         "allocation": prune_config.allocation(config),
@@ -71,10 +65,4 @@ def rules(
     if steps is not None:
         begin = options.get("begin", 0)
         options.setdefault("end", max(steps * 3 // 4, begin + 1))
-    try:
-        return [rule(**options)]
-    except TypeError as e:  # an option of another method
-        raise ValueError(
-            f"`prune.options` must be those of the method. Received: {options} for "
-            f"prune.method={prune.method!r}, of which Python says: {e}. Change them."
-        ) from e
+    return [prune_config.made(config, rule, **options)]

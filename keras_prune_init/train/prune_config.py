@@ -1,5 +1,6 @@
 """The part `config.prune` of a configuration as arguments of `prune_at_init`."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -86,6 +87,39 @@ def rounds(config: ml_collections.ConfigDict) -> Settings | None:
         # A model without weights of a file was never trained.
         whole=config.model.get("weights") is None,
     )
+
+
+def check_moves(
+    config: ml_collections.ConfigDict, more: Mapping[str, Any] | None = None
+) -> None:
+    """Raise a ValueError if a key has a value that methods while training do not read.
+
+    `more` has the defaults of other such keys.
+    """
+    prune, stays = config.prune, {"rounds": None, "what": "weights", "rescale": False}
+    for key, value in {**stays, **(more or {})}.items():
+        if prune[key] != value:
+            raise ValueError(
+                f"`prune.{key}` is for masks that stay. Received: prune.{key}="
+                f"{prune[key]!r} with prune.method={prune.method!r}, which decides "
+                f"while the network trains. Leave it out, or use another method."
+            )
+
+
+def made(config: ml_collections.ConfigDict, make: Callable, *args, **options):
+    """Return what a function makes of the options of a method.
+
+    Raises:
+        ValueError: If they are those of another method.
+    """
+    try:
+        return make(*args, **options)
+    except TypeError as e:
+        raise ValueError(
+            f"`prune.options` must be those of the method. Received: {options} for "
+            f"prune.method={config.prune.method!r}, of which Python says: {e}. Change "
+            "them."
+        ) from e
 
 
 def _what(name, budget, multiple_of):

@@ -15,18 +15,19 @@ from absl import logging
 import keras_prune_init as kpi
 from keras_prune_init.distribute import workers
 from keras_prune_init.rounds.rewinding import build_optimizer
-from keras_prune_init.rounds.settings import LEARNING_RATE
+from keras_prune_init.surgery import exchange
 from keras_prune_init.train import (
     config_checks,
-    fitting,
-    moving,
+    during,
     networks,
-    prune_config,
+    phases,
     quantization,
     rounds,
     run_folder,
     run_lock,
+    smoke,
     strategies,
+    systems,
 )
 from keras_prune_init.train.data import feed
 from keras_prune_init.train.data.loading import load_images
@@ -91,31 +92,33 @@ def _run(config, folder, strategy, chief, resume, deterministic):
         tf.config.experimental.enable_op_determinism()
     data = _load(config)
     if config.smoke:
-        config = _smoke(config, replicas)
+        config = smoke.shortened(config, replicas)
         data = data.first(2 * config.train.batch_size, config.train.batch_size)
 
-    steps = total_steps(config.train, data.steps(config.train.batch_size))
-    rules = moving.rules(config, steps)
+    an_epoch = data.steps(config.train.batch_size)
+    steps = total_steps(config.train, an_epoch)
     with workers.watched(strategy):
         if config.prune.rounds:
-            pruned, epochs = _in_rounds(folder, settings, config, data, strategy)
+            pruned = _in_rounds(folder, settings, config, data, strategy)
         else:
+            parts = during.phases(config, data)
             pruned = _loaded_or_pruned(folder, settings, config, data, strategy)
-            epochs = fitting.fit(folder, config, data, pruned, callbacks=rules)
+            pruned = phases.train(folder, config, data, pruned, parts)
         batches = feed.testing(config, data, replicas)
         test = pruned.evaluate(batches, return_dict=True, verbose=0)
     if not chief:
         return test
-    plain = pruned if config.prune.what == "channels" else kpi.strip(pruned)
+    plain = kpi.strip(pruned) if exchange.masked_layers(pruned) else pruned
     found = {}
     if config.train.quantize_aware:
         found = quantization.finish(folder, config, data, plain)
-        epochs = config.train.epochs
-    last = kpi.report(pruned) if rules else None  # other masks than at the start
+    last = None
+    if during.changes(config):
+        last = systems.report(pruned, lambda: _network(config, data))
     # For inference: whoever trains it further compiles it as that needs.
     plain.optimizer, plain.compiled = None, False
     with run_folder.saving(folder, "at its end", "Its training is."):
-        counts = {"epochs": epochs, "steps": steps}
+        counts = {"epochs": -(-steps // an_epoch), "steps": steps}
         if last:
             _save_report(folder, last)
             counts |= _counts(last)
@@ -135,15 +138,13 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
         model = _build(config, data, strategy)
     if config.train.quantize_aware:
         kpi.tfmot.quantize_aware(model)  # an error if it cannot be, before all work
-    arguments = prune_config.arguments(moving.first(config))
     started = time.perf_counter()
-    pruned = kpi.prune_at_init(model, feed.scoring(config, data), **arguments)
+    pruned = during.begin(config, data, model)
     seconds = time.perf_counter() - started
     # Keras traces a step twice, half of the time to the first, if that makes these.
     build_optimizer(pruned)
     if strategies.is_chief(strategy):
-        whole = model if config.prune.what == "channels" else None
-        report = kpi.report(pruned, whole)
+        report = kpi.report(pruned, None if exchange.masked_layers(pruned) else model)
         kept = "Nothing but the scoring is lost."
         with run_folder.saving(folder, "before its first step", kept):
             more = {"seconds_of_scoring": seconds}
@@ -152,7 +153,7 @@ def _loaded_or_pruned(folder, settings, config, data, strategy):
 
 
 def _in_rounds(folder, settings, config, data, strategy):
-    """Prune and train in rounds; return the model, and how many epochs one has."""
+    """Prune and train in rounds; return the model."""
     with strategy.scope(), strategies.precision(config.train.precision, strategy):
         model = _build(config, data, strategy)
     pruned, history = rounds.run(folder, settings, config, data, model)
@@ -168,7 +169,7 @@ def _in_rounds(folder, settings, config, data, strategy):
             _save_start(folder, settings, report, pruned, more)
             rounds.copy_history(folder, config, epochs)
     logging.info("\n%s", history)
-    return pruned, epochs
+    return pruned
 
 
 def _load(config):
@@ -180,10 +181,14 @@ def _load(config):
     return data
 
 
-def _build(config, data, strategy):
-    model = networks.make(
+def _network(config, data):
+    return networks.make(
         input_shape=data.input_shape, classes=data.classes, **config.model.to_dict()
     )
+
+
+def _build(config, data, strategy):
+    model = _network(config, data)
     model.compile(
         optimizer(config.train),
         feed.loss(config),
@@ -262,22 +267,3 @@ def _summary(result):
         f"{result['kept']} of {result['total']} weights kept "
         f"(sparsity {result['sparsity']:.6f})"
     )
-
-
-def _smoke(config, replicas):
-    """Change the configuration to a run of two small steps."""
-    config = config.copy_and_resolve_references()
-    config.train.epochs = 2 if config.train.quantize_aware else 1
-    config.train.quantize_epochs = 1
-    config.train.steps = None
-    # Large images take long on whatever machine one tries things.
-    most = max(4 if config.data.image_size else 32, replicas)
-    config.train.batch_size = min(config.train.batch_size, most)
-    # One image of every class would be many of 1000 classes.
-    config.prune.samples_per_class = None
-    config.prune.scoring_batch_size = None
-    config.prune.batches = min(config.prune.batches or 2, 2)
-    config.prune.rounds = config.prune.rounds and min(config.prune.rounds, 2)
-    if prune_config.rewind(config) not in (0, LEARNING_RATE):
-        config.prune.rewind = "1"
-    return config

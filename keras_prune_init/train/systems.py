@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class Middle(NamedTuple):
     data: Any
 
 
-class System:
+class System(abc.ABC):
     """What a system does with a network; a subclass has the options as arguments.
 
     Attributes:
@@ -56,9 +57,9 @@ class System:
         """Return the model that the system trains."""
         return model
 
+    @abc.abstractmethod
     def end(self, model: keras.Model) -> keras.Model:
         """Return the smaller model, from the one that was trained."""
-        raise NotImplementedError
 
     def check(self, model: keras.Model) -> None:
         """Raise an error if the system cannot treat a new model."""

@@ -56,12 +56,12 @@ def cell(settings, options):
     if settings["method"] != "dense":
         model = networks.prune_by_class(model, data, settings, options)
         empty = len(kpi.report(model).collapsed)
-    optimizer = _optimizer(options)
+    optimizer = step_decay(options)
     result = training.train(model, data, optimizer, options, seed, "crop+flip")
     return {**result, "empty_layers": empty}
 
 
-def _optimizer(options):
+def step_decay(options):
     """SGD whose rate drops to a tenth after half and three quarters of the steps."""
     peak, steps = options.learning_rate, options.iterations
     rate = keras.optimizers.schedules.PiecewiseConstantDecay(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 import grid
 import keras
@@ -21,7 +22,15 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
         parser.add_argument(f"--{name}", type=type(default), default=default)
 
 
-def train(model: keras.Model, data, optimizer, options, seed: int, augment="") -> dict:
+def train(
+    model: keras.Model,
+    data,
+    optimizer,
+    options,
+    seed: int,
+    augment: str = "",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
     """Train, and test once at the end.
 
     Returns:
@@ -37,6 +46,7 @@ def train(model: keras.Model, data, optimizer, options, seed: int, augment="") -
         steps_per_epoch=steps,
         epochs=options.iterations // steps,
         shuffle=False,  # the batches are shuffled already
+        callbacks=[*callbacks],
         verbose=0,
     ).history
     # Many batches in one call would have to divide the test images.

@@ -22,13 +22,12 @@ import sys
 import time
 
 import common
+import compare_during
 import compare_pictures
 import keras
 import numpy as np
-import tensorflow_model_optimization as tfmot
 import tf_keras
 from compare_run import NETS, Run
-from tfmot import wrapped  # benchmarks/tfmot.py
 
 import keras_prune_init as kpi
 from keras_prune_init._files import atomic
@@ -81,62 +80,6 @@ def rate_rewound(run, method):
     return run.rounds(run.trained(fifth), 4, "learning_rate", fifth)
 
 
-# Of each: the rule, by the sparsity and the steps between changes, and how it begins.
-DENSE, SPARSE = ("magnitude", "global"), ("random", "erk")
-MOVING = {
-    "SET": (lambda sparsity, every: kpi.callbacks.SET(every=every), SPARSE),
-    "RigL": (lambda sparsity, every: kpi.callbacks.RigL(every=every), SPARSE),
-    "GraNet": (lambda s, every: kpi.callbacks.GraNet(s, every=every), DENSE),
-    "gradual magnitude": (
-        lambda sparsity, every: kpi.callbacks.GradualMagnitude(sparsity, every=every),
-        DENSE,
-    ),
-    "AC/DC": (
-        lambda s, every: kpi.callbacks.ACDC(s, begin=5 * every, every=10 * every),
-        DENSE,
-    ),
-}
-
-
-def moving(run, name):
-    """Masks that change in three quarters of the steps; their gradients cost a step."""
-    make, (method, allocation) = MOVING[name]
-    every = max(run.steps // 60, 1)
-    rule = make(run.sparsity, every)
-    model = kpi.prune(
-        run.start,
-        None,
-        method,
-        sparsity=run.sparsity if allocation == "erk" else 0.0,
-        allocation=allocation,
-        seed=run.seed,
-        verbose=0,
-    )
-    run.compile(model, run.steps, every)
-    counts = np.full(run.steps, kpi.report(model).kept)
-    run.fit(model, run.steps, callbacks=[rule])
-    for change in rule.history:
-        counts[change.step :] = change.kept
-    passes = len(rule.history) if rule.needs_gradients else 0
-    run.phases[-1] = run.steps, float(counts.mean() / run.total + passes / run.steps)
-    return model
-
-
-def gradual(run):
-    """tfmot's gradual magnitude in Keras 2, whose callback counts single steps."""
-    last, frequency = run.steps * 3 // 4, max(run.steps // 60, 1)
-    now = np.minimum(np.arange(run.steps) // frequency * frequency / last, 1)
-    density = 1 - run.sparsity * (1 - (1 - now) ** 3)
-    polynomial = tfmot.sparsity.keras.PolynomialDecay(
-        0.0, run.sparsity, 0, last, frequency=frequency
-    )
-    model = wrapped(kpi.tfmot.from_keras3(run.start), polynomial)
-    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
-    run.compile(model, run.steps, 1)
-    run.fit(model, run.steps, float(density.mean()), callbacks=callbacks)
-    return tfmot.sparsity.keras.strip_pruning(model)
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A line of the table: `methods` are the names of one method, the first is used."""
@@ -145,13 +88,14 @@ class Row:
     how: object
     methods: tuple = ()
     options: dict = dataclasses.field(default_factory=dict)
+    may_refuse: bool = False
 
     def run(self, run):
         """Return the numbers of a run, or the reason why there are none."""
         try:
             model = self.how(run, *self.methods[:1], **self.options)
         except ValueError as e:  # what `prune` refuses
-            if not self.methods:
+            if not self.methods and not self.may_refuse:
                 raise
             return {"reason": str(e)}
         return run.result(model)
@@ -176,8 +120,15 @@ ROWS = [
     Row("magnitude, 5 rounds", fine_tuned, ("magnitude",)),
     Row("lottery ticket, 4 rounds", lottery, ("magnitude",)),
     Row("rate rewound, 4 rounds", rate_rewound, ("magnitude",)),
-    *[Row(name, moving, options={"name": name}) for name in MOVING],
-    Row("gradual magnitude of tfmot", gradual),
+    *[
+        Row(name, compare_during.moving, options={"name": name})
+        for name in compare_during.MOVING
+    ],
+    Row("gradual magnitude of tfmot", compare_during.gradual),
+    Row("hard-concrete gates", compare_during.gates),
+    Row("learning-compression", compare_during.learning_compression),
+    Row("low rank", compare_during.low_rank, may_refuse=True),
+    Row("hinges", compare_during.hinges, may_refuse=True),
 ]
 
 

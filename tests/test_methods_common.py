@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import ALIASES, EACH, METHODS, L, batch, mlp, net
 
 import keras_prune_init as kpi
@@ -146,8 +147,6 @@ def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
     method = kpi.get_method("grasp", temperature=3.0)
     scores = kpi.score(model, data, method)
 
-    import tensorflow as tf
-
     from keras_prune_init.layers.kernels import find_kernels
     from keras_prune_init.scoring import first_batch
     from keras_prune_init.scoring.network import Network
@@ -170,6 +169,22 @@ def test_grasp_product_agrees_with_a_finite_difference_of_gradients():
         np.testing.assert_allclose(
             scores[k.path], expected, atol=1e-6 * np.abs(expected).max()
         )
+
+
+def test_batches_of_grasp_have_own_gradients_or_one_together():
+    model = kpi.models.mlp((5,), classes=3, depth=3, width=6, activation="tanh")
+    x, y = batch(model, 16)
+    halves = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    first, second = (kpi.score(model, half, "grasp") for half in halves)
+    own = kpi.score(model, halves, "grasp", batches=2)
+    whole = kpi.score(model, (x, y), "grasp")
+    pooled = kpi.score(model, halves, kpi.methods.GraSP(pooled=True), batches=2)
+    for path, found in own.items():
+        np.testing.assert_allclose(found, first[path] + second[path], rtol=1e-5)
+        # Sums of two means each, and without batch statistics.
+        scale = np.abs(whole[path]).max()
+        np.testing.assert_allclose(pooled[path], 4 * whole[path], atol=1e-5 * scale)
+        assert not np.allclose(found, pooled[path], atol=1e-2 * scale)
 
 
 def test_synflow_is_conserved_from_layer_to_layer():

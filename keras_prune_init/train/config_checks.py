@@ -78,6 +78,7 @@ RULES = {
     "prune.min_per_layer": _whole(0),
     "prune.multiple_of": _whole(1),
     "prune.options.temperature": _FROM_0,
+    "prune.options.pooled": _FLAG,
     "prune.options.every": _whole(1),
     "prune.options.begin": _whole(0),
     "prune.options.end": _whole(1),

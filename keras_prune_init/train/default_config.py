@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     config.prune.options.schedule = config_dict.placeholder(str)  # exponential, linear
     config.prune.options.batch_norm = config_dict.placeholder(str)  # "train" or "eval"
     config.prune.options.temperature = config_dict.placeholder(float)  # of grasp
+    config.prune.options.pooled = config_dict.placeholder(bool)  # of grasp
     # Of methods that change masks while the network trains: "set", "rigl", "granet",
     # "gradual_magnitude", "acdc". Steps are counted from the start of the training.
     # (`every` is also of "learning_compression" and "compression_aware".)

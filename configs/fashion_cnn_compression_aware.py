@@ -6,7 +6,8 @@ each, which keep 90 % of the energy. Both are trained for the last 3 of 15 epoch
 
     python -m keras_prune_init.train --config=configs/fashion_cnn_compression_aware.py
 
-TIME
+Time: 26 minutes on two very busy cores. Result,
+one seed: 86.9 % test accuracy, 47,905 of 93,728 weights.
 """
 
 from ml_collections import ConfigDict

@@ -67,8 +67,7 @@ def test_a_run_that_was_stopped_gives_the_same_network(name, tmp_path, eagerly):
         np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=key)
     report, *models = written(again)
     for pair in zip(models, written(tmp_path / "expected")[1:], strict=True):
-        for a, b in zip(*(model.get_weights() for model in pair), strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert_equal(pair)
     assert report["kept"] == result["kept"] < result["total"] == report["total"]
 
 
@@ -124,8 +123,7 @@ def test_layers_of_low_rank_are_replaced(tmp_path, eagerly):
     assert result["kept"] == sum(w.size for w in kernels)
     assert result["total"] == 9 * 4 + 36 * 4
     assert result["kept"] < result["total"]
-    for a, b in zip(model.get_weights(), stripped.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_equal([model, stripped])
 
 
 def test_hinges_leave_the_multiply_adds_that_were_asked_for(tmp_path, eagerly):

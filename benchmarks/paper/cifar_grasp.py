@@ -18,6 +18,8 @@ Reference: Wang, Zhang, Grosse, 2020, arXiv 2002.07376; Frankle, Dziugaite, Roy,
 2021, arXiv 2009.08576, for places and absolute values.
 """
 
+import sys
+
 import grid
 import keras
 import matplotlib
@@ -30,16 +32,6 @@ from cifar_methods import step_decay
 from cifar_rivals import halved
 
 import keras_prune_init as kpi
-
-
-class Own(kpi.methods.GraSP):
-    """Each batch has its own product H g."""
-
-    def scores(self, network, weights):
-        products = network.hessian_vector(
-            weights, None, self.batch_norm, self.temperature
-        )
-        return [w * h for w, h in zip(weights, products, strict=True)]
 
 
 class Apart(kpi.methods.GraSP):
@@ -95,6 +87,7 @@ def squares(tensors):
     return sum(float(tf.reduce_sum(t * t)) for t in tensors)
 
 
+FLOWS = "before", "after"
 GraSP = kpi.methods.GraSP
 # Of each: the method, and how many batches it reads.
 VARIANTS = {
@@ -102,16 +95,17 @@ VARIANTS = {
     "snip, 1": ("snip", 1),
     "snip, 10": ("snip", 10),
     "T=200, 1": (GraSP(), 1),
-    "T=200, 10 pooled": (GraSP(), 10),
-    "T=200, 10 own": (Own(), 10),
+    "T=200, 10 pooled": (GraSP(pooled=True), 10),
+    "T=200, 10 own": (GraSP(), 10),
     "T=200, apart": (Apart(), 2),
     "T=200, 1 places": (Places(), 1),
-    "T=200, 10 places": (Places(), 10),
+    "T=200, 10 places": (Places(pooled=True), 10),
     "T=1, 1": (GraSP(temperature=1.0), 1),
-    "T=1, 10 pooled": (GraSP(temperature=1.0), 10),
+    "T=1, 10 pooled": (GraSP(temperature=1.0, pooled=True), 10),
+    "T=1, 10 own": (GraSP(temperature=1.0), 10),
     "T=200, 1 absolute": (Absolute(), 1),
     "T=1, 1 absolute": (Absolute(temperature=1.0), 1),
-    "T=1, 10 absolute": (Absolute(temperature=1.0), 10),
+    "T=1, 10 absolute": (Absolute(temperature=1.0, pooled=True), 10),
     "T=200, 1 eval": (GraSP(batch_norm="eval"), 1),
 }
 
@@ -213,7 +207,34 @@ def draw(content):
     return figure
 
 
+def table(content):
+    """A line for each variant, means over seeds."""
+    lines = []
+    for (variant,), found in plots.group(content["rows"], "variant").items():
+        accuracy = [100 * r["test_accuracy"] for r in found]
+        seeds = ", ".join(f"{a:.1f}" for a in accuracy)
+        last = [[*r["kept"].values()][-1] for r in found]
+        flows = [
+            plots.geometric_mean([r[k]["flow_single"] for r in found]) for k in FLOWS
+        ]
+        lines.append(
+            {
+                "variant": variant,
+                "accuracy, %": f"{np.mean(accuracy):.1f} ({seeds})",
+                "dimensions after block 3 and 9": " and ".join(
+                    f"{np.mean([r['dimensions'][k] for r in found]):.1f}"
+                    for k in (2, 8)
+                ),
+                "flow before": f"{flows[0]:.2g}",
+                "flow after": f"{flows[1]:.2g}",
+                "kept in the classifier": f"{np.mean(last):.0f}",
+            }
+        )
+    return grid.common.table(lines)
+
+
 if __name__ == "__main__":
     options = parser().parse_args()
     name = f"cifar_grasp_{100 * options.sparsity:g}_{options.iterations}"
-    grid.run(name, options, cells(options), cell, draw)
+    content = grid.run(name, options, cells(options), cell, draw)
+    sys.stdout.write(table(content) + "\n")

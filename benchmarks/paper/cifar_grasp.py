@@ -28,7 +28,7 @@ import numpy as np
 import plots
 import tensorflow as tf
 import training
-from cifar_methods import step_decay
+from cifar_methods import SETTINGS, step_decay
 from cifar_rivals import halved
 
 import keras_prune_init as kpi
@@ -112,16 +112,7 @@ VARIANTS = {
 
 def parser():
     result = grid.parser(__doc__, data="fashion_mnist_mini", seeds=3)
-    training.add_options(
-        result,
-        iterations=500,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-3,  # 1e-4 of PyTorch's SGD with momentum 0.9
-        depth=20,
-        width=16,
-        sparsity=0.98,
-    )
+    training.add_options(result, iterations=500, sparsity=0.98, **SETTINGS)
     result.add_argument("--variants", nargs="+", default=list(VARIANTS))
     return result
 

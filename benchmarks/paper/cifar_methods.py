@@ -20,21 +20,19 @@ import training
 
 import keras_prune_init as kpi
 
+SETTINGS = {
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "weight_decay": 1e-3,  # 1e-4 of PyTorch's SGD with momentum 0.9
+    "depth": 20,
+    "width": 16,
+}
 METHODS = "random", "magnitude", "snip", "grasp", "synflow", "sbp_sr", "grasp_sr"
 
 
 def parser():
     result = grid.parser(__doc__, data="fashion_mnist_mini", seeds=3)
-    training.add_options(
-        result,
-        iterations=2000,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-3,  # 1e-4 of PyTorch's SGD with momentum 0.9
-        depth=20,
-        width=16,
-        samples_per_class=10,
-    )
+    training.add_options(result, iterations=2000, samples_per_class=10, **SETTINGS)
     add = result.add_argument
     add("--methods", nargs="+", default=["dense", *METHODS])
     add("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98])
@@ -72,20 +70,26 @@ def step_decay(options):
 
 
 def draw(content):
+    images = content["options"]["samples_per_class"]
+    return bars(content, METHODS, "", f"scored on {images} images of each class")
+
+
+def bars(content, methods, size, masks):
+    """Accuracy of these methods by sparsity; `size` and `masks` are for the texts."""
     rows, options = content["rows"], content["options"]
     figure = plots.new(
         10,
         4.6,
         f"Test accuracy of ResNet-{options['depth']}, width {options['width']}, on "
-        f"{plots.data(content)} after {options['iterations']:,} iterations",
+        f"{plots.data(content)}{size} after {options['iterations']:,} iterations",
         f"SGD, batch {options['batch_size']}, learning rate "
-        f"{options['learning_rate']:g}; scored on {options['samples_per_class']} "
-        f"images of each class; {plots.seeds(rows)}: a dot each, bars their mean",
+        f"{options['learning_rate']:g}; {masks}; {plots.seeds(rows)}: a dot each, bars "
+        "their mean",
     )
     axes = figure.subplots()
     groups = plots.group(rows, "method", "sparsity")
     sparsities = sorted({s for _, s in groups if s})
-    methods = [m for m in METHODS if any(m == method for method, _ in groups)]
+    methods = [m for m in methods if any(m == method for method, _ in groups)]
     values = {
         m: [
             [100 * r["test_accuracy"] for r in groups.get((m, s), [])]

@@ -16,9 +16,8 @@ import dataclasses
 import grid
 import networks
 import numpy as np
-import plots
 import training
-from cifar_methods import step_decay
+from cifar_methods import SETTINGS, bars, cells, step_decay
 
 import keras_prune_init as kpi
 
@@ -36,29 +35,11 @@ FIXED_COUNTS = "set", "rigl"
 
 def parser():
     result = grid.parser(__doc__, data="fashion_mnist_mini", seeds=2)
-    training.add_options(
-        result,
-        iterations=4000,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-3,  # 1e-4 of PyTorch's SGD with momentum 0.9
-        depth=20,
-        width=16,
-        samples_per_class=10,
-    )
+    training.add_options(result, iterations=4000, samples_per_class=10, **SETTINGS)
     add = result.add_argument
     add("--methods", nargs="+", default=["dense", *STAY, *MOVE])
     add("--sparsities", type=float, nargs="+", default=[0.98])
     return result
-
-
-def cells(options):
-    return [
-        {"method": method, "sparsity": sparsity, "seed": seed}
-        for seed in range(options.seeds)
-        for method in options.methods
-        for sparsity in ([0.0] if method == "dense" else options.sparsities)
-    ]
 
 
 def cell(settings, options):
@@ -110,35 +91,8 @@ def halved(data):
 
 
 def draw(content):
-    rows, options = content["rows"], content["options"]
-    figure = plots.new(
-        10,
-        4.6,
-        f"Test accuracy of ResNet-{options['depth']}, width {options['width']}, on "
-        f"{plots.data(content)} at 16x16 after {options['iterations']:,} iterations",
-        f"SGD, batch {options['batch_size']}, learning rate "
-        f"{options['learning_rate']:g}; masks of the first {len(STAY)} stay, the "
-        f"others move every {EVERY} iterations; {plots.seeds(rows)}: a dot each, bars "
-        "their mean",
-    )
-    axes = figure.subplots()
-    groups = plots.group(rows, "method", "sparsity")
-    sparsities = sorted({s for _, s in groups if s})
-    values = {
-        method: [
-            [100 * r["test_accuracy"] for r in groups.get((method, s), [])]
-            for s in sparsities
-        ]
-        for method in (*STAY, *MOVE)
-        if any(method == found for found, _ in groups)
-    }
-    if dense := groups.get(("dense", 0.0)):
-        level = 100 * plots.mean(dense, "test_accuracy")
-        axes.axhline(level, color="0.4", ls="--", label=f"dense ({level:.1f} %)")
-    plots.bars(axes, [f"{s:.1%}" for s in sparsities], values, "test accuracy (%)")
-    axes.set_xlabel("weights removed")
-    plots.legend(figure, axes)
-    return figure
+    masks = f"masks of the first {len(STAY)} stay, others move every {EVERY} iterations"
+    return bars(content, (*STAY, *MOVE), " at 16x16", masks)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ class GraSP(DataMethod):
             applies only to a cross-entropy; for another loss `report` says so.
         pooled: Whether H and g are those of all batches together, as the authors have
             it. By default the products H g of single batches are summed up, as training
-            takes single batches, too. With one batch both are the same. See
-            "Benchmarks" for what more batches do.
+            takes single batches, too. With one batch both are the same. Pooled, more
+            batches give worse masks.
         **options: `batch_norm`, `iterations` and `schedule`, as in `DataMethod`.
 
     Raises:

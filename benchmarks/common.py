@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -153,10 +154,11 @@ def peak_gigabytes() -> float:
 
 
 def command() -> str:
-    """What this process was started with, from the top of the repository."""
+    """What this process was started with; where files lie here is left out."""
     top = pathlib.Path(__file__).parents[1]
     script = pathlib.Path(os.path.relpath(sys.argv[0], top))
-    return " ".join(["python", script.as_posix(), *sys.argv[1:]])
+    arguments = [re.sub("(^|[=:])/(.*/)?", r"\1", a) for a in sys.argv[1:]]
+    return " ".join(["python", script.as_posix(), *arguments])
 
 
 def versions() -> dict:

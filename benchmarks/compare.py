@@ -188,7 +188,7 @@ def means(results):
     errors = [r["error"] for r in results]
     spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0
     line = {"error": float(np.mean(errors)), "spread": spread, "seeds": len(errors)}
-    for key in results[0].keys() - line.keys():
+    for key in [k for k in results[0] if k not in line]:
         values = [r[key] for r in results]
         line[key] = None if None in values else float(np.mean(values))
     return line

@@ -10,7 +10,12 @@ sys.path.append(str(pathlib.Path(__file__).parent / "paper"))
 import plots  # noqa: E402
 
 # What ends the labels of a group of rows: its line style and marker.
-STYLES = {"at init": (":", "o"), "trained": ("--", "s"), "": ("-", "D")}
+STYLES = {
+    "at init": (":", "o"),
+    "trained": ("--", "s"),
+    "rounds": ("-.", "^"),
+    "": ("-", "D"),
+}
 
 
 def table(rows):
@@ -56,8 +61,8 @@ def drawn(rows, key, label):
         10,
         6,
         f"{rows[0]['net']} on MNIST: test error after {steps:,} steps in all",
-        "Dotted: pruned before training. Dashed: pruned once, after half of the steps. "
-        "Drawn through: pruned while training. Bars: standard deviation over "
+        "Dotted: pruned before training. Dashed: once, after half of the steps. With "
+        "dots: in rounds. Drawn through: while training. Bars: standard deviation over "
         f"{many} seed{'s' if counts[-1] > 1 else ''}",
     )
     axes = figure.subplots()

@@ -120,7 +120,7 @@ def _read(path, options):
 
 
 def _note_run(content, options):
-    command = common.command().replace(options.data, data_name(options.data))
+    command = common.command()
     if command not in content["commands"]:
         content["commands"].append(command)
     content["versions"] = common.versions()

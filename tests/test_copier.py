@@ -408,3 +408,22 @@ def test_a_copy_of_what_was_trained_with_a_scaled_loss_can_be_exported(
     copied.export(tmp_path / "exported", verbose=False)
     copied.fit(x, y, verbose=0)  # its optimizer is as good as new
     assert int(copied.optimizer.iterations) == 1
+
+
+CHANGED = {
+    "stabilize": kpi.stabilize,
+    "add_hinges": kpi.add_hinges,
+    "merge_hinges": lambda model: kpi.merge_hinges(kpi.add_hinges(model), 0.3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_graphs_with_other_layers_have_the_order_of_loaded_ones(change, tmp_path):
+    """An optimizer that is loaded knows variables by their order only."""
+    changed = change(kpi.models.resnet((8, 8, 3), classes=3, depth=8, width=4))
+    changed.save(tmp_path / "changed.keras")
+    loaded = keras.models.load_model(tmp_path / "changed.keras")
+    for a, b in ((changed.layers, loaded.layers), (changed.weights, loaded.weights)):
+        assert [getattr(v, "path", v.name) for v in a] == [
+            getattr(v, "path", v.name) for v in b
+        ]

@@ -340,9 +340,10 @@ def test_the_strength_falls_with_what_is_reached(monkeypatch):
     assert found == [0.4, 0.4, 0.2, 0.1]
 
 
-def test_a_training_that_was_saved_goes_on_as_if_it_had_not_stopped(tmp_path):
+@EACH
+def test_a_training_that_was_saved_goes_on_as_if_it_had_not_stopped(make, tmp_path):
     keras.utils.set_random_seed(1)
-    hinged = kpi.add_hinges(chain())
+    hinged = kpi.add_hinges(make())
     hinged.save(tmp_path / "start.keras")
     optimizer = keras.optimizers.SGD(0.02, momentum=0.5)
     trained(hinged, 4, optimizer)

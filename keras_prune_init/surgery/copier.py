@@ -213,9 +213,11 @@ class Copier(PythonCopier):
         for layer in map(self, old._operations):
             if id(layer) not in held:
                 new._tracker.untrack(layer)
-        if graph is not new:  # a Sequential model has a list of its own
-            layers = [v for v in operations if isinstance(v, Layer)]
-            list.__setitem__(vars(new)["_layers"], slice(None), layers)
+        # In the order of Keras: an optimizer that is loaded knows variables by it.
+        layers = [v for v in operations if isinstance(v, Layer)]
+        if graph is new:  # a Sequential model has nothing else in its list
+            layers += [v for v in new._layers if id(v) not in held]
+        list.__setitem__(new._layers, slice(None), layers)
 
     def _connect(self, model, node):
         """Repeat a call in the graph."""

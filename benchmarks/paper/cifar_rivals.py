@@ -91,7 +91,9 @@ def halved(data):
 
 
 def draw(content):
-    masks = f"masks of the first {len(STAY)} stay, others move every {EVERY} iterations"
+    drawn = {row["cell"]["method"] for row in content["rows"]}
+    stay = len(drawn.intersection(STAY))
+    masks = f"masks of the first {stay} stay, others move every {EVERY} iterations"
     return bars(content, (*STAY, *MOVE), " at 16x16", masks)
 
 

@@ -601,10 +601,13 @@ def test_models_without_and_with_a_penalty_are_told_apart():
     for call in (
         lambda: kpi.prune(attached, None, "magnitude"),
         lambda: kpi.shrink(attached),
+        lambda: kpi.strip(attached),
+        lambda: kpi.export_tflite(attached, "attached.tflite"),
         lambda: train(attached, kpi.callbacks.RigL()),
     ):
         with pytest.raises(ValueError, match=r"Call `callback.finish\(model\)` first"):
             call()
+    assert "in training: `finish` removes weights" in str(kpi.report(attached).notes)
     with pytest.raises(ValueError, match="without gates"):
         lc.attach(kpi.add_gates(model, penalty=1.0, data_size=9))
 
@@ -623,3 +626,18 @@ def test_a_learning_rate_above_1_by_mu_is_lowered_or_refused(caplog):
     with pytest.raises(ValueError, match="a schedule that gives a learning rate 0.5"):
         train(model, lc)
     assert int(model.optimizer.iterations) == 0
+
+
+@EAGERLY
+def test_an_end_far_from_the_compressed_weights_is_told(caplog):
+    lc = LC(sparsity=0.9, every=1, steps=1, mu=1e-3)
+    model = compiled(lc.attach(net()), keras.optimizers.SGD(0.01))
+    train(model, lc)
+    lc.finish(model)
+    assert "let `mu` grow further" in caplog.text
+    caplog.clear()
+    lc = LC(sparsity=0.1, every=1, steps=1, mu=1e-3)
+    model = compiled(lc.attach(net()), keras.optimizers.SGD(0.01))
+    train(model, lc)
+    lc.finish(model)
+    assert "let `mu` grow further" not in caplog.text

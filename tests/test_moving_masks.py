@@ -344,7 +344,8 @@ def test_removed_weights_and_their_slots_are_0(name, layout, optimizer):
                 gone = ~kernel.mask
                 assert not np.any(kernel.effective()[gone])
                 if movable.kept is None:
-                    for variable in (kernel.variable, *movable.slots):
+                    slots = [slot.variable for slot in movable.slots]
+                    for variable in (kernel.variable, *slots):
                         assert not np.any(np.asarray(variable)[gone])
                 found.append(len(movable.slots))
 
@@ -358,20 +359,27 @@ def test_removed_weights_and_their_slots_are_0(name, layout, optimizer):
 
 
 @pytest.mark.parametrize("layout", ["masked", "compact"])
-def test_what_stays_keeps_its_weight_and_slots_and_what_comes_begins_at_0(layout):
-    optimizer = keras.optimizers.Adam(0.01)
+@pytest.mark.parametrize(("kind", "initial"), [("Adam", 0.0), ("Ftrl", 0.25)])
+def test_what_stays_keeps_its_weight_and_slots_and_what_comes_begins_anew(
+    layout, kind, initial
+):
+    options = {"initial_accumulator_value": initial} if initial else {}
+    optimizer = getattr(keras.optimizers, kind)(0.01, **options)
     model = dense_layer([1, 2, 3, 0, 0], [1, 1, 1, 0, 0], layout, optimizer=optimizer)
     optimizer.build(model.trainable_variables)
     [movable] = C.moves.find_movable(model)
-    for slot, value in zip(movable.slots, (4.0, 7.0), strict=True):
+    slots = [slot.variable for slot in movable.slots]
+    for slot, value in zip(slots, (4.0, 7.0), strict=True):
         whole = np.array([value, value + 1, value + 2, 0, 0], "float32")[:, None]
         slot.assign(movable.kept.gather(whole) if movable.kept else whole)
     movable.move(np.array([0, 1, 1, 0, 1], bool)[:, None])
     assert movable.kernel.value[:, 0].tolist() == [0, 2, 3, 0, 0]
     assert movable.kernel.mask[:, 0].tolist() == [0, 1, 1, 0, 1]
-    for slot, value in zip(movable.slots, (4.0, 7.0), strict=True):
+    for slot, value, new in zip(slots, (4.0, 7.0), (initial, 0.0), strict=True):
+        gone = 0 if movable.kept else new
         whole = movable.kept.dense(slot.value) if movable.kept else slot
-        assert np.asarray(whole)[:, 0].tolist() == [0, value + 1, value + 2, 0, 0]
+        found = np.asarray(whole)[:, 0].tolist()
+        assert found == [gone, value + 1, value + 2, gone, new]
 
 
 @pytest.mark.parametrize("name", ["SET", "RigL"])

@@ -7,6 +7,7 @@ from helpers import L, batch, masked_list, mlp
 
 import keras_prune_init as kpi
 from keras_prune_init.layers.kernels import find_kernels
+from keras_prune_init.masks.patterns import pattern_of
 from keras_prune_init.options import what_of
 
 
@@ -163,3 +164,29 @@ def test_channels_have_a_budget_and_a_multiple():
         kpi.Channels("bytes")
     with pytest.raises(ValueError, match="whole number, 1 or more.*multiple_of=0"):
         kpi.Channels(multiple_of=0)
+
+
+@pytest.mark.parametrize(
+    ("what", "sparsity", "found"),
+    [
+        ("2:4", 0.5, {"2:4"}),
+        ("1:4", 0.75, {"1:4"}),
+        ("1x4", 0.5, {"blocks of 1x2 or more"}),
+        ("3x1", 0.5, {"blocks of 3x1 or more"}),
+        ("weights", 0.5, {""}),
+        ("weights", 0.98, {""}),
+        ("weights", 0.0, {""}),
+    ],
+)
+def test_patterns_of_masks_are_seen(what, sparsity, found):
+    model = mlp((48, 24), inputs=16)
+    kernels = find_kernels(pruned(model, what, sparsity=sparsity))[:2]
+    assert {pattern_of(k, k.mask.astype(bool)) for k in kernels} == found
+
+
+def test_whole_inputs_and_outputs_are_no_pattern():
+    [kernel] = find_kernels(mlp((), inputs=64, classes=64))
+    inputs, outputs = np.arange(64) < 32, np.arange(64) % 4 < 2
+    assert pattern_of(kernel, np.outer(inputs, outputs)) == ""
+    half = np.repeat(np.random.default_rng(0).random((32, 64)) < 0.5, 2, 0)
+    assert pattern_of(kernel, half) == "blocks of 1x2 or more"

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_prune_init._arguments import is_number
-from keras_prune_init.callbacks.moving import Moment, MovingMasks
+from keras_prune_init.callbacks.moment import Moment
+from keras_prune_init.callbacks.moves import check_single
+from keras_prune_init.callbacks.moving import MovingMasks
 from keras_prune_init.masks.top_k import top_k_of_all
 
 
@@ -61,6 +63,10 @@ class DropAndGrow(MovingMasks):
             )
         self.fraction = fraction
 
+    def prepare(self, steps):
+        super().prepare(steps)
+        check_single(type(self).__name__, self._movable)
+
     def drop(self, moment: Moment) -> Mapping[str, np.ndarray]:
         """Return scores; of the kept weights those with the lowest go."""
         return {path: np.abs(w) for path, w in moment.weights.items()}
@@ -80,12 +86,13 @@ class DropAndGrow(MovingMasks):
         fraction = self.fraction_at(moment.step)
         kept = {p: int(np.count_nonzero(mask)) for p, mask in moment.masks.items()}
         moved = {path: int(fraction * count) for path, count in kept.items()}
-        scores, found = self.drop(moment), {}
+        rule, found = type(self).__name__, {}
+        scores = moment.checked(rule, "drop", self.drop(moment))
         for path, mask in moment.masks.items():
             count = kept[path] - moved[path]
             [found[path]] = top_k_of_all([scores[path]], count, [mask])
         del scores  # as large as the kernels, and so are those that come
-        scores = self.grow(moment)
+        scores = moment.checked(rule, "grow", self.grow(moment))
         for path, stays in found.items():
             [comes] = top_k_of_all([scores[path]], moved[path], [~stays])
             found[path] = stays | comes

@@ -74,7 +74,8 @@ class DenseGradients:
                 loss = loss_of(self.model, x, y, outputs, sample_weight)
                 loss = self.model.optimizer.scale_loss(loss)  # of float16
         self._local.weights = {}
-        return tape.gradient(loss, weights, unconnected_gradients="zero")
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients]  # an Embedding has slices
 
 
 def _or_none(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keras_prune_init.callbacks.moves import check_single
 from keras_prune_init.callbacks.moving import DENSE, MovingMasks
 from keras_prune_init.callbacks.rising import RisingSparsity, Rule
 
@@ -65,6 +66,7 @@ class GradualMagnitude(MovingMasks):
 
     def prepare(self, steps):
         super().prepare(steps)
+        check_single(type(self).__name__, self._movable)
         self.rising.begin(self.current_masks(), self.steps > self.begin)
 
     def due(self, step):

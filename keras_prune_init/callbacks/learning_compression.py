@@ -12,6 +12,8 @@ from keras_prune_init.callbacks.compressions import Compression, check_schedule
 from keras_prune_init.layers.filters import Filters, check_filters
 from keras_prune_init.rounds.rewinding import steps_taken
 
+FAR = 0.1  # a distance |w - theta| / |w| that shows in the accuracy
+
 
 class LearningCompression(keras.callbacks.Callback):
     """Prune a trained model by learning-compression, while `fit` trains it on.
@@ -149,6 +151,9 @@ class LearningCompression(keras.callbacks.Callback):
         if done < self.steps:
             said = "finish: only %d of %d compression steps were taken"
             logging.warning(said, done, self.steps)
+        if (distance := penalty.distance(model)) > FAR:
+            said = "finish: weights move by %.2g of their norm; let `mu` grow further"
+            logging.warning(said, distance)
         how = f"{self.compression.name} {self.compression.number:g}, {done} steps"
         return penalty.finished(
             model, self.compression, f"Learning-compression: {how}."

@@ -12,6 +12,7 @@ from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kept_weights import KeptWeights
 from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.masks.patterns import pattern_of
 from keras_prune_init.surgery import layouts
 
 
@@ -21,7 +22,7 @@ class Movable(NamedTuple):
     kernel: Kernel
     wrapper: MaskedLayer
     kept: KeptWeights | None  # in the layout `"compact"`
-    slots: Sequence[keras.Variable]  # of the optimizer, a number for each weight
+    slots: Sequence[layouts.Slot]  # of the optimizer, a number for each weight
 
     @property
     def mask(self) -> np.ndarray:
@@ -29,13 +30,19 @@ class Movable(NamedTuple):
         return self.wrapper.kept_mask(self.kernel.name)
 
     def move(self, mask: np.ndarray) -> None:
-        """Set another mask. New weights and their slots start at 0."""
-        kernel, kept = self.kernel, self.kept
-        stays = self.mask & mask
-        slots = [_only(stays, kept.dense(s.value) if kept else s) for s in self.slots]
-        self.wrapper.install(kernel.name, mask, _only(stays, kernel.value))
+        """Set another mask. New weights start at 0, and their slots anew."""
+        kernel, kept, stays = self.kernel, self.kept, self.mask & mask
+        slots = [
+            slot.where(
+                stays, kept.dense(slot.variable.value) if kept else slot.variable
+            )
+            for slot in self.slots
+        ]
+        values = keras.ops.convert_to_numpy(kernel.value)
+        zero = np.zeros((), values.dtype)
+        self.wrapper.install(kernel.name, mask, np.where(stays, values, zero))
         for slot, value in zip(self.slots, slots, strict=True):
-            slot.assign(kept.gather(value) if kept else value)
+            slot.variable.assign(kept.gather(value) if kept else value)
 
 
 def find_movable(model: keras.Model) -> list[Movable]:
@@ -49,11 +56,17 @@ def find_movable(model: keras.Model) -> list[Movable]:
             kept = wrapper.kept[kernel.name]
         variable = kept.values if kept else kernel.variable
         if wrapper is not None and id(variable) in trained:
-            own = [s for s in slots[id(variable)] if s.shape == variable.shape]
+            own = [s for s in slots[id(variable)] if s.variable.shape == variable.shape]
             found.append(Movable(kernel, wrapper, kept, own))
     return found
 
 
-def _only(mask, values):
-    values = keras.ops.convert_to_numpy(values)
-    return np.where(mask, values, np.zeros((), values.dtype))
+def check_single(rule: str, found: Sequence[Movable]) -> None:
+    """Raise a ValueError if a mask has a pattern, which single weights would break."""
+    for movable in found:
+        if pattern := pattern_of(movable.kernel, movable.mask):
+            raise ValueError(
+                f"`{rule}` moves single weights. Received: the mask of "
+                f"{movable.kernel.path}, of {pattern}. Train it with masks that stay, "
+                "or begin with a model that was pruned with what='weights'."
+            )

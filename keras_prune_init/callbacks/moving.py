@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import abc
 import itertools
-import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +13,8 @@ from absl import logging
 
 from keras_prune_init._arguments import check_whole
 from keras_prune_init.callbacks.gradients import DenseGradients
-from keras_prune_init.callbacks.moves import find_movable
+from keras_prune_init.callbacks.moment import Change, Moment, NotAsked
+from keras_prune_init.callbacks.moves import Movable, find_movable
 from keras_prune_init.distribute import replicas
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.rounds.rewinding import batches_taken, build_optimizer
@@ -26,53 +26,16 @@ DENSE = (
 )
 
 
-class Moment(NamedTuple):
-    """What a rule sees when masks change, by the paths of kernels.
-
-    Attributes:
-        step: Number of training steps before the change.
-        weights: The kernels as the forward pass uses them; removed weights are 0.
-        masks: Bool arrays of their shapes, `True` where a weight is kept.
-        gradients: Those of the loss for these weights, removed ones too; empty unless
-            the rule has `needs_gradients`.
-        seed: That of the callback.
-    """
-
-    step: int
-    weights: Mapping[str, np.ndarray]
-    masks: Mapping[str, np.ndarray]
-    gradients: Mapping[str, np.ndarray]
-    seed: int = 0
-
-    def generator(self, path: str) -> np.random.Generator:
-        """Return a source of random numbers for a kernel, the same in every process."""
-        name = zlib.crc32(path.encode())
-        return np.random.default_rng([self.seed, self.step, name])
-
-
-class Change(NamedTuple):
-    """A change of masks, of all kernels together.
-
-    Attributes:
-        step: Number of training steps before it.
-        kept: Number of weights that are kept after it.
-        grown: Number of those that were not kept before it.
-    """
-
-    step: int
-    kept: int
-    grown: int
-
-
 class MovingMasks(keras.callbacks.Callback, abc.ABC):
     """Base class of callbacks that change masks while `fit` trains a pruned model.
 
     A change comes before a step, and this step trains with the new masks. A step is a
-    batch of `fit`. New weights and what the optimizer keeps for them start at 0. With
-    `steps_per_execution` the change comes before the execution that holds its step. All
-    that a change depends on is in the model and its step count, so a training that goes
-    on from a checkpoint gives the same masks. All replicas and workers get the same
-    masks.
+    batch of `fit`; what the model was trained on before does not count. New weights
+    start at 0, and what the optimizer keeps for them anew. With `steps_per_execution`
+    the change comes before the execution that holds its step. All that a change depends
+    on is in the model and the number of the step, so a training that goes on from a
+    checkpoint, by `initial_epoch` of `fit`, gives the same masks. All replicas and
+    workers get the same masks.
 
     Subclasses define `masks`, and may override `due`.
 
@@ -88,6 +51,8 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             backward pass more at each change, over the batch of the step.
         fixed_counts: Whether every kernel always keeps the same number of weights.
         history: A `Change` (`step`, `kept`, `grown`) for each change of this training.
+        origin: Number of batches that the model had seen before step 0. Default: `fit`
+            finds it, by the first of its epochs. Set it if that is not a whole one.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -120,8 +85,11 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             check_whole("end", end, begin + 1)
         self.every, self.begin, self.end, self.seed = every, begin, end, seed
         self.last = 0  # the end of the changes, for this training
-        self.steps = 0  # that were taken before it
+        self.origin: int | None = None
         self.history: list[Change] = []
+        self._origin = 0
+        self._movable: list[Movable] = []
+        self._gradients: DenseGradients | None = None
 
     @abc.abstractmethod
     def masks(self, moment: Moment) -> Mapping[str, np.ndarray]:
@@ -150,9 +118,14 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             step: Number of steps before the change.
             data: The batch of the step, `(x, y)` or `(x, y, sample_weight)`, for a rule
                 that needs gradients. Under a strategy, a value for all replicas.
+
+        Raises:
+            ValueError: If the masks of a rule are no such arrays.
+            FloatingPointError: If a weight is NaN or infinite.
         """
+        self._check_prepared()
         kernels = {m.kernel.path: m.kernel for m in self._movable}
-        gradients: dict[str, np.ndarray] = {}
+        gradients: dict[str, np.ndarray] = NotAsked()
         if self._gradients is not None:
             found = self._gradients(data)
             if not all(np.isfinite(g).all() for g in found):
@@ -163,7 +136,10 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             gradients = dict(zip(kernels, found, strict=True))
         before = self.current_masks()
         weights = {path: kernel.effective() for path, kernel in kernels.items()}
-        masks = self.masks(Moment(step, weights, before, gradients, self.seed))
+        moment = Moment(step, weights, before, gradients, self.seed)
+        moment.check_finite(type(self).__name__)
+        masks = self.masks(moment)
+        moment.check_masks(type(self).__name__, masks)
         with replicas.scope(self.model):
             for movable in self._movable:
                 mask = masks[movable.kernel.path]
@@ -192,7 +168,7 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
                 "unknown length. Pass `end`, a number of steps."
             )
         self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
-        self.steps, self.history = batches_taken(self.model), []
+        self.history = []
         compact = [
             layer.name
             for layer in exchange.masked_layers(self.model)
@@ -224,14 +200,51 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             kernels = [m.kernel for m in self._movable]
             self._gradients = DenseGradients(self.model, kernels)
 
+    @property
+    def steps(self) -> int:
+        """Number of steps that were taken."""
+        origin = self._origin if self.origin is None else self.origin
+        return batches_taken(self.model) - origin
+
+    def _check_prepared(self):
+        if not self._movable:
+            raise ValueError(
+                "Masks can change when the rule knows the model. Received: a call of "
+                f"`{type(self).__name__}.change` before `prepare`. Call "
+                "`set_model(model)` and `prepare(steps)` first."
+            )
+
     # --- what Keras calls -------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        self.prepare(epochs * steps if epochs and steps else None)
+        self._began = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._before = batches_taken(self.model)
+        # Not before, as another callback may load a file when the training begins.
+        if not self._began:
+            self._begin(epoch)
+        self._before = self.steps
+
+    def _begin(self, epoch):
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        taken = batches_taken(self.model)
+        before = epoch * steps if steps else taken if epoch else 0
+        self._origin = taken - before
+        total = epochs * steps if epochs and steps else None
+        self.prepare(total)
+        self._began = True
+        if total is None:
+            return
+        name = type(self).__name__
+        if not any(self.due(step) for step in range(total)):
+            logging.warning(
+                "%s: masks never change, as the training has %d steps; every=%d, "
+                "begin=%d, and they would end after %d.",
+                *(name, total, self.every, self.begin, self.last),
+            )
+        elif self.last >= total:
+            told = "%s: the training ends after %d steps, before `end`, which is %d."
+            logging.warning(told, name, total, self.last)
 
     def on_train_batch_begin(self, batch, logs=None):
         size, left = self.model.steps_per_execution, self.params.get("steps")

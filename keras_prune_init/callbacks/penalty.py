@@ -77,7 +77,8 @@ def attached(
         for p, k in kernels.items()
     }
     compression.check({p: masks[p] for p, k in learned.items() if k.variable.trainable})
-    new = rebuild.wrap(plain, kernels.values(), layout=layouts)
+    text = "Learning-compression, in training: `finish` removes weights."
+    new = rebuild.wrap(plain, kernels.values(), text, layouts)
     rebuild.set_masks(new, kernels.values(), masks)
     check_copy(plain, new, None, kernels.values(), masks)
     # Before the first step of training the penalty has no weight.
@@ -119,7 +120,15 @@ def compress(
         for k in learned if augmented else ():
             k.multiplier.assign(old[k.path] - mu * off[k.path])
     kept = sum(int(np.count_nonzero(t)) for t in theta.values())
-    return {"kept": kept, "distance": _norm(off) / max(_norm(weights), 1e-30)}
+    return {"kept": kept, "distance": distance(model)}
+
+
+def distance(model: keras.Model) -> float:
+    """Return how far the weights are from their targets, |w - theta| / |w|."""
+    learned = _learned(model)
+    weights = {k.path: k.value() for k in learned}
+    off = {k.path: weights[k.path] - k.value(k.target) for k in learned}
+    return _norm(off) / max(_norm(weights), 1e-30)
 
 
 def finished(model: keras.Model, compression: Compression, text: str) -> keras.Model:

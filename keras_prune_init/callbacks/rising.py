@@ -64,7 +64,7 @@ class RisingSparsity:
         if not is_number(initial) or not 0 <= initial <= self.sparsity:
             raise ValueError(
                 "A sparsity can only rise, from `initial` to `sparsity`. Received: "
-                f"{initial!r} before, and sparsity={self.sparsity}. Begin with a model "
+                f"{initial} before, and sparsity={self.sparsity}. Begin with a model "
                 "that has more weights."
             )
 

@@ -76,6 +76,7 @@ def matrix_kernels(
     """
     check_model(model)
     check_choice("form", form, FORMS)
+    check_finished(function, model)
     if masked := masked_layers(model):
         raise ValueError(
             f"`{function}` takes a model without masks: a matrix of low rank has no "
@@ -83,7 +84,6 @@ def matrix_kernels(
             f"{masked[0].name} is a MaskedLayer. Call `strip` first, or factorize "
             "first and prune the factors."
         )
-    check_finished(function, model)
     found, skipped = prunable(model, filters)
     holders = collections.Counter(
         key

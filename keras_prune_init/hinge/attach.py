@@ -124,12 +124,11 @@ def check_hinged(function: str, model: keras.Model) -> None:
 
 
 def _check_plain(model):
-    found = "which is pruned" if exchange.masked_layers(model) else ""
-    found = "which has hinges already" if hinge_matrices(model) else found
-    if found:
+    exchange.check_finished("add_hinges", model)
+    if exchange.masked_layers(model):
         raise ValueError(
             "`add_hinges` takes an ordinary model. Received: "
-            f"{model.name}, {found}. Begin with the model before."
+            f"{model.name}, which is pruned. Begin with the model before."
         )
 
 

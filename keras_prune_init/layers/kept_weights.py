@@ -61,14 +61,14 @@ class KeptWeights(keras.layers.Layer):
         mask[np.asarray(self.index.value)] = True
         return mask.reshape(self.dense_shape)
 
-    def dense(self, values):
-        """Return a kernel with these values, and 0 elsewhere."""
+    def dense(self, values, elsewhere: float = 0):
+        """Return a kernel with these values, and another one elsewhere."""
         # A ninth of the time of tf.scatter_nd, on a processor.
         flat = tf.raw_ops.SparseToDense(
             sparse_indices=tf.expand_dims(self.index.value, 1),
             output_shape=[math.prod(self.dense_shape)],
             sparse_values=values,
-            default_value=tf.zeros([], values.dtype),
+            default_value=tf.constant(elsewhere, values.dtype),
             validate_indices=False,  # they rise
         )
         return tf.reshape(flat, self.dense_shape)

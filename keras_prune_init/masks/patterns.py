@@ -230,3 +230,27 @@ class NofM(_Tiles):
             mask &= groups > -np.inf
             masks[path] = self.join(units.kernels[path], mask)
         return masks
+
+
+def pattern_of(kernel: Kernel, mask: np.ndarray) -> str:
+    """Return what `what` may have been for a mask that has many units, else `""`.
+
+    A mask of single weights looks like one of these by a chance below one in a million.
+    """
+    for m in (4, 8, 16):
+        groups = NofM(1, m)
+        if groups.fits(kernel):
+            counts = groups.split(kernel, mask).sum((1, 3)).ravel()
+            if len(counts) >= 32 and 0 < counts[0] < m and np.ptp(counts) == 0:
+                return f"{counts[0]}:{m}"
+    for rows, columns in ((1, 2), (1, 3), (2, 1), (3, 1)):
+        blocks = Blocks(rows, columns)
+        if blocks.fits(kernel):
+            tiles = blocks.split(kernel, mask)
+            kept, whole = tiles.max((1, 3)), tiles.min((1, 3))
+            enough = min(kept.sum(), (~kept).sum()) >= 16
+            # Whole inputs or outputs are no pattern.
+            lines = np.array_equal(kept, np.outer(kept.max(1), kept.max(0)))
+            if enough and np.array_equal(kept, whole) and not lines:
+                return f"blocks of {rows}x{columns} or more"
+    return ""

@@ -53,8 +53,9 @@ class State(NamedTuple):
             slots = layouts.slots_of(model.optimizer, model.trainable_variables)
         for kernel in kernels:
             for slot in slots[id(kernel.variable)]:
-                if tuple(slot.shape) == kernel.shape:
-                    slot.assign(_array(slot) * kernel.mask)
+                if tuple(slot.variable.shape) == kernel.shape:
+                    stays = np.asarray(kernel.mask)
+                    slot.variable.assign(slot.where(stays, slot.variable))
 
     def write(self, path: pathlib.Path) -> None:
         """Write the state to a file."""

@@ -214,10 +214,11 @@ class Copier(PythonCopier):
             if id(layer) not in held:
                 new._tracker.untrack(layer)
         # In the order of Keras: an optimizer that is loaded knows variables by it.
+        listed = vars(new)["_layers"]
         layers = [v for v in operations if isinstance(v, Layer)]
         if graph is new:  # a Sequential model has nothing else in its list
-            layers += [v for v in new._layers if id(v) not in held]
-        list.__setitem__(new._layers, slice(None), layers)
+            layers += [v for v in listed if id(v) not in held]
+        list.__setitem__(listed, slice(None), layers)
 
     def _connect(self, model, node):
         """Repeat a call in the graph."""

@@ -52,9 +52,13 @@ def check_pruned(function: str, model: Any, advice: str = "Prune it first.") -> 
         )
 
 
-def check_finished(function: str, model: keras.Model) -> None:
-    """Raise a ValueError if a model has gates, hinges or penalties of a training."""
-    for cls, (what, end) in PASSING.items():
+def check_finished(function: str, model: keras.Model, *kinds: type[Layer]) -> None:
+    """Raise a ValueError if a model has gates, hinges or penalties of a training.
+
+    Some `kinds` of `PASSING`, or by default all.
+    """
+    for cls in kinds or PASSING:
+        what, end = PASSING[cls]
         if found := [v.name for _, v in walk(model) if isinstance(v, cls)]:
             raise ValueError(
                 f"`{function}` takes a model without {what}. Received: "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import keras
+import numpy as np
 from absl import logging
 
 from keras_prune_init._arguments import check_choice
@@ -86,14 +88,14 @@ def _copy_optimizer(old, new, source, target):
     for (reference, kept), (new_reference, new_kept) in weights:
         pairs = zip(slots[id(reference)], new_slots[id(new_reference)], strict=True)
         for slot, new_slot in pairs:
-            value = slot.value
-            if reference is not None and slot.shape == reference.shape:
-                value = kept.dense(value) if kept else value
+            value, made = slot.variable.value, new_slot.variable
+            if reference is not None and value.shape == reference.shape:
+                value = kept.dense(value, slot.initial) if kept else value
                 value = new_kept.gather(value) if new_kept else value
-            if value.shape == new_slot.shape:
-                new_slot.assign(value)
+            if value.shape == made.shape:
+                made.assign(value)
             else:
-                logging.warning("%s begins anew in this layout", new_slot.path)
+                logging.warning("%s begins anew in this layout", made.path)
 
 
 def _weights(model):
@@ -115,16 +117,29 @@ def _weights(model):
     return [*kernels, *others, (None, None)]
 
 
+class Slot(NamedTuple):
+    """What an optimizer keeps for a variable, and the number that it begins with."""
+
+    variable: keras.Variable
+    initial: float
+
+    def where(self, stays: np.ndarray, values) -> np.ndarray:
+        """Return values for all weights, which begin anew where they do not stay."""
+        values = keras.ops.convert_to_numpy(values)
+        return np.where(stays, values, np.asarray(self.initial, values.dtype))
+
+
 def slots_of(
     optimizer: keras.optimizers.Optimizer, references: Sequence[keras.Variable]
-) -> Mapping[int, list[keras.Variable]]:
-    """Return an optimizer's variables by the id of their reference, or of `None`."""
+) -> Mapping[int, list[Slot]]:
+    """Return what an optimizer keeps, by the id of its reference, or of `None`."""
     # A twin without any storage is built, to see it.
     owners = {}
 
-    def note(reference_variable, *args, **kwargs):
-        slot = plain(reference_variable, *args, **kwargs)
-        owners[id(slot)] = id(reference_variable)
+    def note(reference_variable, name=None, initializer="zeros"):
+        slot = plain(reference_variable, name, initializer)
+        begins = keras.initializers.get(initializer)([1], slot.dtype)
+        owners[id(slot)] = id(reference_variable), float(begins[0])
         return slot
 
     with without_storage():
@@ -135,5 +150,6 @@ def slots_of(
         twin.build(references)
     slots = collections.defaultdict(list)
     for variable, other in zip(optimizer.variables, twin.variables, strict=True):
-        slots[owners.get(id(other), id(None))].append(variable)
+        reference, initial = owners.get(id(other), (id(None), 0.0))
+        slots[reference].append(Slot(variable, initial))
     return slots

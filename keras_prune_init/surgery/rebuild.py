@@ -17,6 +17,7 @@ from keras_prune_init.distribute import replicas, workers
 from keras_prune_init.layers.kernel_paths import get_kernel, kernel_names
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.layers.masked import MaskedLayer
+from keras_prune_init.layers.penalized import PenalizedLayer
 from keras_prune_init.layers.walk import walk
 from keras_prune_init.surgery import composites, exchange
 from keras_prune_init.surgery.agreement import check_copy
@@ -146,7 +147,8 @@ def strip(model: keras.Model) -> keras.Model:
         Its outputs are those of `model` up to rounding.
 
     Raises:
-        ValueError: If the model has no `MaskedLayer`.
+        ValueError: If the model has no `MaskedLayer`, or is in training by
+            `callbacks.LearningCompression`, which removes weights in the end.
         TypeError: If `model` is no Keras model.
 
     Example:
@@ -158,6 +160,7 @@ def strip(model: keras.Model) -> keras.Model:
     ['Dense', 'Dense']
     """
     exchange.check_pruned("strip", model)
+    exchange.check_finished("strip", model, PenalizedLayer)
     # It leaves its strategy: one process of several may want it.
     return without_masks(model, scope=False)
 

@@ -65,4 +65,6 @@ def rules(
     if steps is not None:
         begin = options.get("begin", 0)
         options.setdefault("end", max(steps * 3 // 4, begin + 1))
-    return [prune_config.made(config, rule, **options)]
+    made = prune_config.made(config, rule, **options)
+    made.origin = 0  # a run may go on in the middle of an epoch
+    return [made]

@@ -146,3 +146,15 @@ def parts(model: keras.Model) -> str:
         return ""
     lines = [f"`model.{n} = prune_at_init(model.{n}, ..., loss=...)`" for n in names]
     return f" Or prune its parts: {', '.join(lines)}."
+
+
+def check_weights(function: str, weights: Mapping[str, Any]) -> None:
+    """Raise a FloatingPointError unless all weights, by path, are finite numbers."""
+    for path, values in weights.items():
+        values = np.asarray(values)
+        if wrong := values.size - np.count_nonzero(np.isfinite(values)):
+            raise FloatingPointError(
+                f"`{function}` takes weights that are finite numbers. Received: "
+                f"{wrong} in {path} that are NaN or infinite. Train with a lower "
+                "learning rate, or look for wrong values in the data."
+            )

@@ -566,3 +566,13 @@ def test_a_merged_model_is_compiled_and_trains():
     before = kernels(small)
     small.fit(*batch(small, 8), verbose=0)
     assert all(np.any(a != b) for a, b in zip(before, kernels(small), strict=True))
+
+
+def test_weights_that_are_not_finite_are_refused():
+    hinged = kpi.add_hinges(chain())
+    matrix = hinge_matrices(hinged)[0]
+    matrix.kernel.assign(np.full(matrix.kernel.shape, np.nan))
+    with pytest.raises(FloatingPointError, match="`Hinge` takes weights"):
+        trained(hinged)
+    with pytest.raises(FloatingPointError, match="`merge_hinges` takes weights"):
+        kpi.merge_hinges(hinged, 0.3)

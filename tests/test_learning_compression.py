@@ -641,3 +641,14 @@ def test_an_end_far_from_the_compressed_weights_is_told(caplog):
     train(model, lc)
     lc.finish(model)
     assert "let `mu` grow further" not in caplog.text
+
+
+@EAGERLY
+@pytest.mark.parametrize("how", [{"sparsity": 0.5}, {"l1_ball": 1.0}])
+def test_weights_that_are_not_finite_end_the_training(how):
+    lc = LC(**how, every=1, steps=2, mu=0.1)
+    model = compiled(lc.attach(net()), keras.optimizers.SGD(0.01))
+    for weight in model.trainable_variables:
+        weight.assign(np.full(weight.shape, np.nan))
+    with pytest.raises(FloatingPointError, match="`LearningCompression` takes weights"):
+        train(model, lc)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_prune_init._arguments import check_choice, is_number, is_whole, some
+from keras_prune_init._arguments import (
+    check_choice,
+    check_weights,
+    is_number,
+    is_whole,
+    some,
+)
 from keras_prune_init.distribute import replicas, workers
 from keras_prune_init.factorize import proximal
 from keras_prune_init.factorize.matrices import (
     FORMS,
-    finite,
     from_matrix,
     matrix_kernels,
     to_matrix,
@@ -142,6 +147,7 @@ class CompressionAware(keras.callbacks.Callback):
 
     def _lower(self):
         """Take the proximal steps of all kernels, on all replicas."""
+        check_weights(type(self).__name__, {k.path: k.value for k in self._kernels})
         new = {kernel.path: self._lowered(kernel) for kernel in self._kernels}
         # Processors differ in the last digits, replicas must not.
         new = workers.from_chief(self.model.distribute_strategy, new)
@@ -150,7 +156,7 @@ class CompressionAware(keras.callbacks.Callback):
                 kernel.assign(new[kernel.path])
 
     def _lowered(self, kernel) -> np.ndarray:
-        values = finite(kernel)
+        values = kernel.value.astype(np.float64)
         if self.nuclear:
             matrix = to_matrix(values, self.form)
             matrix, self.ranks[kernel.path] = proximal.nuclear(matrix, self.nuclear)

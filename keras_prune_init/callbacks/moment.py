@@ -27,16 +27,6 @@ class Moment(NamedTuple):
     gradients: Mapping[str, np.ndarray]
     seed: int = 0
 
-    def check_finite(self, rule: str) -> None:
-        """Raise a FloatingPointError if a weight is NaN or infinite."""
-        for path, values in self.weights.items():
-            if not np.isfinite(values).all():
-                raise FloatingPointError(
-                    f"`{rule}` cannot choose among weights that are not finite. "
-                    f"Received: {path}, after {self.step} steps. Lower the learning "
-                    "rate, or look for the step that makes them so."
-                )
-
     def check_masks(self, rule: str, masks: Any) -> None:
         """Raise a ValueError unless there is a bool array for each kernel."""
         for path, mask in self.masks.items():

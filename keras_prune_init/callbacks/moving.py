@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init._arguments import check_whole
+from keras_prune_init._arguments import check_weights, check_whole
 from keras_prune_init.callbacks.gradients import DenseGradients
 from keras_prune_init.callbacks.moment import Change, Moment, NotAsked
 from keras_prune_init.callbacks.moves import Movable, find_movable
@@ -137,7 +137,7 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
         before = self.current_masks()
         weights = {path: kernel.effective() for path, kernel in kernels.items()}
         moment = Moment(step, weights, before, gradients, self.seed)
-        moment.check_finite(type(self).__name__)
+        check_weights(type(self).__name__, weights)
         masks = self.masks(moment)
         moment.check_masks(type(self).__name__, masks)
         with replicas.scope(self.model):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_prune_init._arguments import check_weights
 from keras_prune_init.callbacks.compressions import Compression
 from keras_prune_init.distribute import replicas, workers
 from keras_prune_init.layers.filters import Filters
@@ -112,6 +113,7 @@ def compress(
     """
     learned = _learned(model)
     weights = {k.path: k.value() for k in learned}
+    check_weights("LearningCompression", weights)
     old = {k.path: k.value(k.multiplier) for k in learned}
     moved = {path: w - old[path] / mu for path, w in weights.items()}
     theta = _set_targets(model, compression.nearest(moved, mu))

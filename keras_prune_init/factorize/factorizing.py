@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_prune_init._arguments import is_number
+from keras_prune_init._arguments import check_weights, is_number
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.factorize.matrices import matrix_kernels
 from keras_prune_init.factorize.pairs import with_pairs
@@ -88,6 +88,7 @@ def factorized(
             f"energy={energy!r}. Pass for example energy=0.9."
         )
     kernels, skipped = matrix_kernels(function, model, form, filters)
+    check_weights(function, {kernel.path: kernel.value for kernel in kernels})
     found = [factors(kernel, energy, form) for kernel in kernels]
     used = [one for one in found if one.cheaper]
     small = with_pairs(model, used)

@@ -11,7 +11,6 @@ kernel of a convolution becomes a matrix, and which two layers compute with its 
 from __future__ import annotations
 
 import collections
-import math
 
 import keras
 import numpy as np
@@ -117,16 +116,3 @@ def _obstacle(kernel, holders) -> str | None:
     if layer.kernel_constraint is not None:
         return "its kernel has a constraint, which factors would not meet"
     return "another layer has the same kernel" if holders > 1 else None
-
-
-def finite(kernel: Kernel) -> np.ndarray:
-    """Return a kernel's weights in float64; raise an error if one is no number."""
-    values = kernel.value.astype(np.float64)
-    if not np.isfinite(values).all():
-        wrong = math.prod(values.shape) - int(np.isfinite(values).sum())
-        raise FloatingPointError(
-            "Weights must be finite numbers to have singular values. Received: "
-            f"{wrong} in {kernel.path} that are NaN or infinite. Train with a lower "
-            "learning rate, or look for wrong values in the data."
-        )
-    return values

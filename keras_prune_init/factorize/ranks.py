@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_prune_init.factorize.matrices import (
     factor_kernels,
-    finite,
     from_matrix,
     to_matrix,
 )
@@ -62,7 +61,7 @@ def factors(kernel: Kernel, energy: float, form: str) -> Factors:
 
     Both get the roots of the singular values, so that they train at the same rate.
     """
-    matrix = to_matrix(finite(kernel), form)
+    matrix = to_matrix(kernel.value.astype(np.float64), form)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     # Of this size are the values that rounding to the kernel's dtype makes.
     noise = values[0] * EPSILON[kernel.variable.dtype]

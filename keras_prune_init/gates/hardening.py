@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_prune_init._arguments import check_model
+from keras_prune_init._arguments import check_model, check_weights
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.gates import hard_concrete
 from keras_prune_init.gates.layer import GatedLayer
@@ -32,6 +32,7 @@ def harden(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the model has no gates.
+        FloatingPointError: If a weight is NaN or infinite.
         TypeError: If `model` is no Keras model.
 
     Example:
@@ -52,6 +53,7 @@ def harden(model: keras.Model) -> keras.Model:
         Regularization", 2018, arXiv 1712.01312.
     """
     _check_gated("harden", model)
+    check_weights("harden", {v.path: v for v in model.trainable_variables})
     new = rebuild.copy_model(model, change=_hardened)
     check_copy(model, new)
     return new

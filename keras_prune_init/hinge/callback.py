@@ -6,6 +6,7 @@ import keras
 from absl import logging
 from keras import ops
 
+from keras_prune_init._arguments import check_weights
 from keras_prune_init.hinge import limits
 from keras_prune_init.hinge.attach import check_hinged
 from keras_prune_init.hinge.groups import Hinges
@@ -42,6 +43,7 @@ class Hinge(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is out of its range; in `fit`, if the model has no
             hinges.
+        FloatingPointError: In `fit`, if a weight of a hinge is NaN or infinite.
 
     Example:
 
@@ -104,6 +106,8 @@ class Hinge(keras.callbacks.Callback):
             self._set(settings)
 
     def on_epoch_end(self, epoch, logs=None):
+        kernels = [pair.matrix.kernel for pair in self._hinges.pairs]
+        check_weights("Hinge", {kernel.path: kernel for kernel in kernels})
         removed = self._removed()
         if logs is not None:
             logs["removed"] = removed

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_prune_init._arguments import check_weights
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.channels import shrinking
 from keras_prune_init.hinge import limits
@@ -47,6 +48,7 @@ def merge_hinges(
     Raises:
         ValueError: If the model has no hinges, an argument is out of its range, or so
             much cannot be removed; the error says how much can.
+        FloatingPointError: If a weight is NaN or infinite.
         TypeError: If `model` is no Keras model.
 
     Example:
@@ -62,6 +64,7 @@ def merge_hinges(
     """
     check_hinged("merge_hinges", model)
     limits.check(sparsity=sparsity, least=least)
+    check_weights("merge_hinges", {v.path: v for v in model.trainable_variables})
     hinges = Hinges(model)
     kept = hinges.choose(float(sparsity), float(least))
     plan = hinges.channels.plan._replace(kept=kept)

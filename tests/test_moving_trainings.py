@@ -61,11 +61,25 @@ def test_a_user_can_say_where_a_training_began():
     assert [c.step for c in rule.history] == [2, 4]
 
 
+def test_a_sparsity_that_has_risen_needs_no_beginning():
+    model = compiled(0.0)
+    fit(model, [C.GradualMagnitude(0.8, every=2, end=8)])
+    rule = C.GradualMagnitude(0.8, every=2, end=8)
+    fit(model, [rule], epochs=5, initial_epoch=3)
+    assert rule.history == []
+
+
+def test_a_beginning_that_the_masks_do_not_have_is_refused():
+    with pytest.raises(ValueError, match="initial=0.7 for masks of 0. Leave it out"):
+        fit(compiled(0.0), [C.GradualMagnitude(0.8, every=2, initial=0.7)])
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
         (C.RigL(), "masks never change, as the training has 4 steps; every=100"),
-        (C.GradualMagnitude(0.9, every=1, end=9), "ends after 4 steps, before `end`"),
+        (C.GradualMagnitude(0.9, every=1, end=9), "until step 9, but 4 were taken"),
+        (C.GradualMagnitude(0.9, every=1, end=4), "until step 4, but 4 were taken"),
         (C.ACDC(0.9, begin=50, every=1), "masks never change"),
     ],
 )
@@ -75,9 +89,10 @@ def test_a_training_that_is_too_short_is_told(rule, message, caplog):
     assert message in caplog.text
 
 
-def test_nothing_is_told_if_all_is_well(caplog):
+@pytest.mark.parametrize("rule", [C.RigL(every=2), C.SET(every=2, end=12)])
+def test_nothing_is_told_if_all_is_well(rule, caplog):
     with caplog.at_level("WARNING", logger="absl"):
-        fit(compiled(0.8), [C.RigL(every=2)])
+        fit(compiled(0.8), [rule])
     assert not caplog.records
 
 
@@ -176,12 +191,55 @@ def test_tensors_are_scores():
     assert rule.history
 
 
-def test_gradients_that_were_not_asked_for_are_told():
-    def gradients(moment):
-        return {path: moment.gradients[path] for path in moment.masks}
-
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        lambda moment: {path: moment.gradients[path] for path in moment.masks},
+        lambda moment: {path: abs(g) for path, g in moment.gradients.items()},
+    ],
+)
+def test_gradients_that_were_not_asked_for_are_told(gradients):
     with pytest.raises(ValueError, match="Write `needs_gradients = True`"):
         fit(compiled(0.8), [rule_that("grow", gradients)])
+
+
+def test_masks_of_a_moment_are_not_changed_in_place():
+    def flipped(moment):
+        for mask in moment.masks.values():
+            np.logical_not(mask, out=mask)
+        return moment.masks
+
+    with pytest.raises(ValueError, match="read-only"):
+        fit(compiled(0.8), [rule_that("masks", flipped, C.MovingMasks)])
+
+
+@pytest.mark.parametrize(
+    ("method", "base"), [("grow", C.DropAndGrow), ("masks", C.MovingMasks)]
+)
+def test_other_paths_are_refused_before_a_mask_changes(method, base):
+    def more(moment):
+        given = {path: ~mask for path, mask in moment.masks.items()}
+        return given | {"foo": np.ones(3, bool)}
+
+    model = compiled(0.8)
+    before = masks(model)
+    with pytest.raises(ValueError, match=f"`{method}` must return a dict .* foo besid"):
+        fit(model, [rule_that(method, more, base)])
+    for a, b in zip(before, masks(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_loops_of_ones_own_are_told_what_is_missing():
+    rule = C.RigL(every=1)
+    with pytest.raises(ValueError, match="Received: None. Compile it, and in a loop"):
+        rule.prepare(9)
+    model = compiled(0.8)
+    rule.set_model(model)
+    with pytest.raises(ValueError, match="`steps` must be a whole number, 1 or more"):
+        rule.prepare(0)
+    rule.prepare(9)
+    with pytest.raises(ValueError, match="Pass the batch of the step"):
+        rule.change(3)
 
 
 def test_a_change_before_the_rule_knows_the_model_is_refused():

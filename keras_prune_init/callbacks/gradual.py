@@ -67,7 +67,7 @@ class GradualMagnitude(MovingMasks):
     def prepare(self, steps):
         super().prepare(steps)
         check_single(type(self).__name__, self._movable)
-        self.rising.begin(self.current_masks(), self.steps > self.begin)
+        self.rising.begin(self.current_masks(), self.begin < self.steps < self.last)
 
     def due(self, step):
         inside = self.begin <= step <= self.last

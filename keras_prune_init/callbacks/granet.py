@@ -69,7 +69,7 @@ class GraNet(RigL):
 
     def prepare(self, steps):
         super().prepare(steps)
-        self.rising.begin(self.current_masks(), self.steps > self.begin)
+        self.rising.begin(self.current_masks(), self.begin < self.steps < self.last)
 
     def due(self, step):
         return super().due(step) or step == self.last

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_prune_init._arguments import some
+
 
 class Moment(NamedTuple):
     """What a rule sees when masks change, by the paths of kernels.
@@ -16,8 +18,8 @@ class Moment(NamedTuple):
         step: Number of training steps before the change.
         weights: The kernels as the forward pass uses them; removed weights are 0.
         masks: Bool arrays of their shapes, `True` where a weight is kept.
-        gradients: Those of the loss for these weights, removed ones too; empty unless
-            the rule has `needs_gradients`.
+        gradients: Those of the loss for these weights, removed ones too, if the rule
+            has `needs_gradients`.
         seed: That of the callback.
     """
 
@@ -29,6 +31,7 @@ class Moment(NamedTuple):
 
     def check_masks(self, rule: str, masks: Any) -> None:
         """Raise a ValueError unless there is a bool array for each kernel."""
+        self._check_paths(rule, "masks", masks)
         for path, mask in self.masks.items():
             new = masks.get(path) if isinstance(masks, Mapping) else None
             dtype, shape = getattr(new, "dtype", None), getattr(new, "shape", None)
@@ -42,6 +45,7 @@ class Moment(NamedTuple):
 
     def checked(self, rule: str, name: str, scores: Any) -> dict[str, np.ndarray]:
         """Return scores, or raise a ValueError unless each weight has a number."""
+        self._check_paths(rule, name, scores)
         given = scores if isinstance(scores, Mapping) else {}
         found = {path: np.asarray(given.get(path)) for path in self.masks}
         for path, values in found.items():
@@ -55,6 +59,15 @@ class Moment(NamedTuple):
                     "`moment.weights`."
                 )
         return found
+
+    def _check_paths(self, rule, name, given):
+        others = set(given if isinstance(given, Mapping) else ()) - set(self.masks)
+        if others:
+            raise ValueError(
+                f"`{name}` must return a dict by the paths of kernels that are pruned "
+                f"and trained. Received from {rule}: {some(sorted(map(str, others)))} besides. "
+                "See `moment.masks`."
+            )
 
     def generator(self, path: str) -> np.random.Generator:
         """Return a source of random numbers for a kernel, the same in every process."""
@@ -76,11 +89,14 @@ class Change(NamedTuple):
     grown: int
 
 
-class NotAsked(dict):
+class NotAsked(Mapping):
     """No gradients, as the rule did not ask for them."""
 
-    def __missing__(self, path):
+    def _refuse(self, *_):
         raise ValueError(
             "Gradients are computed for rules that ask for them. Received: a look at "
-            f"that of {path}. Write `needs_gradients = True` in the class of the rule."
+            "`moment.gradients`. Write `needs_gradients = True` in the class of the "
+            "rule."
         )
+
+    __getitem__ = __iter__ = __len__ = _refuse

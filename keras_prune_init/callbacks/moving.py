@@ -125,8 +125,13 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
         """
         self._check_prepared()
         kernels = {m.kernel.path: m.kernel for m in self._movable}
-        gradients: dict[str, np.ndarray] = NotAsked()
+        gradients: Mapping[str, np.ndarray] = NotAsked()
         if self._gradients is not None:
+            if data is None:
+                raise ValueError(
+                    f"`{type(self).__name__}` reads gradients of a batch. Received: "
+                    "data=None. Pass the batch of the step, `(x, y)`."
+                )
             found = self._gradients(data)
             if not all(np.isfinite(g).all() for g in found):
                 logging.warning(
@@ -135,6 +140,8 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
                 return
             gradients = dict(zip(kernels, found, strict=True))
         before = self.current_masks()
+        for mask in before.values():
+            mask.flags.writeable = False  # a rule returns masks, and changes none
         weights = {path: kernel.effective() for path, kernel in kernels.items()}
         moment = Moment(step, weights, before, gradients, self.seed)
         check_weights(type(self).__name__, weights)
@@ -160,6 +167,13 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             ValueError: If the model cannot be trained in this way.
         """
         name = type(self).__name__
+        if steps is not None:
+            check_whole("steps", steps, 1)
+        if getattr(self.model, "optimizer", None) is None:
+            raise ValueError(
+                f"`{name}` needs a model that is compiled. Received: {self.model}. "
+                "Compile it, and in a loop of your own call `set_model(model)` first."
+            )
         exchange.check_finished(name, self.model)
         exchange.check_pruned(name, self.model, self.advice)
         if self.end is None and steps is None:
@@ -233,18 +247,20 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
         total = epochs * steps if epochs and steps else None
         self.prepare(total)
         self._began = True
-        if total is None:
-            return
-        name = type(self).__name__
-        if not any(self.due(step) for step in range(total)):
+        if total is not None and not any(map(self.due, range(total))):
             logging.warning(
                 "%s: masks never change, as the training has %d steps; every=%d, "
                 "begin=%d, and they would end after %d.",
-                *(name, total, self.every, self.begin, self.last),
+                *(type(self).__name__, total, self.every, self.begin, self.last),
             )
-        elif self.last >= total:
-            told = "%s: the training ends after %d steps, before `end`, which is %d."
-            logging.warning(told, name, total, self.last)
+
+    def on_train_end(self, logs=None):
+        # Of parts of a training, which have an origin, others know more.
+        if self.origin is None and any(map(self.due, range(self.steps, self.last + 1))):
+            logging.warning(
+                "%s: masks would change until step %d, but %d were taken.",
+                *(type(self).__name__, self.last, self.steps),
+            )
 
     def on_train_batch_begin(self, batch, logs=None):
         size, left = self.model.steps_per_execution, self.params.get("steps")

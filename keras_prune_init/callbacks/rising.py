@@ -59,6 +59,11 @@ class RisingSparsity:
         if self._given is None:
             self._check(now)
             self.initial = now
+        elif not started and now < self._given - 0.01:
+            raise ValueError(
+                "`initial` is the sparsity before the first change. Received: "
+                f"initial={self._given} for masks of {now:.4g}. Leave it out."
+            )
 
     def _check(self, initial):
         if not is_number(initial) or not 0 <= initial <= self.sparsity:

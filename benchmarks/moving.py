@@ -91,6 +91,7 @@ def timed(model, callback, data, ends=False):
     callback.set_params({"epochs": 1, "steps": None})
     callback.set_model(model)
     callback.on_train_begin()
+    callback.on_epoch_begin(0)  # which looks at the masks, before others change them
 
     def step():
         callback.on_train_batch_begin(0)

@@ -61,12 +61,12 @@ class Moment(NamedTuple):
         return found
 
     def _check_paths(self, rule, name, given):
-        others = set(given if isinstance(given, Mapping) else ()) - set(self.masks)
-        if others:
+        paths = set(given if isinstance(given, Mapping) else ())
+        if others := sorted(map(str, paths - set(self.masks))):
             raise ValueError(
                 f"`{name}` must return a dict by the paths of kernels that are pruned "
-                f"and trained. Received from {rule}: {some(sorted(map(str, others)))} besides. "
-                "See `moment.masks`."
+                f"and trained. Received from {rule}: {some(others)} besides. See "
+                "`moment.masks`."
             )
 
     def generator(self, path: str) -> np.random.Generator:

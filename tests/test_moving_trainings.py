@@ -96,6 +96,12 @@ def test_nothing_is_told_if_all_is_well(rule, caplog):
     assert not caplog.records
 
 
+def test_no_epochs_tell_nothing(caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        fit(compiled(0.0), [C.GradualMagnitude(0.8, every=2)], initial_epoch=3)
+    assert not caplog.records
+
+
 # --- models ---------------------------------------------------------------------------
 
 

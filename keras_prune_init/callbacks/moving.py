@@ -256,7 +256,9 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
 
     def on_train_end(self, logs=None):
         # Of parts of a training, which have an origin, others know more.
-        if self.origin is None and any(map(self.due, range(self.steps, self.last + 1))):
+        if not self._began or self.origin is not None:
+            return
+        if any(map(self.due, range(self.steps, self.last + 1))):
             logging.warning(
                 "%s: masks would change until step %d, but %d were taken.",
                 *(type(self).__name__, self.last, self.steps),

@@ -44,6 +44,7 @@ class ACDC(MovingMasks):
     """
 
     advice = DENSE
+    at_ends = True
 
     def __init__(
         self,
@@ -65,10 +66,6 @@ class ACDC(MovingMasks):
                 "AC/DC warms up with all weights. Received: "
                 f"{self.model.name}, of which some are removed. {self.advice}"
             )
-
-    def due(self, step):
-        inside = self.begin <= step <= self.last
-        return inside and (step == self.last or (step - self.begin) % self.every == 0)
 
     def masks(self, moment):
         odd = (moment.step - self.begin) // self.every % 2

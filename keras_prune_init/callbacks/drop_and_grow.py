@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_prune_init._arguments import is_number
+from keras_prune_init.callbacks.checks import check_single
 from keras_prune_init.callbacks.moment import Moment
-from keras_prune_init.callbacks.moves import check_single
 from keras_prune_init.callbacks.moving import MovingMasks
 from keras_prune_init.masks.top_k import top_k_of_all
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_prune_init.callbacks.moves import check_single
+from keras_prune_init.callbacks.checks import check_single
 from keras_prune_init.callbacks.moving import DENSE, MovingMasks
 from keras_prune_init.callbacks.rising import RisingSparsity, Rule
 
@@ -50,6 +50,7 @@ class GradualMagnitude(MovingMasks):
     """
 
     advice = DENSE
+    at_ends = True
 
     def __init__(
         self,
@@ -68,10 +69,6 @@ class GradualMagnitude(MovingMasks):
         super().prepare(steps)
         check_single(type(self).__name__, self._movable)
         self.rising.begin(self.current_masks(), self.begin < self.steps < self.last)
-
-    def due(self, step):
-        inside = self.begin <= step <= self.last
-        return inside and (step == self.last or (step - self.begin) % self.every == 0)
 
     def masks(self, moment):
         progress = self.progress(moment.step)

@@ -12,7 +12,6 @@ from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kept_weights import KeptWeights
 from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.masked import MaskedLayer
-from keras_prune_init.masks.patterns import pattern_of
 from keras_prune_init.surgery import layouts
 
 
@@ -59,14 +58,3 @@ def find_movable(model: keras.Model) -> list[Movable]:
             own = [s for s in slots[id(variable)] if s.variable.shape == variable.shape]
             found.append(Movable(kernel, wrapper, kept, own))
     return found
-
-
-def check_single(rule: str, found: Sequence[Movable]) -> None:
-    """Raise a ValueError if a mask has a pattern, which single weights would break."""
-    for movable in found:
-        if pattern := pattern_of(movable.kernel, movable.mask):
-            raise ValueError(
-                f"`{rule}` moves single weights. Received: the mask of "
-                f"{movable.kernel.path}, of {pattern}. Train it with masks that stay, "
-                "or begin with a model that was pruned with what='weights'."
-            )

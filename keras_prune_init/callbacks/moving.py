@@ -12,14 +12,12 @@ import numpy as np
 from absl import logging
 
 from keras_prune_init._arguments import check_weights, check_whole
+from keras_prune_init.callbacks import checks
 from keras_prune_init.callbacks.gradients import DenseGradients
 from keras_prune_init.callbacks.moment import Change, Moment, NotAsked
 from keras_prune_init.callbacks.moves import Movable, find_movable
 from keras_prune_init.distribute import replicas
-from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.rounds.rewinding import batches_taken, build_optimizer
-from keras_prune_init.scoring.objective import trains_another_loss
-from keras_prune_init.surgery import exchange
 
 DENSE = (
     "Begin with all of its weights: kpi.prune(model, method='magnitude', sparsity=0.0)."
@@ -50,6 +48,7 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
         needs_gradients: Whether `masks` reads gradients. They take a forward and a
             backward pass more at each change, over the batch of the step.
         fixed_counts: Whether every kernel always keeps the same number of weights.
+        at_ends: Whether masks change at `begin` and at the end, too.
         history: A `Change` (`step`, `kept`, `grown`) for each change of this training.
         origin: Number of batches that the model had seen before step 0. Default: `fit`
             finds it, by the first of its epochs. Set it if that is not a whole one.
@@ -72,6 +71,7 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
 
     needs_gradients = False
     fixed_counts = False
+    at_ends = False
     advice = "Prune it first."  # for a model without masks
 
     def __init__(
@@ -98,6 +98,8 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
     def due(self, step: int) -> bool:
         """Whether masks change after so many steps."""
         late = step - self.begin
+        if self.at_ends and (late == 0 or step == self.last):
+            return True
         return late > 0 and late % self.every == 0 and step < self.last
 
     def progress(self, step: int) -> float:
@@ -169,13 +171,13 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
         name = type(self).__name__
         if steps is not None:
             check_whole("steps", steps, 1)
-        if getattr(self.model, "optimizer", None) is None:
-            raise ValueError(
-                f"`{name}` needs a model that is compiled. Received: {self.model}. "
-                "Compile it, and in a loop of your own call `set_model(model)` first."
-            )
-        exchange.check_finished(name, self.model)
-        exchange.check_pruned(name, self.model, self.advice)
+        checks.check_trainable(
+            name,
+            self.model,
+            advice=self.advice,
+            fixed_counts=self.fixed_counts,
+            needs_gradients=self.needs_gradients,
+        )
         if self.end is None and steps is None:
             raise ValueError(
                 f"`{name}` must know when to end. Received: end=None, and data of "
@@ -183,23 +185,6 @@ class MovingMasks(keras.callbacks.Callback, abc.ABC):
             )
         self.last = self.end or max((steps or 0) * 3 // 4, self.begin + 1)
         self.history = []
-        compact = [
-            layer.name
-            for layer in exchange.masked_layers(self.model)
-            if isinstance(layer, CompactLayer)
-        ]
-        if compact and not self.fixed_counts:
-            raise ValueError(
-                "The layout 'compact' stores a fixed number of weights. Received: "
-                f"{name}, which changes the number, for {compact[0]}. Use "
-                "`to_layout(model, 'masked')`, and go back to 'compact' afterwards."
-            )
-        if self.needs_gradients and trains_another_loss(self.model):
-            raise ValueError(
-                f"`{name}` reads gradients of `compute_loss`. Received: "
-                f"{type(self.model).__name__}, with a `train_step` that does not call "
-                "it. Let it call `compute_loss`, or use `SET`."
-            )
         build_optimizer(self.model)
         with self.model.distribute_strategy.scope():
             self._movable = find_movable(self.model)

@@ -122,7 +122,7 @@ def compress(
         for k in learned if augmented else ():
             k.multiplier.assign(old[k.path] - mu * off[k.path])
     kept = sum(int(np.count_nonzero(t)) for t in theta.values())
-    return {"kept": kept, "distance": distance(model)}
+    return {"kept": kept, "distance": _distance(off, weights)}
 
 
 def distance(model: keras.Model) -> float:
@@ -130,6 +130,10 @@ def distance(model: keras.Model) -> float:
     learned = _learned(model)
     weights = {k.path: k.value() for k in learned}
     off = {k.path: weights[k.path] - k.value(k.target) for k in learned}
+    return _distance(off, weights)
+
+
+def _distance(off, weights):
     return _norm(off) / max(_norm(weights), 1e-30)
 
 

@@ -237,6 +237,8 @@ def pattern_of(kernel: Kernel, mask: np.ndarray) -> str:
 
     A mask of single weights looks like one of these by a chance below one in a million.
     """
+    if mask.all():  # as those are that begin dense
+        return ""
     for m in (4, 8, 16):
         groups = NofM(1, m)
         if groups.fits(kernel):

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from keras_prune_init._arguments import check_choice, check_flag, check_whole
+from keras_prune_init._arguments import check_flag, check_whole
 from keras_prune_init.channels.choosing import Channels
 from keras_prune_init.layers.filters import Filters, check_filters
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.masks.allocation import Allocation
 from keras_prune_init.masks.patterns import Blocks, NofM, Weights, What
 from keras_prune_init.masks.selection import check_sparsity
-from keras_prune_init.surgery.exchange import LAYOUTS
+from keras_prune_init.surgery.exchange import check_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Options:
         object.__setattr__(self, "allocation", Allocation.of(self.allocation))
         self.what.check(self.sparsity, self.allocation)
         check_filters(self.filters)
-        check_choice("layout", self.layout, LAYOUTS)
+        check_layout(self.layout)
         if self.cuts_channels and self.layout != "masked":
             raise ValueError(
                 "If channels are cut out there are no masks, so there is no `layout`."

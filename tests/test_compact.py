@@ -302,8 +302,8 @@ def test_mixed_precision_and_xla():
 
 
 def test_an_unknown_layout_is_refused_before_any_work():
-    with pytest.raises(ValueError, match="Received: layout='sparse'"):
-        kpi.prune_at_init(mlp(), None, "random", layout="sparse")
+    with pytest.raises(ValueError, match="Received: layout='dense'"):
+        kpi.prune_at_init(mlp(), None, "random", layout="dense")
     with pytest.raises(ValueError, match="takes a pruned model"):
         kpi.to_layout(mlp(), "compact")
 

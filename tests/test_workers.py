@@ -137,7 +137,7 @@ def test_training_is_that_of_one_process(found):
     for worker in found:
         assert len(worker["losses"]) == STEPS
         np.testing.assert_allclose(worker["losses"], losses, atol=1e-4)
-        np.testing.assert_allclose(worker["compact"], losses, atol=1e-4)
+        np.testing.assert_allclose(worker["sparse"], losses, atol=1e-4)
         np.testing.assert_allclose(worker["evaluated"], evaluated, atol=1e-4)
         np.testing.assert_allclose(
             worker["predicted"], model.predict(x, verbose=0), atol=1e-4

@@ -61,11 +61,11 @@ def main():
     found["losses"] = train(new, STEPS)
     # A file knows nothing of workers; `enable_workers` tells the model that is loaded.
     file = pathlib.Path(folder, f"{number}.keras")
-    pruned(model, layout="compact").save(file)
+    pruned(model, layout="sparse").save(file)
     with strategy.scope():
         loaded = keras.models.load_model(file)
     assert kpi.enable_workers(loaded) is loaded
-    found["compact"] = train(loaded, STEPS)
+    found["sparse"] = train(loaded, STEPS)
     x, y = next(iter(data().unbatch().batch(100)))
     found["evaluated"] = new.evaluate(x, y, batch_size=20, verbose=0)
     found["predicted"] = new.predict(x, batch_size=20, verbose=0)

@@ -11,11 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune_init import _gc
-from keras_prune_init._arguments import is_whole
-from keras_prune_init.layers import tracking
+from keras_prune_init._arguments import check_choice, is_whole
+from keras_prune_init.layers import sparse_calls, tracking
 from keras_prune_init.layers.kept_weights import KeptWeights, gaps, positions
-from keras_prune_init.layers.kernel_paths import get_kernel, input_axes
+from keras_prune_init.layers.kernel_paths import get_kernel, input_axes, owner
 from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
+from keras_prune_init.layers.sparse_calls import SparseCall
+from keras_prune_init.sparse import conditions
+
+COMPUTES = ("compact", "sparse", "auto")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -27,8 +31,22 @@ class CompactLayer(MaskedLayer):
     and gradients are those of a `MaskedLayer`. Optimizers that look at whole matrices
     (Muon, Adafactor) see vectors instead.
 
-    `prune_at_init(..., layout="compact")` and `to_layout` put these layers into a
-    model.
+    With `computes="sparse"`, products never touch removed weights, so training steps
+    and predictions are faster the sparser the network is, on a CPU. Outputs are equal
+    up to rounding. Dense and EinsumDense layers, the projections of attention,
+    embeddings, and convolutions of one or two dimensions can compute in this way; 3x3
+    convolutions do it where it is faster. Other layers compute with whole kernels. So
+    do all of them under XLA, on GPUs and TPUs, in float64, without numba, and in models
+    that are exported. Products are in float32, in mixed precision too. Sums have the
+    same order whatever the number of threads.
+
+    With `computes="auto"`, each kernel computes in the way that takes less time at its
+    size and density. This is estimated from some products that are timed on this
+    machine, once in a process: two seconds. If TensorFlow's operations are made
+    deterministic, the times are those of a table.
+
+    `prune_at_init` and `to_layout` put these layers into a model, for the layouts
+    `"compact"`, `"sparse"` and `"auto"`.
 
     Args:
         layer: The layer to wrap, built or not.
@@ -37,6 +55,7 @@ class CompactLayer(MaskedLayer):
         note: How the masks were chosen, for `report`.
         counts: `{kernel attribute path: number of kept weights}`. A kernel that is not
             in it gets its weights from `install`.
+        computes: `"compact"`, `"sparse"` or `"auto"`.
         **kwargs: `paths`, the names of the kernels in reports; `name` and other
             `keras.layers.Layer` arguments.
 
@@ -44,6 +63,8 @@ class CompactLayer(MaskedLayer):
         kept: `{kernel attribute path: object}` with the variables `values` (the kept
             weights) and `index` (their positions in the flat kernel).
         scales: `{kernel attribute path: variable}`, the rescaling factor.
+        sparse_kernels: Attribute paths of the kernels that can compute sparsely, if
+            the layer may.
 
     Raises:
         ValueError: If the layer has no kernel that can be pruned, or an argument does
@@ -69,9 +90,13 @@ class CompactLayer(MaskedLayer):
         kernels: Sequence[str] | None = None,
         note: str = "",
         counts: Mapping[str, int] | None = None,
+        computes: str = "compact",
         **kwargs,
     ):
+        check_choice("computes", computes, COMPUTES)
         super().__init__(layer, kernels, note, **kwargs)
+        self.computes = computes
+        self.sparse_kernels: tuple[str, ...] = ()
         self.counts = _checked_counts(counts, self.kernels)
         self.places: dict[str, list[tracking.Place]] = {}  # of kernels in Keras
         self.trained: dict[str, bool] = {}  # whether these kernels are trained
@@ -102,6 +127,9 @@ class CompactLayer(MaskedLayer):
                 self._add_scale(name)
         for name, count in self.counts.items():
             self._create(name, count)
+        if self.computes != "compact":
+            calls = [(n, SparseCall.put_in(self, n)) for n in self.kernels]
+            self.sparse_kernels = tuple(name for name, call in calls if call)
 
     def _create(self, name, count):
         parent, _, own = self.path.rpartition("/")
@@ -146,8 +174,39 @@ class CompactLayer(MaskedLayer):
         inputs = input_axes(self.layer, name)
         return kept.dense(kept.values.value * kept.spread(self.scales[name], inputs))
 
+    def _masked_call(self, *args, **kwargs):
+        names = self.sparse_kernels
+        ready = names and all(self.kept[name].built for name in names)
+        # Who replaces this method wants to see the kernels.
+        watched = "masked_kernel" in vars(self)
+        if not ready or watched or not conditions.can_run():
+            return super()._masked_call(*args, **kwargs)
+        others = [name for name in self.kernels if name not in names]
+        values = {name: self.masked_kernel(name) for name in others}
+        with sparse_calls.computing_with(self, names):
+            return self._run(values, args, kwargs)
+
+    def seconds(self, name: str, positions: int) -> tuple[float, float] | None:
+        """Return how long a training step of 128 samples computes with a kernel.
+
+        Args:
+            name: Attribute path of the kernel.
+            positions: How often a sample is multiplied with it: once for each pixel or
+                token of the output.
+
+        Returns:
+            The seconds that are expected, and those of a dense kernel. They are equal
+            if it computes with a dense one. `None` if it cannot compute sparsely.
+        """
+        if name not in self.sparse_kernels:
+            return None
+        call = vars(owner(self.layer, name))["call"]
+        return call.seconds(positions, self.kept[name].values.shape[0])
+
     def release(self, layer):
         super().release(layer)
+        for name in self.sparse_kernels:
+            SparseCall.take_out(layer, name)
         for name in reversed(self.kernels):
             kernel = get_kernel(layer, name)
             tracking.put_in(layer, kernel, self.places[name])
@@ -196,7 +255,7 @@ class CompactLayer(MaskedLayer):
         self.counts = {name: k.values.shape[0] for name, k in kept.items()}
 
     def own_options(self):
-        return {"counts": dict(self.counts)}
+        return {"counts": dict(self.counts), "computes": self.computes}
 
     @classmethod
     def from_config(cls, config):

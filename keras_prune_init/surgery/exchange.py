@@ -7,25 +7,38 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_prune_init._arguments import check_model, some
+from keras_prune_init._arguments import check_choice, check_model, some
 from keras_prune_init.layers import tracking
-from keras_prune_init.layers.compact import CompactLayer
+from keras_prune_init.layers.compact import COMPUTES, CompactLayer
 from keras_prune_init.layers.kernel_paths import get_kernel
 from keras_prune_init.layers.masked import MaskedLayer
 from keras_prune_init.layers.penalized import PenalizedLayer
 from keras_prune_init.layers.walk import walk
+from keras_prune_init.sparse import conditions
 from keras_prune_init.surgery.copier import Copier
 
 Layer: TypeAlias = keras.layers.Layer
 Change = Callable[[Layer, Copier], Layer | None]
 
-LAYOUTS = {"masked": MaskedLayer, "compact": CompactLayer}
+# In the last three, a `CompactLayer` says how it computes.
+LAYOUTS = ("masked", *COMPUTES)
 # With those that users do not choose; rooms above add more.
-WRAPPERS: dict[str, type[MaskedLayer]] = {**LAYOUTS, "penalized": PenalizedLayer}
+WRAPPERS: dict[str, type[MaskedLayer]] = {
+    "masked": MaskedLayer,
+    **dict.fromkeys(COMPUTES, CompactLayer),
+    "penalized": PenalizedLayer,
+}
 # What is in a model for a part of its training only, and what takes it out.
 PASSING: dict[type[Layer], tuple[str, str]] = {
     PenalizedLayer: ("penalties of learning-compression", "callback.finish(model)")
 }
+
+
+def check_layout(layout: Any) -> None:
+    """Raise an error unless an argument names a layout that can be made here."""
+    check_choice("layout", layout, LAYOUTS)
+    if layout == "sparse":
+        conditions.check_installed()
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLayer]:
@@ -74,7 +87,7 @@ def masking(options: Mapping[int, dict]) -> Change:
             return None
         given = options[id(layer)]
         absent = []
-        if given["layout"] == "compact" and layer.built:
+        if issubclass(WRAPPERS[given["layout"]], CompactLayer) and layer.built:
             absent = [get_kernel(layer, name) for name in given["kernels"]]
         return masked(copier.without_values(layer, absent), **given)
 
@@ -120,6 +133,8 @@ def unwrapped(layer: MaskedLayer, copier: Copier, values: Mapping) -> Layer:
 
 def masked(layer: Layer, layout: str, **options) -> MaskedLayer:
     """Return a layer in a wrapper that removes nothing yet."""
+    if layout in COMPUTES:
+        options["computes"] = layout
     wrapper = WRAPPERS[layout](layer, **options)
     if layer.built:
         wrapper.build()
@@ -133,7 +148,10 @@ def options_of(layer: MaskedLayer) -> dict:
 
 def _shared_options(layer):
     """Return the options that a wrapper of any class has."""
-    [layout] = (name for name, cls in WRAPPERS.items() if type(layer) is cls)
+    if isinstance(layer, CompactLayer):
+        layout = layer.computes
+    else:
+        [layout] = (name for name, cls in WRAPPERS.items() if type(layer) is cls)
     options: dict[str, Any] = {"layout": layout, "note": layer.note}
     options["kernels"] = list(layer.kernels)
     options["paths"] = list(layer.paths)

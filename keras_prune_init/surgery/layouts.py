@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prune_init._arguments import check_choice
 from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.compact import CompactLayer, without_storage
 from keras_prune_init.layers.kernel_paths import get_kernel
@@ -60,7 +59,7 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
     """
     exchange.check_pruned("to_layout", model)
     exchange.check_finished("to_layout", model)
-    check_choice("layout", layout, exchange.LAYOUTS)
+    exchange.check_layout(layout)
     check_optimizer(model, layout)
     new = rebuild.copy_model(model, change=exchange.to_layout(layout))
     check_copy(model, new)

@@ -1,0 +1,112 @@
+"""SparseCall: the `call` of a layer that computes with its kept weights only."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterable, Mapping
+
+import keras
+import tensorflow as tf
+
+from keras_prune_init.layers.kernel_paths import (
+    input_axes,
+    output_axes,
+    owner,
+)
+from keras_prune_init.layers.sparse_kinds import Kind, kind_of
+from keras_prune_init.sparse import estimate
+from keras_prune_init.sparse.lookup import Lookup
+from keras_prune_init.sparse.products import MatrixProduct
+
+OPEN = 32  # a dimension that the model leaves open
+# What the layers under way compute with, by their id: values, positions and scale.
+_GIVEN: contextvars.ContextVar[Mapping[int, tuple]] = contextvars.ContextVar("given")
+
+
+class SparseCall:
+    """Stands in for the `call` of a layer that has no kernel."""
+
+    def __init__(self, layer: keras.layers.Layer, name: str, kind: Kind, always: bool):
+        self.layer, self.compute = owner(layer, name), kind.compute
+        self.operation = kind.operation(layer, name)
+        matrix, lookup = MatrixProduct, Lookup
+        self.always = isinstance(self.operation, (lookup, matrix) if always else lookup)
+        self.positions = kind.positions
+
+    def __call__(self, inputs, *args, **kwargs):
+        given = _GIVEN.get({}).get(id(self.layer))
+        if given is None:
+            return type(self.layer).call(self.layer, inputs, *args, **kwargs)
+        if isinstance(inputs, tf.SparseTensor):
+            inputs = tf.sparse.to_dense(inputs)
+        values, index, scale = given
+        pays = self.always or self._pays(inputs.shape, values.shape[0])
+        compute = self.operation if pays else self.operation.dense
+        y = self.compute(self.layer, inputs, lambda x: compute(x, values, index, scale))
+        return _finished(self.layer, tf.cast(y, self.layer.compute_dtype))
+
+    def seconds(self, positions: int, kept: int) -> tuple[float, float]:
+        """Return how long a training step computes with this kernel, and a dense one.
+
+        `positions` is how often a sample is multiplied with it.
+        """
+        sparse, dense = estimate.seconds(self.operation.kernel, positions, kept)
+        return (sparse if self.always else min(sparse, dense)), dense
+
+    def _pays(self, shape, kept):
+        known = (1, *(size or OPEN for size in shape[1:]))
+        positions = self.positions(self.layer, known)
+        sparse, dense = estimate.seconds(self.operation.kernel, positions, kept)
+        return sparse < dense
+
+    @classmethod
+    def put_in(cls, wrapper, name: str) -> SparseCall | None:
+        """Let the owner of a kernel in a `CompactLayer` compute sparsely, if it can."""
+        kind = kind_of(wrapper.layer, name)
+        # Where it is slower, too, except for convolutions.
+        always = wrapper.computes == "sparse"
+        call = cls(wrapper.layer, name, kind, always) if kind else None
+        if call:
+            vars(call.layer)["call"] = call
+        return call
+
+    @staticmethod
+    def take_out(layer: keras.layers.Layer, name: str) -> None:
+        """Undo `put_in`."""
+        vars(owner(layer, name)).pop("call", None)
+
+
+def _finished(layer, y):
+    """Add the bias, and apply the activation, if the layer has some."""
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        if getattr(layer, "data_format", None) == "channels_first":
+            bias = keras.ops.reshape(bias, [-1] + [1] * (len(y.shape) - 2))
+        y = keras.ops.add(y, bias)
+    activation = getattr(layer, "activation", None)
+    return y if activation is None else activation(y)
+
+
+@contextlib.contextmanager
+def computing_with(wrapper, names: Iterable[str]):
+    """Let layers in a `CompactLayer` compute with what it keeps of these kernels."""
+    given = {id(owner(wrapper.layer, name)): _kept(wrapper, name) for name in names}
+    token = _GIVEN.set({**_GIVEN.get({}), **given})
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def _kept(wrapper, name):
+    """Return values, positions, and the factor of each output unit."""
+    kept, scale = wrapper.kept[name], wrapper.scales[name]
+    values, factors = kept.values.value, tf.reshape(scale.value, [-1])
+    units = [kept.dense_shape[axis] for axis in output_axes(wrapper.layer, name)]
+    if math.prod(scale.shape) != math.prod(units):
+        # A convolution has a factor for each pixel of a filter, too.
+        values = values * kept.spread(scale, input_axes(wrapper.layer, name))
+        factors = tf.ones([math.prod(units)], values.dtype)
+    return values, kept.index.value, factors

@@ -1,0 +1,111 @@
+"""How long products take on this machine, with the kept weights and with all of them.
+
+A training step multiplies each kernel three times: forward, and for the gradients of
+inputs and weights. With the kept weights only, it also carries activations to the order
+of the loops and back. So its time is a constant for the calls, a time for each number
+that is carried, and one for each kept weight and sample. A dense one has a constant,
+and a time for each weight and sample.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+from keras_prune_init.sparse.positions import Matrix, Windows
+from keras_prune_init.sparse.products import MatrixProduct
+
+SAMPLES = 128  # of the step whose time is estimated
+PADDING = 1.6  # how much longer images take than rows of numbers: zeros are put around
+
+
+class Speed(NamedTuple):
+    """Seconds of one training step, of its parts."""
+
+    call: float  # all calls for a sparse product
+    number: float  # each input and each output of a sample
+    kept: float  # each kept weight and sample
+    dense_call: float
+    weight: float  # each weight of a dense kernel, and sample
+
+
+# Of two cores of an AMD EPYC with AVX-512, for runs that must be repeated exactly.
+REFERENCE = Speed(0.8e-3, 1.5e-9, 50e-12, 0.25e-3, 28e-12)
+
+
+def seconds(kernel: Matrix | Windows, positions: int, kept: int) -> tuple[float, float]:
+    """Return the time of a training step for one kernel, sparse and dense.
+
+    Args:
+        kernel: The pruned kernel.
+        positions: How often a sample is multiplied with it: once for each pixel or
+            token of the output.
+        kept: How many weights are kept.
+    """
+    speed = _measured()
+    columns, number = SAMPLES * positions, speed.number
+    dense = speed.dense_call + speed.weight * columns * math.prod(kernel.shape)
+    if isinstance(kernel, Windows):
+        side = math.sqrt(positions)
+        columns = int(SAMPLES * math.prod(side + more for more in kernel.reach))
+        number *= PADDING
+    carried = number * (kernel.rows + kernel.columns)
+    return speed.call + columns * (carried + speed.kept * kept), dense
+
+
+def _measured() -> Speed:
+    # A choice that differs from run to run would change sums.
+    return REFERENCE if is_op_determinism_enabled() else _measure()
+
+
+@functools.cache
+def _measure():
+    """Time some products, larger than caches: half a second, once in a process."""
+    call, dense_call, _ = _timed(8, 8, 1)
+    few, dense, least = _timed(1024, 1024, 0.1)
+    many, _, most = _timed(1024, 1024, 0.3)
+    kept = max(many - few, 1e-6) / (most - least)
+    long, _, left = _timed(8192, 256, 0.05)
+    number = max(long - call - kept * left, 1e-6) / (2 * 256 * 8192)
+    weight = max(dense - dense_call, 1e-6) / 1024**3
+    return Speed(call, number, kept, dense_call, weight)
+
+
+def _timed(columns, size, density):
+    """Return the time of a sparse product, of a dense one, and the kept products."""
+    rng = np.random.default_rng(0)
+    index = np.flatnonzero(rng.random(size * size) < density)
+    x = tf.constant(rng.normal(size=(columns, size)), "float32")
+    product = MatrixProduct(Matrix((size, size), (0,), (1,)))
+    places, scale = tf.constant(index, "int32"), tf.ones(size)
+
+    def sparse(x, values):
+        return product(x, values, places, scale)
+
+    return (
+        _seconds_of_a_step(sparse, x, tf.ones(len(index))),
+        _seconds_of_a_step(tf.linalg.matmul, x, tf.ones((size, size))),
+        len(index) * columns,
+    )
+
+
+def _seconds_of_a_step(function, *arguments, repeats=5):
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            y = function(*arguments)
+        return tape.gradient(y, arguments)
+
+    times = []
+    for _ in range(repeats + 1):  # the first traces and compiles
+        begin = time.perf_counter()
+        step()[0].numpy()
+        times.append(time.perf_counter() - begin)
+    return min(times[1:])

@@ -66,12 +66,13 @@ def _measured() -> Speed:
 
 @functools.cache
 def _measure():
-    """Time some products, larger than caches: half a second, once in a process."""
-    call, dense_call, _ = _timed(8, 8, 1)
-    few, dense, least = _timed(1024, 1024, 0.1)
-    many, _, most = _timed(1024, 1024, 0.3)
+    """Time some products, larger than caches: two seconds, once in a process."""
+    with tf.init_scope():  # of a graph that is made
+        call, dense_call, _ = _timed(8, 8, 1)
+        few, dense, least = _timed(1024, 1024, 0.1)
+        many, _, most = _timed(1024, 1024, 0.3)
+        long, _, left = _timed(8192, 256, 0.05)
     kept = max(many - few, 1e-6) / (most - least)
-    long, _, left = _timed(8192, 256, 0.05)
     number = max(long - call - kept * left, 1e-6) / (2 * 256 * 8192)
     weight = max(dense - dense_call, 1e-6) / 1024**3
     return Speed(call, number, kept, dense_call, weight)

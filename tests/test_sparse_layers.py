@@ -463,9 +463,31 @@ def test_auto_computes_in_the_faster_way(monkeypatch, products_made):
     kinds = {type(v.kernel).__name__ + type(v).__name__ for v in products_made}
     assert kinds == {"WindowsConvolution", "MatrixLookup"}
     dense = auto.get_layer("dense")
-    assert dense.seconds("kernel", 1) == (0.5, 0.5)
+    assert dense.expected("kernel", 1) == ("compact", 0.5, 0.5)
     sparse = kpi.to_layout(auto, "sparse").get_layer("dense")
-    assert sparse.seconds("kernel", 1) == (1.0, 0.5)
+    assert sparse.expected("kernel", 1) == ("sparse", 1.0, 0.5)
+
+
+DENSE = ["dense/kernel", "sparse"]
+
+
+def test_reports_say_how_each_kernel_computes(monkeypatch):
+    model, data = everything()
+    sparse = pruned(model, data, "sparse")
+    monkeypatch.setattr(
+        estimate, "seconds", lambda kernel, positions, kept: (2e-3, 1e-3)
+    )
+    report = kpi.report(sparse)
+    found = {s.path: s[1:] for s in report.speeds}
+    assert found["dense/kernel"] == ("sparse", 2e-3, 1e-3)
+    assert found["conv2d/kernel"] == ("compact", 1e-3, 1e-3)
+    assert found["embedding/embeddings"] == ("sparse", None, None)
+    text = str(report)
+    assert "in a training step of 128 samples" in text
+    [line] = (t.split() for t in text.splitlines() if t.split()[:2] == DENSE)
+    assert line == [*DENSE, "2.00", "1.00"]
+    assert "speeds" in report.to_json()
+    assert not kpi.report(kpi.to_layout(sparse, "compact")).speeds
 
 
 def test_real_images_are_learned(products_made):

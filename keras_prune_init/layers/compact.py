@@ -18,6 +18,7 @@ from keras_prune_init.layers.kernel_paths import get_kernel, input_axes, owner
 from keras_prune_init.layers.masked import PACKAGE, MaskedLayer, part_name
 from keras_prune_init.layers.sparse_calls import SparseCall
 from keras_prune_init.sparse import conditions
+from keras_prune_init.sparse.estimate import Expected
 
 COMPUTES = ("compact", "sparse", "auto")
 
@@ -186,8 +187,8 @@ class CompactLayer(MaskedLayer):
         with sparse_calls.computing_with(self, names):
             return self._run(values, args, kwargs)
 
-    def seconds(self, name: str, positions: int) -> tuple[float, float] | None:
-        """Return how long a training step of 128 samples computes with a kernel.
+    def expected(self, name: str, positions: int) -> Expected | None:
+        """Return how a kernel computes, and how long in a step of 128 samples.
 
         Args:
             name: Attribute path of the kernel.
@@ -195,13 +196,14 @@ class CompactLayer(MaskedLayer):
                 token of the output.
 
         Returns:
-            The seconds that are expected, and those of a dense kernel. They are equal
-            if it computes with a dense one. `None` if it cannot compute sparsely.
+            `computes`, which is `"sparse"` or `"compact"`, and the `seconds` of a
+            training step with the kernel and the `dense_seconds` without pruning, as
+            they are expected on this machine. `None` if it never computes sparsely.
         """
-        if name not in self.sparse_kernels:
+        if name not in self.sparse_kernels or not conditions.can_run():
             return None
         call = vars(owner(self.layer, name))["call"]
-        return call.seconds(positions, self.kept[name].values.shape[0])
+        return call.expected(positions, self.kept[name].values.shape[0])
 
     def release(self, layer):
         super().release(layer)

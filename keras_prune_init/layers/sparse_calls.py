@@ -42,24 +42,24 @@ class SparseCall:
         if isinstance(inputs, tf.SparseTensor):
             inputs = tf.sparse.to_dense(inputs)
         values, index, scale = given
-        pays = self.always or self._pays(inputs.shape, values.shape[0])
-        compute = self.operation if pays else self.operation.dense
+        compute = self.operation
+        if not self.always:
+            known = (1, *(size or OPEN for size in inputs.shape[1:]))
+            positions = self.positions(self.layer, known)
+            if self.expected(positions, values.shape[0]).computes == "compact":
+                compute = self.operation.dense
         y = self.compute(self.layer, inputs, lambda x: compute(x, values, index, scale))
         return _finished(self.layer, tf.cast(y, self.layer.compute_dtype))
 
-    def seconds(self, positions: int, kept: int) -> tuple[float, float]:
-        """Return how long a training step computes with this kernel, and a dense one.
+    def expected(self, positions: int, kept: int) -> estimate.Expected:
+        """Return how a kernel with so many kept weights computes, and how long.
 
         `positions` is how often a sample is multiplied with it.
         """
         sparse, dense = estimate.seconds(self.operation.kernel, positions, kept)
-        return (sparse if self.always else min(sparse, dense)), dense
-
-    def _pays(self, shape, kept):
-        known = (1, *(size or OPEN for size in shape[1:]))
-        positions = self.positions(self.layer, known)
-        sparse, dense = estimate.seconds(self.operation.kernel, positions, kept)
-        return sparse < dense
+        if self.always or sparse < dense:
+            return estimate.Expected("sparse", sparse, dense)
+        return estimate.Expected("compact", dense, dense)
 
     @classmethod
     def put_in(cls, wrapper, name: str) -> SparseCall | None:

@@ -19,8 +19,9 @@ from keras_prune_init._lock import one_at_a_time
 from keras_prune_init.layers.kernels import Kernel, find_kernels
 from keras_prune_init.layers.prunable import FILTERED, prunable
 from keras_prune_init.masks import top_k
-from keras_prune_init.reports import live_paths, table
+from keras_prune_init.reports import live_paths, speed, table
 from keras_prune_init.reports.cost import CostReport, cost, known_sum, savings
+from keras_prune_init.reports.speed import KernelSpeed
 from keras_prune_init.surgery import exchange
 
 
@@ -44,6 +45,8 @@ class PruningReport:
         digest: SHA-256 of all masks, or of the kernel shapes if channels were removed.
         notes: What the method did to the model, and why.
         cost: A `CostReport` with the multiply-adds and the memory for training.
+        speeds: One `KernelSpeed` for each kernel in the layout `"sparse"` or `"auto"`:
+            how it computes, and the expected time.
     """
 
     tensors: list[TensorReport]
@@ -51,6 +54,7 @@ class PruningReport:
     digest: str
     notes: list[str]
     cost: CostReport
+    speeds: list[KernelSpeed] = dataclasses.field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -104,6 +108,7 @@ class PruningReport:
         macs, left = self.cost.macs, self.cost.effective_macs
         if macs is not None:
             lines.append(f"multiply-adds {left:,} of {macs:,} a sample")
+        lines += speed.lines(self.speeds) if self.speeds else []
         lines += [self.cost.state_text(), f"masks sha256 {self.digest[:16]}"]
         return "\n".join(lines)
 
@@ -122,6 +127,7 @@ class PruningReport:
             "notes": self.notes,
             "multiply_adds": self.cost.macs,
             "effective_multiply_adds": self.cost.effective_macs,
+            "speeds": [s._asdict() for s in self.speeds],
         }
         return json.dumps(content, indent=2)
 
@@ -215,7 +221,9 @@ def report(model: keras.Model, dense: keras.Model | None = None) -> PruningRepor
         notes += savings((before.weights, made.weights), (before.macs, made.macs))
     notes = list(dict.fromkeys(filter(None, notes)))
     skipped = _skipped(model) if masked else prunable(dense)[1]
-    return PruningReport(tensors, skipped, top_k.digest(masks), notes, made)
+    costs = {k.path: k for k in made.kernels}
+    found = speed.speeds(find_kernels(model), costs)
+    return PruningReport(tensors, skipped, top_k.digest(masks), notes, made, found)
 
 
 def _pairs(model, dense):

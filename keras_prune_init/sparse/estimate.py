@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,14 @@ class Speed(NamedTuple):
 
 # Of two cores of an AMD EPYC with AVX-512, for runs that must be repeated exactly.
 REFERENCE = Speed(0.8e-3, 1.5e-9, 50e-12, 0.25e-3, 28e-12)
+
+
+class Expected(NamedTuple):
+    """How a kernel computes, and the seconds of a training step that are expected."""
+
+    computes: str  # "sparse" or "compact"
+    seconds: float
+    dense_seconds: float  # of a layer that is not pruned
 
 
 def seconds(kernel: Matrix | Windows, positions: int, kept: int) -> tuple[float, float]:
@@ -67,11 +76,11 @@ def _measured() -> Speed:
 @functools.cache
 def _measure():
     """Time some products, larger than caches: two seconds, once in a process."""
-    with tf.init_scope():  # of a graph that is made
-        call, dense_call, _ = _timed(8, 8, 1)
-        few, dense, least = _timed(1024, 1024, 0.1)
-        many, _, most = _timed(1024, 1024, 0.3)
-        long, _, left = _timed(8192, 256, 0.05)
+    sizes = (8, 8, 1), (1024, 1024, 0.1), (1024, 1024, 0.3), (8192, 256, 0.05)
+    # In a thread of its own, which knows no graph, strategy or tape that is under way.
+    with futures.ThreadPoolExecutor(1) as thread:
+        times = list(thread.map(_timed, *zip(*sizes, strict=True)))
+    (call, dense_call, _), (few, dense, least), (many, _, most), (long, _, left) = times
     kept = max(many - few, 1e-6) / (most - least)
     number = max(long - call - kept * left, 1e-6) / (2 * 256 * 8192)
     weight = max(dense - dense_call, 1e-6) / 1024**3

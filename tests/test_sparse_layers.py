@@ -44,13 +44,13 @@ def _sparse_is_faster(monkeypatch):
 @pytest.fixture
 def products_made(monkeypatch):
     """The products that are computed sparsely."""
-    made, plain = [], products.SparseOperation._lines
+    made, plain = [], products.SparseOperation.lines
 
     def noted(self, *args):
         made.append(self)
         return plain(self, *args)
 
-    monkeypatch.setattr(products.SparseOperation, "_lines", noted)
+    monkeypatch.setattr(products.SparseOperation, "lines", noted)
     return made
 
 

@@ -1,26 +1,34 @@
 """Convolve images with the kept weights only.
 
-All pixels of a channel are one row of a tile, with zeros around each image. So a kept
+In a tile, all pixels of a channel are one row, with zeros around each image. So a kept
 weight adds one row to another, shifted by some pixels, as in a product of matrices.
-Outputs beyond an image are computed, too, and dropped.
+Some images are in a tile that stays in the cache, so nothing is carried through memory
+but inputs and outputs. Outputs beyond an image are computed, too, and dropped.
 
 Depthwise convolutions are not computed in this way: their dense kernels are so small
-that the rest took two to four times as long, at all sparsities.
+that everything else took two to four times as long, at all sparsities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_prune_init.sparse.positions import Windows
-from keras_prune_init.sparse.products import WIDEST, Product, first, size
+from keras_prune_init.sparse.products import (
+    LOCK,
+    WIDEST,
+    SparseOperation,
+    aligned,
+    aligned_parts,
+    compiled,
+    dense,
+    differentiable,
+)
 
 
-class Convolution(Product):
+class Convolution(SparseOperation):
     """The convolution of images (samples, down, right, channels) with a kernel."""
 
     kernel: Windows
@@ -29,80 +37,75 @@ class Convolution(Product):
         super().__init__(kernel)
         self.padding = padding
 
-    def pack(self, x):
-        planes = self._planes(x)
-        (down, right), (top, left) = planes.sizes, planes.before
-        steps_down, steps_right = self.kernel.strides
-        high, wide = down * steps_down - top, right * steps_right - left
-        x = x[:, :high, :wide]  # the last pixels are in no window
-        after = high - size(x, 1), wide - size(x, 2)
-        pads = [[0, planes.missing], [top, after[0]], [left, after[1]], [0, 0]]
-        x = tf.reshape(
-            tf.pad(x, pads),
-            [
-                *(planes.tiles, planes.each, down, steps_down),
-                *(right, steps_right, self.kernel.channels),
-            ],
-        )
-        tiles = tf.reshape(
-            tf.transpose(x, [0, 3, 5, 6, 1, 2, 4]),
-            [planes.tiles, self.kernel.rows, planes.each * down * right],
-        )
-        reach_down, reach_right = self.kernel.reach
-        return tiles, tf.stack([right, reach_down * right + reach_right])
+    def __call__(self, x, values, index, scale):
+        x, values, scale = (tf.cast(v, "float32") for v in (x, values, scale))
+        sizes = [size and self._along(axis, size)[0] for axis, size in _pixels(x)]
+        shape = [x.shape[0], *sizes, self.kernel.columns]
+        functions = self._forward, self._backward, self.dense
+        return differentiable(*functions, shape, x, values, index, scale)
 
-    def unpack(self, tiles, x):
-        planes, units = self._planes(x), self.kernel.columns
-        y = tf.reshape(tf.transpose(tiles, [0, 2, 1]), [-1, *planes.sizes, units])
-        return first(y, [size(x, 0), *planes.outputs, units])
-
-    def pack_slopes(self, dy, x):
-        planes, units = self._planes(x), self.kernel.columns
-        down, right = self.kernel.reach
-        dy = tf.pad(dy, [[0, planes.missing], [0, down], [0, right], [0, 0]])
-        width = planes.each * planes.sizes[0] * planes.sizes[1]
-        return tf.transpose(tf.reshape(dy, [planes.tiles, width, units]), [0, 2, 1])
-
-    def plain(self, x, kernel):
-        return keras.ops.conv(
-            x,
-            kernel,
+    def dense(self, x, values, index, scale):
+        scale = tf.cast(scale, values.dtype)
+        return scale * keras.ops.conv(
+            tf.cast(x, values.dtype),
+            dense(values, index, self.kernel.shape),
             strides=self.kernel.strides,
             padding=self.padding,
             data_format="channels_last",
             dilation_rate=self.kernel.dilations,
         )
 
+    def _forward(self, x, values, index, scale):
+        sizes, planes, outputs = self._planes(x)
+        y = aligned((len(x), *sizes, self.kernel.columns))
+        each, down, right = planes[:3]
+        reach_down, reach_right = self.kernel.reach
+        live = each * down * right - reach_down * right - reach_right
+        with LOCK:
+            loops = compiled()
+            _, units = self.lines(index, loops)
+            order = units.order(each * down * right, right)
+            given = values, scale, units.ends, order, live, planes, outputs
+            loops.convolve(x, *given, y)
+        return y
+
+    def _backward(self, x, dy, values, index, scale):
+        _, planes, outputs = self._planes(x)
+        each, down, right = planes[:3]
+        tiles = -(-len(x) // each)
+        dx = aligned(x.shape)
+        slopes, parts = aligned_parts(len(values), tiles)
+        with LOCK:
+            loops = compiled()
+            rows, _ = self.lines(index, loops)
+            order = rows.order(each * down * right, right)
+            given = values, scale, rows.ends, order, planes, outputs
+            loops.convolve_slopes(x, dy, *given, dx, parts)
+            if len(parts) > 1:
+                loops.add_up(parts, slopes)
+        return dx, slopes
+
     def _planes(self, x):
-        outputs, before = [], []
-        for axis in range(2):
-            step = self.kernel.strides[axis]
-            pixels = size(x, axis + 1)
-            window = (self.kernel.shape[axis] - 1) * self.kernel.dilations[axis] + 1
-            if self.padding == "valid":
-                outputs.append((pixels - window) // step + 1)
-                before.append(0)
-            else:
-                outputs.append((pixels - 1) // step + 1)
-                missing = (outputs[-1] - 1) * step + window - pixels
-                before.append(_at_least_0(missing) // 2)
-        sizes = [n + more for n, more in zip(outputs, self.kernel.reach, strict=True)]
-        samples = size(x, 0)
-        each = 1 + WIDEST // (sizes[0] * sizes[1] + 1)
-        tiles = (samples + each - 1) // each
-        return _Planes(outputs, sizes, before, each, tiles, tiles * each - samples)
+        """Return the size of outputs, and how inputs and outputs are in a tile."""
+        along = [self._along(axis, size) for axis, size in _pixels(x)]
+        sizes, before = zip(*along, strict=True)
+        down, right = (
+            n + more for n, more in zip(sizes, self.kernel.reach, strict=True)
+        )
+        most = min(WIDEST, max(WIDEST // 4, len(x) * down * right // 8))
+        each = max(1, most // (down * right))
+        planes = each, down, right
+        return sizes, (*planes, *before, *self.kernel.strides), (*planes, 0, 0, 1, 1)
+
+    def _along(self, axis, size):
+        """Return how many outputs there are along an axis, and the zeros before."""
+        step, window = self.kernel.strides[axis], self.kernel.shape[axis]
+        window = (window - 1) * self.kernel.dilations[axis] + 1
+        if self.padding == "valid":
+            return (size - window) // step + 1, 0
+        count = -(-size // step)
+        return count, max((count - 1) * step + window - size, 0) // 2
 
 
-class _Planes(NamedTuple):
-    """The sizes of images that are packed; whole numbers, or tensors if not known."""
-
-    outputs: Sequence  # rows and columns of pixels of the output
-    sizes: Sequence  # of each phase of the input, with zeros around
-    before: Sequence  # zeros above and at the left
-    each: int  # images of a tile
-    tiles: int
-    missing: int  # images in the last tile
-
-
-def _at_least_0(size):
-    return max(size, 0) if isinstance(size, int) else tf.maximum(size, 0)
+def _pixels(x: tf.Tensor | np.ndarray):
+    return enumerate(x.shape[1:3])

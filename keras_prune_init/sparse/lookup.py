@@ -21,16 +21,6 @@ class Lookup(SparseOperation):
     kernel: Matrix
 
     def __call__(self, ids, values, index, scale):
-        """Return rows of the matrix, which can be differentiated as often as needed.
-
-        Args:
-            ids: Int32 vector of row numbers.
-            values: Kept weights, a vector.
-            index: Their flat, rising positions in the matrix.
-            scale: Factor of each column of the matrix, a vector; it gets no gradient.
-
-        Everything is computed in float32.
-        """
         values, scale = tf.cast(values, "float32"), tf.cast(scale, "float32")
 
         @tf.custom_gradient
@@ -63,7 +53,7 @@ class Lookup(SparseOperation):
         found = aligned((len(ids), self.kernel.columns))
         with LOCK:
             loops = compiled()
-            rows, _ = self._lines(index, loops)
+            rows, _ = self.lines(index, loops)
             given = values, scale, rows.ends, rows.others, rows.places
             loops.look_up(ids, *given, found)
         return found
@@ -75,7 +65,7 @@ class Lookup(SparseOperation):
         changes = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
         with LOCK:
             loops = compiled()
-            rows, _ = self._lines(index, loops)
+            rows, _ = self.lines(index, loops)
             given = scale, rows.ends, rows.others, rows.places
             loops.look_up_slopes(ids, order, changes, dy, *given, slopes)
         return slopes

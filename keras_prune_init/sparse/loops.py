@@ -17,14 +17,14 @@ from numba import prange
 
 # Sums may be reordered, so that they become vectors. NaN and infinity stay what they
 # are.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compiled = numba.njit(
-    parallel=True,
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-    fastmath={"reassoc", "contract", "nsz", "arcp"},
+    parallel=True, nogil=True, cache=True, error_model="numpy", fastmath=_FAST
 )
 _MOST = numba.get_num_threads()
+# Called by those only.
+_part = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST)
+_LANES = 16  # channels that are transposed at once: a cache line of them
 # Indices without a sign, or each access would ask whether it counts from the end.
 _u = np.uintp
 
@@ -34,48 +34,105 @@ def use_threads(count: int) -> None:
     numba.set_num_threads(min(count or _MOST, _MOST))
 
 
+@_part
+def _add(row, tile, values, places, starts, k, end, width):
+    """Add `values[places[k]]` times the columns of a tile from `starts[k]` to a row."""
+    while k + 4 <= end:
+        v0, v1 = values[places[k]], values[places[k + 1]]
+        v2, v3 = values[places[k + 2]], values[places[k + 3]]
+        s0, s1 = _u(starts[k]), _u(starts[k + 1])
+        s2, s3 = _u(starts[k + 2]), _u(starts[k + 3])
+        for b in range(_u(width)):
+            low = v0 * tile[s0 + b] + v1 * tile[s1 + b]
+            row[b] += low + v2 * tile[s2 + b] + v3 * tile[s3 + b]
+        k += 4
+    while k < end:
+        v0, s0 = values[places[k]], _u(starts[k])
+        for b in range(_u(width)):
+            row[b] += v0 * tile[s0 + b]
+        k += 1
+
+
+@_part
+def _add_slopes(row, given, slopes, values, scale, by_row, k, end, part):
+    """Add the gradients of an input to a row, and those of its kept weights to `part`.
+
+    The slopes of a weight are those of its output, from `starts[k]`; before the first
+    they count as 0, where those of shifted images begin.
+    """
+    others, starts, places = by_row
+    width = given.shape[0]
+    while k < end and others[k] == 0:
+        skipped, f0, g0 = -starts[k], scale[others[k]], np.float32(0)
+        v0 = f0 * values[places[k]]
+        for b in range(width - skipped):
+            row[skipped + b] += v0 * slopes[b]
+            g0 += given[skipped + b] * slopes[b]
+        part[places[k]] += f0 * g0
+        k += 1
+    while k + 4 <= end:
+        f0, f1 = scale[others[k]], scale[others[k + 1]]
+        f2, f3 = scale[others[k + 2]], scale[others[k + 3]]
+        v0, v1 = f0 * values[places[k]], f1 * values[places[k + 1]]
+        v2, v3 = f2 * values[places[k + 2]], f3 * values[places[k + 3]]
+        s0, s1 = _u(starts[k]), _u(starts[k + 1])
+        s2, s3 = _u(starts[k + 2]), _u(starts[k + 3])
+        g0 = g1 = g2 = g3 = np.float32(0)
+        for b in range(_u(width)):
+            d0, d1, d2, d3 = (
+                slopes[s0 + b],
+                slopes[s1 + b],
+                slopes[s2 + b],
+                slopes[s3 + b],
+            )
+            row[b] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
+            g0 += given[b] * d0
+            g1 += given[b] * d1
+            g2 += given[b] * d2
+            g3 += given[b] * d3
+        part[places[k]] += f0 * g0
+        part[places[k + 1]] += f1 * g1
+        part[places[k + 2]] += f2 * g2
+        part[places[k + 3]] += f3 * g3
+        k += 4
+    while k < end:
+        f0, s0, g0 = scale[others[k]], _u(starts[k]), np.float32(0)
+        v0 = f0 * values[places[k]]
+        for b in range(_u(width)):
+            d0 = slopes[s0 + b]
+            row[b] += v0 * d0
+            g0 += given[b] * d0
+        part[places[k]] += f0 * g0
+        k += 1
+
+
 @_compiled
-def forward(x, values, scale, ends, starts, places, blocks, live, y):
-    """Compute each output row: the sum of values times input rows, times a factor.
+def multiply(x, values, scale, ends, by_unit, blocks, y):
+    """Multiply tiles of few samples by a matrix; a task is some rows of a tile.
 
     Args:
         x: Tiles, each as one flat vector.
         values: Kept weights.
         scale: Factor of each output.
-        ends: The weights of output j are at `ends[j]:ends[j + 1]` in the next two.
-        starts: Where in a tile the inputs of a weight begin.
-        places: Where in `values` it is.
+        ends: The weights of output j are at `ends[j]:ends[j + 1]` in `by_unit`.
+        by_unit: Inputs, where in a tile they begin, and where in `values` a weight is.
         blocks: Outputs `blocks[i]:blocks[i + 1]` are one task of each tile.
-        live: How many columns of a tile are computed; the others are 0.
         y: The result, tiles of output rows.
     """
-    width, count = _u(live), blocks.shape[0] - 1
+    _, starts, places = by_unit
+    width, count = y.shape[2], blocks.shape[0] - 1
     for task in prange(x.shape[0] * count):
         tile, out, block = x[task // count], y[task // count], task % count
         for j in range(blocks[block], blocks[block + 1]):
-            row, k, end = out[j], ends[j], ends[j + 1]
-            for b in range(row.shape[0]):
-                row[b] = 0
-            while k + 4 <= end:
-                v0, v1 = values[places[k]], values[places[k + 1]]
-                v2, v3 = values[places[k + 2]], values[places[k + 3]]
-                s0, s1 = _u(starts[k]), _u(starts[k + 1])
-                s2, s3 = _u(starts[k + 2]), _u(starts[k + 3])
-                for b in range(width):
-                    low = v0 * tile[s0 + b] + v1 * tile[s1 + b]
-                    row[b] += low + v2 * tile[s2 + b] + v3 * tile[s3 + b]
-                k += 4
-            while k < end:
-                v0, s0 = values[places[k]], _u(starts[k])
-                for b in range(width):
-                    row[b] += v0 * tile[s0 + b]
-                k += 1
+            row = out[j]
+            row[:] = 0
+            _add(row, tile, values, places, starts, ends[j], ends[j + 1], width)
             for b in range(width):
                 row[b] *= scale[j]
 
 
 @_compiled
-def backward(x, slopes, values, scale, ends, others, starts, places, blocks, dx, parts):
+def multiply_slopes(x, slopes, values, scale, ends, by_row, blocks, dx, parts):
     """Compute the gradients of inputs and of kept weights from the same loads.
 
     Args:
@@ -83,68 +140,175 @@ def backward(x, slopes, values, scale, ends, others, starts, places, blocks, dx,
         slopes: Gradients of the outputs: tiles, each as one flat vector.
         values: Kept weights.
         scale: Factor of each output.
-        ends: The weights of input i are at `ends[i]:ends[i + 1]` in the next three.
-        others: The output of a weight.
-        starts: Where in a tile the slopes of a weight begin. Before its start, where
-            those of shifted images may begin, they count as 0.
-        places: Where in `values` it is.
+        ends: The weights of input i are at `ends[i]:ends[i + 1]` in `by_row`.
+        by_row: Outputs, where in a tile they begin, and where in `values` a weight is.
         blocks: Inputs `blocks[i]:blocks[i + 1]` are one task.
         dx: The gradients of inputs, tiles of input rows.
         parts: The gradients of kept weights: vectors to be added up, one for each group
             of tiles.
     """
     count, groups = blocks.shape[0] - 1, parts.shape[0]
-    width, each = _u(x.shape[2]), (x.shape[0] + groups - 1) // groups
+    each = (x.shape[0] + groups - 1) // groups
     for task in prange(groups * count):
         block, group = task % count, task // count
         first, last = blocks[block], blocks[block + 1]
         part = parts[group]
         for k in range(ends[first], ends[last]):
-            part[places[k]] = 0
+            part[by_row[2][k]] = 0
         for t in range(group * each, min(x.shape[0], (group + 1) * each)):
-            slope = slopes[t]
             for i in range(first, last):
-                given, row, k, end = x[t, i], dx[t, i], ends[i], ends[i + 1]
-                for b in range(width):
-                    row[b] = 0
-                while k < end and others[k] == 0:
-                    skipped, f0, g0 = -starts[k], scale[others[k]], np.float32(0)
-                    v0 = f0 * values[places[k]]
-                    for b in range(x.shape[2] - skipped):
-                        row[skipped + b] += v0 * slope[b]
-                        g0 += given[skipped + b] * slope[b]
-                    part[places[k]] += f0 * g0
-                    k += 1
-                while k + 4 <= end:
-                    f0, f1 = scale[others[k]], scale[others[k + 1]]
-                    f2, f3 = scale[others[k + 2]], scale[others[k + 3]]
-                    v0, v1 = f0 * values[places[k]], f1 * values[places[k + 1]]
-                    v2, v3 = f2 * values[places[k + 2]], f3 * values[places[k + 3]]
-                    s0, s1 = _u(starts[k]), _u(starts[k + 1])
-                    s2, s3 = _u(starts[k + 2]), _u(starts[k + 3])
-                    g0 = g1 = g2 = g3 = np.float32(0)
-                    for b in range(width):
-                        d0, d1 = slope[s0 + b], slope[s1 + b]
-                        d2, d3 = slope[s2 + b], slope[s3 + b]
-                        row[b] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
-                        g0 += given[b] * d0
-                        g1 += given[b] * d1
-                        g2 += given[b] * d2
-                        g3 += given[b] * d3
-                    part[places[k]] += f0 * g0
-                    part[places[k + 1]] += f1 * g1
-                    part[places[k + 2]] += f2 * g2
-                    part[places[k + 3]] += f3 * g3
-                    k += 4
-                while k < end:
-                    f0, s0, g0 = scale[others[k]], _u(starts[k]), np.float32(0)
-                    v0 = f0 * values[places[k]]
-                    for b in range(width):
-                        d0 = slope[s0 + b]
-                        row[b] += v0 * d0
-                        g0 += given[b] * d0
-                    part[places[k]] += f0 * g0
-                    k += 1
+                row, k, end = dx[t, i], ends[i], ends[i + 1]
+                row[:] = 0
+                _add_slopes(
+                    row, x[t, i], slopes[t], values, scale, by_row, k, end, part
+                )
+
+
+@_part
+def _first(phase, before, step):
+    """Return the first pixel of a phase of strides, with zeros before the image."""
+    return ((phase - before) % step + step) % step
+
+
+@_part
+def _read(images, first, planes, phase, tile):
+    """Write some images into a tile: the pixels of a channel become a row.
+
+    `planes` has: images of a tile, rows and columns of pixels in it, zeros above and at
+    the left, strides down and right. Of these, `phase` counts the pixels that are read.
+    """
+    each, down, right, top, left, steps_down, steps_right = planes
+    channels = images.shape[3]
+    up, side = phase // steps_right, phase % steps_right
+    for low in range(0, channels, _LANES):
+        high = min(channels, low + _LANES)
+        for image in range(min(each, images.shape[0] - first)):
+            for h in range(_first(up, top, steps_down), images.shape[1], steps_down):
+                row = (h + top) // steps_down
+                if row >= down:
+                    break
+                start = (image * down + row) * right
+                for w in range(
+                    _first(side, left, steps_right), images.shape[2], steps_right
+                ):
+                    column = (w + left) // steps_right
+                    if column >= right:
+                        break
+                    pixel, place = images[first + image, h, w], start + column
+                    if high - low == _LANES:
+                        for c in range(_LANES):
+                            tile[low + c, place] = pixel[low + c]
+                    else:
+                        for c in range(low, high):
+                            tile[c, place] = pixel[c]
+
+
+@_part
+def _write(rows, low, high, images, first, planes, phase):
+    """Do the reverse of `_read`, for the channels from `low` to `high`."""
+    each, down, right, top, left, steps_down, steps_right = planes
+    up, side = phase // steps_right, phase % steps_right
+    for image in range(min(each, images.shape[0] - first)):
+        for h in range(_first(up, top, steps_down), images.shape[1], steps_down):
+            row = (h + top) // steps_down
+            if row >= down:
+                break
+            start = (image * down + row) * right
+            for w in range(
+                _first(side, left, steps_right), images.shape[2], steps_right
+            ):
+                column = (w + left) // steps_right
+                if column >= right:
+                    break
+                pixel, place = images[first + image, h, w], start + column
+                if high - low == _LANES:
+                    for c in range(_LANES):
+                        pixel[low + c] = rows[c, place]
+                else:
+                    for c in range(low, high):
+                        pixel[c] = rows[c - low, place]
+
+
+@_compiled
+def convolve(x, values, scale, ends, by_unit, live, planes, outputs, y):
+    """Convolve images; a task is a tile of them, which stays in the cache.
+
+    Args:
+        x: Images, (samples, down, right, channels).
+        values: Kept weights.
+        scale: Factor of each output.
+        ends: The weights of output j are at `ends[j]:ends[j + 1]` in `by_unit`.
+        by_unit: Inputs, where in a tile they begin, and where in `values` a weight is.
+        live: How many pixels of a tile are computed; the others are no outputs.
+        planes: How images are in a tile; see `_read`.
+        outputs: The same for `y`.
+        y: The result, images.
+    """
+    _, starts, places = by_unit
+    each, width = planes[0], planes[0] * planes[1] * planes[2]
+    phases, channels, units = planes[5] * planes[6], x.shape[3], y.shape[3]
+    for t in prange((x.shape[0] + each - 1) // each):
+        tile = np.zeros((phases * channels, width), np.float32)
+        for phase in range(phases):
+            rows = tile[phase * channels : (phase + 1) * channels]
+            _read(x, t * each, planes, phase, rows)
+        flat, out = tile.reshape(-1), np.empty((_LANES, width), np.float32)
+        for low in range(0, units, _LANES):
+            high = min(units, low + _LANES)
+            for j in range(low, high):
+                row = out[j - low]
+                row[:live] = 0
+                _add(row, flat, values, places, starts, ends[j], ends[j + 1], live)
+                for b in range(live):
+                    row[b] *= scale[j]
+            _write(out, low, high, y, t * each, outputs, 0)
+
+
+@_compiled
+def convolve_slopes(x, dy, values, scale, ends, by_row, planes, outputs, dx, parts):
+    """Compute the gradients of images and of kept weights from the same loads.
+
+    Args:
+        x: Images, (samples, down, right, channels).
+        dy: Gradients of the outputs.
+        values: Kept weights.
+        scale: Factor of each output.
+        ends: The weights of input i are at `ends[i]:ends[i + 1]` in `by_row`.
+        by_row: Outputs, where in a tile they begin, and where in `values` a weight is.
+        planes: How images are in a tile; see `_read`.
+        outputs: The same for `dy`.
+        dx: The gradients of images.
+        parts: The gradients of kept weights: vectors to be added up, one for each group
+            of tiles.
+    """
+    each, width = planes[0], planes[0] * planes[1] * planes[2]
+    phases, channels, units = planes[5] * planes[6], x.shape[3], dy.shape[3]
+    tiles, groups = (x.shape[0] + each - 1) // each, parts.shape[0]
+    some = (tiles + groups - 1) // groups
+    for group in prange(groups):
+        part = parts[group]
+        part[:] = 0
+        for t in range(group * some, min(tiles, (group + 1) * some)):
+            first = t * each
+            dx[first : first + each] = 0  # pixels that no window sees
+            slopes = np.zeros((units, width), np.float32)
+            _read(dy, first, outputs, 0, slopes)
+            flat, out = slopes.reshape(-1), np.empty((_LANES, width), np.float32)
+            tile = np.zeros((channels, width), np.float32)
+            for phase in range(phases):
+                if phase:
+                    tile[:] = 0
+                _read(x, first, planes, phase, tile)
+                for low in range(0, channels, _LANES):
+                    high = min(channels, low + _LANES)
+                    for c in range(low, high):
+                        row, i = out[c - low], phase * channels + c
+                        row[:] = 0
+                        k, end = ends[i], ends[i + 1]
+                        _add_slopes(
+                            row, tile[c], flat, values, scale, by_row, k, end, part
+                        )
+                    _write(out, low, high, dx, first, planes, phase)
 
 
 @_compiled

@@ -23,6 +23,19 @@ class Lines:
     shifts: tuple[np.ndarray, np.ndarray] | None  # how far it looks down and right
     _starts: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
 
+    def order(self, width: int, pitch: int = 0) -> tuple[np.ndarray, ...]:
+        """Return the other line of each weight, where it begins, and its place.
+
+        Lines of a flat tile are `width` apart, and rows of pixels in a line `pitch`.
+        """
+        key = width, pitch
+        if key not in self._starts:
+            starts = self.others * np.int64(width)
+            if self.shifts is not None:
+                starts += self.shifts[0] * pitch + self.shifts[1]
+            self._starts = {key: starts}  # of one width: that of most batches
+        return self.others, self._starts[key], self.places
+
     @classmethod
     def of(cls, lines, others, count: int, shifts=None) -> Lines:
         """Sort weights by their line, and those of a line by the other line."""
@@ -35,19 +48,6 @@ class Lines:
         if shifts is not None:
             shifts = shifts[0][places], shifts[1][places]
         return cls(ends, others, places, np.unique(blocks), shifts)
-
-    def starts(self, width: int, pitch: int) -> np.ndarray:
-        """Return where in a flat tile the other line of each weight begins.
-
-        Lines of the tile are `width` apart, and rows of pixels in a line are `pitch`.
-        """
-        key = width, pitch
-        if key not in self._starts:
-            starts = self.others * np.int64(width)
-            if self.shifts is not None:
-                starts += self.shifts[0] * pitch + self.shifts[1]
-            self._starts = {key: starts}  # of one width: that of most batches
-        return self._starts[key]
 
 
 class Matrix(NamedTuple):

@@ -52,13 +52,20 @@ class SparseOperation(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, x, values, index, scale):
-        """Return what it computes, in float32, for kept values at flat positions."""
+        """Return what it computes, in float32, with gradients of any order.
+
+        Args:
+            x: Tensor of samples.
+            values: Kept weights, a vector.
+            index: Their flat, rising positions in the kernel.
+            scale: Factor of each output unit, a vector; it gets no gradient.
+        """
 
     @abc.abstractmethod
     def dense(self, x, values, index, scale):
         """Return the same as the compact layout, computed in the dtype of `values`."""
 
-    def _lines(self, index, loops):
+    def lines(self, index: np.ndarray, loops) -> tuple[Lines, Lines]:
         """Return the weights by row and by unit, sorted anew if they moved."""
         seen = self._seen
         if seen is None or len(seen[0]) != len(index) or loops.differ(seen[0], index):
@@ -66,148 +73,106 @@ class SparseOperation(abc.ABC):
         return seen[1]
 
 
-class Product(SparseOperation):
-    """The product of samples with one pruned kernel, and its gradients."""
+def differentiable(forward, backward, reference, shape, x, values, *constants):
+    """Return what compiled loops compute, as a tensor with gradients.
+
+    Args:
+        forward: Function of arrays `x, values, *constants` that returns the result.
+        backward: Function of arrays `x, dy, values, *constants` that returns the
+            gradients of `x` and `values`.
+        reference: Function of tensors that computes what `forward` does, for gradients
+            of gradients.
+        shape: Shape of the result, as far as it is known.
+        x: Float32 tensor.
+        values: Float32 tensor.
+        *constants: Tensors that get no gradient.
+    """
+
+    @tf.custom_gradient
+    def result(x, values):
+        given = [x, values, *constants]
+        y = tf.numpy_function(forward, given, tf.float32, stateful=False)
+        y.set_shape(shape)
+        return y, lambda dy: slopes(x, values, dy)
+
+    @tf.custom_gradient
+    def slopes(x, values, dy):
+        given, kinds = [x, dy, values, *constants], [tf.float32, tf.float32]
+        found = tf.numpy_function(backward, given, kinds, stateful=False)
+        for slope, of in zip(found, (x, values), strict=True):
+            slope.set_shape(of.shape)
+
+        def second(*up):
+            sources = [x, values, dy]
+            with tf.GradientTape(watch_accessed_variables=False) as outer:
+                outer.watch(sources)
+                with tf.GradientTape(watch_accessed_variables=False) as inner:
+                    inner.watch([x, values])
+                    y = reference(x, values, *constants)
+                first = inner.gradient(y, [x, values], dy)
+            return outer.gradient(first, sources, up)
+
+        return found, second
+
+    return result(x, values)
+
+
+class MatrixProduct(SparseOperation):
+    """The product of (samples, rows of a matrix) with a kernel that is this matrix.
+
+    TensorFlow turns the samples into tiles and back. All processors work at each tile.
+    """
+
+    kernel: Matrix
 
     def __call__(self, x, values, index, scale):
-        """Return the product, which can be differentiated as often as needed.
-
-        Args:
-            x: Tensor of samples.
-            values: Kept weights, a vector.
-            index: Their flat, rising positions in the kernel.
-            scale: Factor of each output unit, a vector; it gets no gradient.
-
-        Everything is computed in float32.
-        """
         x, values, scale = (tf.cast(v, "float32") for v in (x, values, scale))
-
-        @tf.custom_gradient
-        def product(x, values):
-            with tf.GradientTape(True, False) as packing:
-                packing.watch(x)
-                tiles, extent = self.pack(x)
-            given = [tiles, values, index, scale, extent]
-            y = tf.numpy_function(self._forward, given, tf.float32, stateful=False)
-            y.set_shape([tiles.shape[0], self.kernel.columns, tiles.shape[2]])
-
-            @tf.custom_gradient
-            def slopes(x, values, dy):
-                given = [tiles, self.pack_slopes(dy, x), values, index, scale, extent]
-                dx, found = tf.numpy_function(
-                    self._backward, given, [tf.float32, tf.float32], stateful=False
-                )
-                dx.set_shape(tiles.shape)
-                found.set_shape(values.shape)
-                dx = packing.gradient(tiles, x, dx)
-
-                def second(*up):
-                    sources = [x, values, dy]
-                    with tf.GradientTape(watch_accessed_variables=False) as outer:
-                        outer.watch(sources)
-                        with tf.GradientTape(watch_accessed_variables=False) as inner:
-                            inner.watch([x, values])
-                            y = self.dense(x, values, index, scale)
-                        first = inner.gradient(y, [x, values], dy)
-                    return outer.gradient(first, sources, up)
-
-                return (dx, found), second
-
-            return self.unpack(y, x), lambda dy: slopes(x, values, dy)
-
-        return product(x, values)
+        tiles, units = _to_tiles(x, self.kernel.rows), self.kernel.columns
+        shape = [tiles.shape[0], units, tiles.shape[2]]
+        functions = self._forward, self._backward, self._reference
+        y = differentiable(*functions, shape, tiles, values, index, scale)
+        y = tf.reshape(tf.transpose(y, [0, 2, 1]), [-1, units])
+        if x.shape[0] is None or x.shape[0] > WIDEST:
+            y = y[: tf.shape(x)[0]]
+        return tf.ensure_shape(y, [x.shape[0], units])
 
     def dense(self, x, values, index, scale):
         x, scale = tf.cast(x, values.dtype), tf.cast(scale, values.dtype)
-        return self.plain(x, dense(values, index, self.kernel.shape)) * scale
+        return x @ self._matrix(values, index) * scale
 
-    @abc.abstractmethod
-    def pack(self, x):
-        """Return samples as (tiles, rows, columns of a tile), and an int32 vector.
+    def _reference(self, tiles, values, index, scale):
+        kernel = self._matrix(values, index) * scale
+        return tf.linalg.matmul(kernel, tiles, transpose_a=True)
 
-        It has the distance of two rows of pixels, and how many columns at the end of a
-        tile are no outputs.
-        """
+    def _matrix(self, values, index):
+        kernel, (shape, inputs, outputs) = self.kernel, self.kernel
+        others = set(range(len(shape))) - {*inputs, *outputs}
+        axes = [*others, *inputs, *outputs]
+        whole = tf.transpose(dense(values, index, shape), axes)
+        return tf.reshape(whole, [kernel.rows, kernel.columns])
 
-    @abc.abstractmethod
-    def unpack(self, tiles, x):
-        """Return (tiles, units, columns of a tile) as outputs for samples `x`."""
-
-    @abc.abstractmethod
-    def pack_slopes(self, dy, x):
-        """Undo `unpack`, with zeros where it drops something."""
-
-    @abc.abstractmethod
-    def plain(self, x, kernel):
-        """Return the product with a dense kernel, as the compact layout computes it."""
-
-    def _forward(self, x, values, index, scale, extent):
+    def _forward(self, x, values, index, scale):
         tiles, _, width = x.shape
         y = aligned((tiles, self.kernel.columns, width))
         with LOCK:
             loops = compiled()
-            _, units = self._lines(index, loops)
-            loops.forward(
-                x.reshape(tiles, -1),
-                values,
-                scale,
-                units.ends,
-                units.starts(width, extent[0]),
-                units.places,
-                units.blocks,
-                width - extent[1],
-                y,
-            )
+            _, units = self.lines(index, loops)
+            given = values, scale, units.ends, units.order(width), units.blocks
+            loops.multiply(x.reshape(tiles, -1), *given, y)
         return y
 
-    def _backward(self, x, dy, values, index, scale, extent):
+    def _backward(self, x, dy, values, index, scale):
         tiles, _, width = x.shape
-        dx, slopes = aligned(x.shape), aligned(values.shape)
-        groups = min(tiles, GROUPS)
-        parts = slopes[None] if groups == 1 else np.empty((groups, len(values)), "f")
+        dx = aligned(x.shape)
+        slopes, parts = aligned_parts(len(values), tiles)
         with LOCK:
             loops = compiled()
-            rows, _ = self._lines(index, loops)
-            loops.backward(
-                x,
-                dy.reshape(tiles, -1),
-                values,
-                scale,
-                rows.ends,
-                rows.others,
-                rows.starts(width, extent[0]),
-                rows.places,
-                rows.blocks,
-                dx,
-                parts,
-            )
-            if groups > 1:
+            rows, _ = self.lines(index, loops)
+            given = values, scale, rows.ends, rows.order(width), rows.blocks
+            loops.multiply_slopes(x, dy.reshape(tiles, -1), *given, dx, parts)
+            if len(parts) > 1:
                 loops.add_up(parts, slopes)
         return dx, slopes
-
-
-class MatrixProduct(Product):
-    """The product of (samples, rows of a matrix) with a kernel that is this matrix."""
-
-    kernel: Matrix
-
-    def pack(self, x):
-        return _to_tiles(x, self.kernel.rows), tf.zeros([2], "int32")
-
-    def unpack(self, tiles, x):
-        y = tf.reshape(tf.transpose(tiles, [0, 2, 1]), [-1, self.kernel.columns])
-        return first(y, [size(x, 0), self.kernel.columns])
-
-    def pack_slopes(self, dy, x):
-        return _to_tiles(dy, self.kernel.columns)
-
-    def plain(self, x, kernel):
-        shape = self.kernel.shape
-        others = set(range(len(shape))) - {*self.kernel.inputs, *self.kernel.outputs}
-        kernel = tf.transpose(
-            kernel, [*others, *self.kernel.inputs, *self.kernel.outputs]
-        )
-        return x @ tf.reshape(kernel, [self.kernel.rows, self.kernel.columns])
 
 
 def _to_tiles(x, features):
@@ -227,14 +192,6 @@ def _to_tiles(x, features):
     return tf.transpose(tf.reshape(x, [tiles, width, features]), [0, 2, 1])
 
 
-def first(x, sizes):
-    """Return the first entries along each axis, so many as `sizes` says."""
-    known = [size if isinstance(size, int) else None for size in sizes]
-    if None in known or known != x.shape.as_list():
-        x = x[tuple(slice(size) for size in sizes)]
-    return tf.ensure_shape(x, known)
-
-
 def size(x, axis):
     """Return the size of an axis: a whole number, or a tensor if it is not known."""
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
@@ -246,6 +203,13 @@ def compiled():
 
     loops.use_threads(tf.config.threading.get_intra_op_parallelism_threads())
     return loops
+
+
+def aligned_parts(count, tiles):
+    """Return a vector for gradients of weights, and parts that are added up to it."""
+    total, groups = aligned((count,)), min(tiles, GROUPS)
+    parts = total[None] if groups <= 1 else np.empty((groups, count), "float32")
+    return total, parts
 
 
 def aligned(shape):

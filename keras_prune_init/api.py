@@ -94,7 +94,9 @@ def prune_at_init(
             see `mobile_check`. `"trainable"`: no frozen kernels.
         layout: `"masked"` keeps whole kernels and masks of their shape. `"compact"`
             stores only the kept weights and their positions, so the memory for training
-            is in proportion to the density; see `to_layout`.
+            is in proportion to the density. `"sparse"` also multiplies with them only,
+            so on a CPU the time is, too. `"auto"` does this in the layers where it is
+            faster. See `to_layout`.
         rescale: Whether to bring a deep plain network back to the edge of chaos with
             the rescaling trick; see `rescale`. Method `"robust"` decides by itself.
         seed: Seed of methods that draw random numbers.
@@ -116,6 +118,7 @@ def prune_at_init(
         TypeError: If `model` is no Keras model, or `dataset` or `filters` is none of
             the kinds above.
         RuntimeError: If `model` belongs to another strategy than the one in scope.
+        ImportError: If `layout` is `"sparse"` and numba is not installed.
 
     Example:
 

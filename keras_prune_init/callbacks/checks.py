@@ -38,12 +38,13 @@ def check_trainable(
     exchange.check_finished(rule, model)
     exchange.check_pruned(rule, model, advice)
     layers = exchange.masked_layers(model)
-    compact = [layer.name for layer in layers if isinstance(layer, CompactLayer)]
+    compact = [layer for layer in layers if isinstance(layer, CompactLayer)]
     if compact and not fixed_counts:
+        layout = compact[0].computes
         raise ValueError(
-            "The layout 'compact' stores a fixed number of weights. Received: "
-            f"{rule}, which changes the number, for {compact[0]}. Use "
-            "`to_layout(model, 'masked')`, and go back to 'compact' afterwards."
+            f"The layout {layout!r} stores a fixed number of weights. Received: "
+            f"{rule}, which changes the number, for {compact[0].name}. Use "
+            f"`to_layout(model, 'masked')`, and go back to {layout!r} afterwards."
         )
     if needs_gradients and trains_another_loss(model):
         raise ValueError(

@@ -130,7 +130,7 @@ def _check_kernel(kernel: Kernel, what: str):
     if isinstance(kernel.wrapper, CompactLayer):
         raise ValueError(
             f"Gates need whole kernels. Received: {kernel.path}, in the layout "
-            "'compact'. Call `to_layout(model, 'masked')` first."
+            f"{kernel.wrapper.computes!r}. Call `to_layout(model, 'masked')` first."
         )
     names = kernel.wrapper.kernels if kernel.wrapper else [kernel.name]
     frozen = [n for n in names if not get_kernel(kernel.layer, n).trainable]

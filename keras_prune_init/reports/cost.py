@@ -91,7 +91,9 @@ class CostReport:
         """Return the bytes of weights, masks and optimizer state, in float32.
 
         Gradients and activations need memory too. In the layout `"compact"`, so do the
-        kernels of the layers that run at the moment.
+        kernels of the layers that run at the moment. The layout `"sparse"` has the
+        state of `"compact"`, and some 30 bytes for each kept weight: the order in which
+        products read it.
 
         Args:
             layout: `"dense"`, `"masked"` or `"compact"`.

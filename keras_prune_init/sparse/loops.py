@@ -18,9 +18,17 @@ from numba import prange
 # Sums may be reordered, so that they become vectors. NaN and infinity stay what they
 # are.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-_compiled = numba.njit(
-    parallel=True, nogil=True, cache=True, error_model="numpy", fastmath=_FAST
-)
+
+
+def _compiled(function):
+    """Compile a function that runs on all processors."""
+    how = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": _FAST}
+    try:
+        return numba.njit(cache=True, **how)(function)
+    except RuntimeError:  # there is no folder to which it could write
+        return numba.njit(**how)(function)
+
+
 _MOST = numba.get_num_threads()
 # Called by those only.
 _part = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST)
@@ -30,8 +38,9 @@ _u = np.uintp
 
 
 def use_threads(count: int) -> None:
-    """Run what follows in this thread on so many processors; 0: on all."""
-    numba.set_num_threads(min(count or _MOST, _MOST))
+    """Run what follows in this thread on so many processors; 0: as many as before."""
+    if count:
+        numba.set_num_threads(min(count, _MOST))
 
 
 @_part

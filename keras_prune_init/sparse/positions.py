@@ -30,9 +30,11 @@ class Lines:
         """
         key = width, pitch
         if key not in self._starts:
-            starts = self.others * np.int64(width)
+            most = width * (int(self.others.max(initial=0)) + 1)
+            kind = "int32" if most < 2**31 else "int64"
+            starts = self.others.astype(kind) * width
             if self.shifts is not None:
-                starts += self.shifts[0] * pitch + self.shifts[1]
+                starts += (self.shifts[0] * pitch + self.shifts[1]).astype(kind)
             self._starts = {key: starts}  # of one width: that of most batches
         return self.others, self._starts[key], self.places
 

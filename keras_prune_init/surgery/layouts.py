@@ -37,16 +37,26 @@ def to_layout(model: keras.Model, layout: str) -> keras.Model:
 
     Args:
         model: A model from `prune_at_init`, trained or not. It is not changed.
-        layout: `"masked"`: kernels with zeros, and masks of their shape. `"compact"`:
-            only the kept weights and their positions, also in the optimizer and in
-            files.
+        layout: How the model stores weights, and computes with them.
+
+            - `"masked"`: kernels with zeros, and masks of their shape.
+            - `"compact"`: only the kept weights and their positions, also in the
+              optimizer and in files. Layers compute with whole kernels, which exist
+              only while they run.
+            - `"sparse"`: the same variables. Layers multiply with the kept weights
+              only, so training and prediction on a CPU are faster the sparser the
+              network is. It needs numba: `pip install 'keras_prune_init[sparse]'`.
+              Where compiled loops cannot run, it computes as `"compact"`.
+            - `"auto"`: `"sparse"` for the kernels where that is faster on this machine.
+              `report` says which, and how long a training step is expected to take.
 
     Returns:
         A new model with the same outputs. Training continues where `model` was.
 
     Raises:
-        ValueError: If `layout` is neither, or the model was not pruned.
+        ValueError: If `layout` is none of them, or the model was not pruned.
         TypeError: If `model` is no Keras model.
+        ImportError: If `layout` is `"sparse"` and numba is not installed.
 
     Example:
 

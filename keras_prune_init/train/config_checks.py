@@ -164,9 +164,9 @@ def _check_masks(config):
     if not (rules := moving.rules(config)):
         prune_config.rounds(config)
     first = prune_config.arguments(moving.first(config))
-    if first["layout"] == "compact" and not all(rule.fixed_counts for rule in rules):
+    if first["layout"] != "masked" and not all(rule.fixed_counts for rule in rules):
         raise ValueError(
-            "`prune.layout` 'compact' stores a fixed number of weights. Received: "
-            f"prune.method={config.prune.method!r}, which changes the number. Set "
+            f"`prune.layout` {first['layout']!r} stores a fixed number of weights. "
+            f"Received: prune.method={config.prune.method!r}, which changes the number. Set "
             "--config.prune.layout=masked."
         )

@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
     config.prune.scoring_batch_size = config_dict.placeholder(int)
     # Which layers may be pruned: a regular expression, or "pointwise". None: all.
     config.prune.filters = config_dict.placeholder(str)
-    config.prune.layout = "masked"  # or "compact": memory for what is kept only
+    config.prune.layout = "masked"  # or "compact", "sparse", "auto"; see the API
     # What is removed as one: "weights", "channels", blocks "1x4", or "2:4". Of channels
     # the sparsity is that of "params" or "flops"; layers keep multiples of so many.
     config.prune.what = "weights"

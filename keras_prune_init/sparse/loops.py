@@ -174,9 +174,14 @@ def multiply_slopes(x, slopes, values, scale, ends, by_row, blocks, dx, parts):
 
 
 @_part
-def _first(phase, before, step):
-    """Return the first pixel of a phase of strides, with zeros before the image."""
-    return ((phase - before) % step + step) % step
+def _along(phase, before, step, size, places):
+    """Return the first pixel of a phase along an axis, its place, and how many there are.
+
+    There are `size` pixels, zeros `before` them, and `places` in the tile.
+    """
+    pixel = ((phase - before) % step + step) % step
+    place = (pixel + before) // step
+    return pixel, place, min((size - pixel + step - 1) // step, places - place)
 
 
 @_part
@@ -187,55 +192,46 @@ def _read(images, first, planes, phase, tile):
     the left, strides down and right. Of these, `phase` counts the pixels that are read.
     """
     each, down, right, top, left, steps_down, steps_right = planes
-    channels = images.shape[3]
+    count, height, width, channels = images.shape
     up, side = phase // steps_right, phase % steps_right
+    h, row, rows = _along(up, top, steps_down, height, down)
+    w, column, columns = _along(side, left, steps_right, width, right)
     for low in range(0, channels, _LANES):
         high = min(channels, low + _LANES)
-        for image in range(min(each, images.shape[0] - first)):
-            for h in range(_first(up, top, steps_down), images.shape[1], steps_down):
-                row = (h + top) // steps_down
-                if row >= down:
-                    break
-                start = (image * down + row) * right
-                for w in range(
-                    _first(side, left, steps_right), images.shape[2], steps_right
-                ):
-                    column = (w + left) // steps_right
-                    if column >= right:
-                        break
-                    pixel, place = images[first + image, h, w], start + column
+        for image in range(min(each, count - first)):
+            for i in range(rows):
+                line = images[first + image, h + i * steps_down]
+                place = (image * down + row + i) * right + column
+                for j in range(columns):
+                    pixel = line[w + j * steps_right]
                     if high - low == _LANES:
                         for c in range(_LANES):
-                            tile[low + c, place] = pixel[low + c]
+                            tile[low + c, place + j] = pixel[low + c]
                     else:
                         for c in range(low, high):
-                            tile[c, place] = pixel[c]
+                            tile[c, place + j] = pixel[c]
 
 
 @_part
-def _write(rows, low, high, images, first, planes, phase):
+def _write(tile, low, high, images, first, planes, phase):
     """Do the reverse of `_read`, for the channels from `low` to `high`."""
     each, down, right, top, left, steps_down, steps_right = planes
+    count, height, width, _ = images.shape
     up, side = phase // steps_right, phase % steps_right
-    for image in range(min(each, images.shape[0] - first)):
-        for h in range(_first(up, top, steps_down), images.shape[1], steps_down):
-            row = (h + top) // steps_down
-            if row >= down:
-                break
-            start = (image * down + row) * right
-            for w in range(
-                _first(side, left, steps_right), images.shape[2], steps_right
-            ):
-                column = (w + left) // steps_right
-                if column >= right:
-                    break
-                pixel, place = images[first + image, h, w], start + column
+    h, row, rows = _along(up, top, steps_down, height, down)
+    w, column, columns = _along(side, left, steps_right, width, right)
+    for image in range(min(each, count - first)):
+        for i in range(rows):
+            line = images[first + image, h + i * steps_down]
+            place = (image * down + row + i) * right + column
+            for j in range(columns):
+                pixel = line[w + j * steps_right]
                 if high - low == _LANES:
                     for c in range(_LANES):
-                        pixel[low + c] = rows[c, place]
+                        pixel[low + c] = tile[c, place + j]
                 else:
                     for c in range(low, high):
-                        pixel[c] = rows[c - low, place]
+                        pixel[c] = tile[c - low, place + j]
 
 
 @_compiled

@@ -175,7 +175,7 @@ def multiply_slopes(x, slopes, values, scale, ends, by_row, blocks, dx, parts):
 
 @_part
 def _along(phase, before, step, size, places):
-    """Return the first pixel of a phase along an axis, its place, and how many there are.
+    """Return the first pixel of a phase, its place along the axis, and their number.
 
     There are `size` pixels, zeros `before` them, and `places` in the tile.
     """

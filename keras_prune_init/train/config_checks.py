@@ -167,6 +167,6 @@ def _check_masks(config):
     if first["layout"] != "masked" and not all(rule.fixed_counts for rule in rules):
         raise ValueError(
             f"`prune.layout` {first['layout']!r} stores a fixed number of weights. "
-            f"Received: prune.method={config.prune.method!r}, which changes the number. Set "
-            "--config.prune.layout=masked."
+            f"Received: prune.method={config.prune.method!r}, which changes the "
+            "number. Set --config.prune.layout=masked."
         )

@@ -121,6 +121,16 @@ def test_gradients_are_those_of_small_differences():
         np.testing.assert_allclose(theory[0], difference[0], atol=1e-3)
 
 
+def test_derivatives_go_forward_too():
+    product = matrix(4, 3)
+    values, index, scale = given(product, MASKS["half"]((4, 3)))
+    x, direction = normal(5, 4), normal(5, 4)
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        y = product(x, values, index, scale)
+    expected = product(direction, values, index, scale)
+    np.testing.assert_allclose(accumulator.jvp(y), expected, rtol=1e-5, atol=1e-5)
+
+
 WINDOWS = {
     "plain": ((3, 3), (1, 1), (1, 1), "same"),
     "valid": ((3, 3), (1, 1), (1, 1), "valid"),

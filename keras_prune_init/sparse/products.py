@@ -110,6 +110,9 @@ def differentiable(forward, backward, reference, shape, x, values, *constants):
                     inner.watch([x, values])
                     y = reference(x, values, *constants)
                 first = inner.gradient(y, [x, values], dy)
+            # Forward accumulators leave out what nobody asked for.
+            pairs = zip(up, first, strict=True)
+            up = [tf.zeros_like(g) if u is None else u for u, g in pairs]
             return outer.gradient(first, sources, up)
 
         return found, second

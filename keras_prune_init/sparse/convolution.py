@@ -41,8 +41,8 @@ class Convolution(SparseOperation):
         x, values, scale = (tf.cast(v, "float32") for v in (x, values, scale))
         sizes = [size and self._along(axis, size)[0] for axis, size in _pixels(x)]
         shape = [x.shape[0], *sizes, self.kernel.columns]
-        functions = self._forward, self._backward, self.dense
-        return differentiable(*functions, shape, x, values, index, scale)
+        given = shape, x, values, index, scale
+        return differentiable(self._forward, self._backward, *given)
 
     def dense(self, x, values, index, scale):
         scale = tf.cast(scale, values.dtype)

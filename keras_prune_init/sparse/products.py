@@ -73,15 +73,14 @@ class SparseOperation(abc.ABC):
         return seen[1]
 
 
-def differentiable(forward, backward, reference, shape, x, values, *constants):
-    """Return what compiled loops compute, as a tensor with gradients.
+def differentiable(forward, backward, shape, x, values, *constants):
+    """Return what compiled loops compute, as a tensor with gradients of any order.
 
     Args:
-        forward: Function of arrays `x, values, *constants` that returns the result.
+        forward: Function of arrays `x, values, *constants` that returns a product of
+            `x` and `values`: it is linear in each.
         backward: Function of arrays `x, dy, values, *constants` that returns the
             gradients of `x` and `values`.
-        reference: Function of tensors that computes what `forward` does, for gradients
-            of gradients.
         shape: Shape of the result, as far as it is known.
         x: Float32 tensor.
         values: Float32 tensor.
@@ -89,7 +88,7 @@ def differentiable(forward, backward, reference, shape, x, values, *constants):
     """
 
     @tf.custom_gradient
-    def result(x, values):
+    def product(x, values):
         given = [x, values, *constants]
         y = tf.numpy_function(forward, given, tf.float32, stateful=False)
         y.set_shape(shape)
@@ -102,22 +101,19 @@ def differentiable(forward, backward, reference, shape, x, values, *constants):
         for slope, of in zip(found, (x, values), strict=True):
             slope.set_shape(of.shape)
 
-        def second(*up):
-            sources = [x, values, dy]
-            with tf.GradientTape(watch_accessed_variables=False) as outer:
-                outer.watch(sources)
-                with tf.GradientTape(watch_accessed_variables=False) as inner:
-                    inner.watch([x, values])
-                    y = reference(x, values, *constants)
-                first = inner.gradient(y, [x, values], dy)
-            # Forward accumulators leave out what nobody asked for.
-            pairs = zip(up, first, strict=True)
-            up = [tf.zeros_like(g) if u is None else u for u, g in pairs]
-            return outer.gradient(first, sources, up)
+        def second(of_x, of_values):
+            # As the product is linear, these are products, too.
+            of_x = tf.zeros_like(x) if of_x is None else of_x
+            of_values = tf.zeros_like(values) if of_values is None else of_values
+            return (
+                slopes(x, of_values, dy)[0],
+                slopes(of_x, values, dy)[1],
+                product(of_x, values) + product(x, of_values),
+            )
 
         return found, second
 
-    return result(x, values)
+    return product(x, values)
 
 
 class MatrixProduct(SparseOperation):
@@ -132,27 +128,20 @@ class MatrixProduct(SparseOperation):
         x, values, scale = (tf.cast(v, "float32") for v in (x, values, scale))
         tiles, units = _to_tiles(x, self.kernel.rows), self.kernel.columns
         shape = [tiles.shape[0], units, tiles.shape[2]]
-        functions = self._forward, self._backward, self._reference
-        y = differentiable(*functions, shape, tiles, values, index, scale)
+        given = shape, tiles, values, index, scale
+        y = differentiable(self._forward, self._backward, *given)
         y = tf.reshape(tf.transpose(y, [0, 2, 1]), [-1, units])
         if x.shape[0] is None or x.shape[0] > WIDEST:
             y = y[: tf.shape(x)[0]]
         return tf.ensure_shape(y, [x.shape[0], units])
 
     def dense(self, x, values, index, scale):
-        x, scale = tf.cast(x, values.dtype), tf.cast(scale, values.dtype)
-        return x @ self._matrix(values, index) * scale
-
-    def _reference(self, tiles, values, index, scale):
-        kernel = self._matrix(values, index) * scale
-        return tf.linalg.matmul(kernel, tiles, transpose_a=True)
-
-    def _matrix(self, values, index):
         kernel, (shape, inputs, outputs) = self.kernel, self.kernel
-        others = set(range(len(shape))) - {*inputs, *outputs}
+        others = set(range(len(shape))) - {*inputs, *outputs}  # of size 1
         axes = [*others, *inputs, *outputs]
         whole = tf.transpose(dense(values, index, shape), axes)
-        return tf.reshape(whole, [kernel.rows, kernel.columns])
+        matrix = tf.reshape(whole, [kernel.rows, kernel.columns])
+        return tf.cast(x, values.dtype) @ matrix * tf.cast(scale, values.dtype)
 
     def _forward(self, x, values, index, scale):
         tiles, _, width = x.shape

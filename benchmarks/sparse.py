@@ -64,7 +64,7 @@ def sparselab(options):
 
 
 def growth(_):
-    names = "batch", "width", "density"
+    names = "batch", "width", "percent"
     return [
         {"of": of, **dict(zip(names, values, strict=True))}
         for of, cells in sparse_layers.GROWTH.items()

@@ -52,12 +52,12 @@ LAYERS = {
     "3x3 convolution, 64 channels": lambda: convolution(64),
     "3x3 convolution, 256 channels": lambda: convolution(256),
 }
-# What varies: samples, width and density of Dense layers.
+# What varies: samples, width, and percent of kept weights of Dense layers.
 GROWTH = {
-    "batch": [(n, 4096, 0.02) for n in (16, 32, 64, 128, 256, 512, 1024)],
-    "width": [(128, n, 0.01) for n in (512, 1024, 2048, 4096, 8192, 16_384)],
-    "kept": [(128, 4096, d) for d in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)],
-    "kept of 20,000 x 20,000": [(128, 20_000, d) for d in (0.0005, 0.001, 0.002)],
+    "batch": [(n, 4096, 2) for n in (16, 32, 64, 128, 256, 512, 1024)],
+    "width": [(128, n, 1) for n in (512, 1024, 2048, 4096, 8192, 16_384)],
+    "kept": [(128, 4096, percent) for percent in (0.5, 1, 2, 5, 10, 20)],
+    "kept of 20,000": [(128, 20_000, percent) for percent in (0.05, 0.1, 0.2)],
 }
 
 
@@ -145,12 +145,12 @@ def break_even(layer):
     return [{f"kept %, {k}": v and 100 * v for k, v in found.items()}]
 
 
-def growth(of, batch, width, density):
+def growth(of, batch, width, percent):
     """The time of a step of a Dense layer."""
     layer = dense(width, batch)
-    measure = timed(sparse_layer(layer, density), normal(*layer.shape))
+    measure = timed(sparse_layer(layer, percent / 100), normal(*layer.shape))
     ms = 1000 * median(measure)
-    kept = round(density * layer.weights)
+    kept = round(percent / 100 * layer.weights)
     row = {"kept": kept, "ms": ms, "ps a weight and sample": 1e9 * ms / kept / batch}
     return [{**row, "peak GiB": common.peak_gigabytes()}]
 

@@ -56,6 +56,32 @@ def median(step):
     return statistics.median([common.seconds(step) for _ in range(STEPS + 2)][2:])
 
 
+class Rival:
+    """A process that times steps of sparselab when it is called."""
+
+    def __init__(self, python, sparsity, **environment):
+        self.process = subprocess.Popen(
+            [python, __file__, str(sparsity)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), **environment},
+        )
+        self.versions = self._answer()
+
+    def _answer(self):
+        return json.loads(self.process.stdout.readline())
+
+    def __call__(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def end(self):
+        self.process.communicate()
+
+
 def sparselab(sparsity, python):
     """Times of a step of both libraries, and of the dense network, in turns."""
     import sparse_networks
@@ -65,36 +91,27 @@ def sparselab(sparsity, python):
     network = "3 x 4096"
     models = sparse_networks.forms(network, sparsity, ["sparse"])
     x, y = map(tf.constant, sparse_networks.data(network))
-    rival = subprocess.Popen(
-        [python, __file__, "serve", str(sparsity)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},
-    )
-    with rival:
-
-        def ask():
-            rival.stdin.write("\n")
-            rival.stdin.flush()
-            return json.loads(rival.stdout.readline())
-
-        versions = json.loads(rival.stdout.readline())
-        runs = {"sparselab": ask}
-        for layout, model in models.items():
-            runs[layout] = lambda m=model: median(lambda: m.train_on_batch(x, y))
-        rounds = [{k: run() for k, run in runs.items()} for _ in range(ROUNDS)]
-        rival.stdin.close()
+    # PyTorch and sparselab each bring an OpenMP, whose threads wait in loops. They are
+    # in each other's way on a busy machine. So this is tried, too, and the best counts.
+    patient = Rival(python, sparsity, OMP_WAIT_POLICY="PASSIVE")
+    rivals = {"sparselab": Rival(python, sparsity), "sparselab, passive": patient}
+    runs = dict(rivals)
+    for layout, model in models.items():
+        runs[layout] = lambda m=model: median(lambda: m.train_on_batch(x, y))
+    rounds = [{k: run() for k, run in runs.items()} for _ in range(ROUNDS)]
+    for rival in rivals.values():
+        rival.end()
     ms = {k: 1000 * statistics.median(r[k] for r in rounds) for k in runs}
+    best = min(ms[k] for k in rivals)
     return [
         {
             **{f"{k} ms": value for k, value in ms.items()},
-            "sparse / sparselab": ms["sparse"] / ms["sparselab"],
-            "sparselab / dense": ms["sparselab"] / ms["dense"],
-            **versions,
+            "sparse / sparselab": ms["sparse"] / best,
+            "sparselab / dense": best / ms["dense"],
+            **patient.versions,
         }
     ]
 
 
 if __name__ == "__main__":
-    serve(float(sys.argv[2]))
+    serve(float(sys.argv[1]))

@@ -166,7 +166,6 @@ def rates(sparsity, width=4096):
     once, and tiles once.
     """
     import numpy as np
-    import tensorflow as tf
 
     from keras_prune_init.sparse.positions import Matrix
     from keras_prune_init.sparse.products import MatrixProduct
@@ -175,49 +174,55 @@ def rates(sparsity, width=4096):
     count = round((1 - sparsity) * width**2)
     index = np.sort(rng.choice(width**2, count, replace=False)).astype("int32")
     product = MatrixProduct(Matrix((width, width), (0,), (1,)))
-    tiles, values = normal(1, width, SAMPLES), normal(count)
-    slopes = tiles[:, ::-1].copy()
+    x, values = normal(1, width, SAMPLES), normal(count)
+    dy = x[:, ::-1].copy()
     given = values, index, np.ones(width, "f"), np.zeros(2, "int32")
-    x, kernel = tf.constant(normal(SAMPLES, width)), tf.constant(normal(width, width))
-    y = x[::-1]
-    runs = {
-        "forward": (
-            lambda: product._forward(tiles, *given),
-            tf.function(lambda: x @ kernel),
-        ),
-        "backward": (
-            lambda: product._backward(tiles, slopes, *given),
-            tf.function(
-                lambda: (tf.matmul(y, kernel, False, True), tf.matmul(x, y, True))
-            ),
-        ),
-    }
-    bandwidth = copied_bytes_a_second()
+    forward = median_of(lambda: product._forward(x, *given))
+    backward = median_of(lambda: product._backward(x, dy, *given))
+    by_row, by_unit = product._seen[1]
+    once = [values, x, dy, by_unit.places, by_unit.starts(SAMPLES, 0)]
+    twice = [values, values, x, x, dy, by_row.others, by_row.places]
+    twice.append(by_row.starts(SAMPLES, 0))
+    plain, bandwidth = dense_seconds(width), copied_bytes_a_second()
     rows = []
-    for number, (name, (sparse, plain)) in enumerate(runs.items()):
-        seconds = {
-            key: median(lambda run=run: common.seconds(run))
-            for key, run in (("sparse", sparse), ("dense", plain))
-        }
-        flops = 2 * (1 + number) * SAMPLES  # a weight
-        lines = product._seen[1][1 - number]
-        used = [values, lines.places, lines.starts(SAMPLES, 0), tiles, tiles]
-        if name == "backward":
-            used += [lines.others, values, tiles]
-        limit = sum(v.nbytes for v in used) / bandwidth
-        rows.append(
-            {
-                "loop": name,
-                "ms": 1000 * seconds["sparse"],
-                "GFLOP/s": flops * count / seconds["sparse"] / 1e9,
-                "dense ms": 1000 * seconds["dense"],
-                "dense GFLOP/s": flops * width**2 / seconds["dense"] / 1e9,
-                "memory limit GFLOP/s": flops * count / limit / 1e9,
-                # Each weight reads a row of a tile, from a cache.
-                "GB/s of rows": 4 * SAMPLES * count / seconds["sparse"] / 1e9,
-            }
-        )
+    for name, products, seconds, arrays in (
+        ("forward", 1, forward, once),
+        ("backward", 2, backward, twice),
+    ):
+        limit = sum(v.nbytes for v in arrays) / bandwidth
+        flops = 2 * products * SAMPLES  # a weight
+        rows.append(rate(name, flops, count, seconds, width, plain[name], limit))
     return rows
+
+
+def rate(name, flops, count, seconds, width, dense_seconds, limit):
+    return {
+        "loop": name,
+        "ms": 1000 * seconds,
+        "GFLOP/s": flops * count / seconds / 1e9,
+        "dense ms": 1000 * dense_seconds,
+        "dense GFLOP/s": flops * width**2 / dense_seconds / 1e9,
+        "memory limit GFLOP/s": flops * count / limit / 1e9,
+        # Each weight reads a row of a tile, from a cache.
+        "GB/s of rows": 4 * SAMPLES * count / seconds / 1e9,
+    }
+
+
+def dense_seconds(width):
+    """TensorFlow's products of matrices in a step of a layer."""
+    import tensorflow as tf
+
+    x, kernel = tf.constant(normal(SAMPLES, width)), tf.constant(normal(width, width))
+    dy = x[::-1]
+    forward = tf.function(lambda: x @ kernel)
+    backward = tf.function(
+        lambda: (tf.matmul(dy, kernel, transpose_b=True), tf.matmul(x, dy, True))
+    )
+    return {"forward": median_of(forward), "backward": median_of(backward)}
+
+
+def median_of(run):
+    return median(lambda: common.seconds(run))
 
 
 def copied_bytes_a_second(size=2**28):

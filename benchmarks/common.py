@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,7 +20,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # convolutions take twice the time. TF_ENABLE_ONEDNN_OPTS=0 measures that.
 ONEDNN = os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1") == "1"
 # Of steps that are timed. Those of some networks take seconds, and vary less.
-PAIRS = {"vgg16": 15}
+PAIRS = {"vgg16": 15, "3 x 4096": 20, "5 x 8192": 8, "encoder": 15, "mobilenet": 20}
 
 
 def fresh_process(script: str, *args) -> dict:
@@ -167,12 +169,15 @@ def versions() -> dict:
     import numpy as np
     import tensorflow as tf
 
-    return {
+    found = {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+    if importlib.util.find_spec("numba"):
+        found["numba"] = importlib.metadata.version("numba")
+    return found
 
 
 def vectors() -> str:
@@ -195,11 +200,20 @@ def save(name: str, rows: list[dict]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def save_networks(name: str, rows: list[dict]) -> None:
-    """Write rows as `save` does, beside those of networks that are not among them."""
-    path, new = RESULTS / f"{name}.json", {row["network"] for row in rows}
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    save(name, [row for row in old if row["network"] not in new] + rows)
+def saved(name: str) -> list[dict]:
+    """The rows of `results/NAME.json`; none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def save_networks(name: str, rows: list[dict], keys=("network",)) -> None:
+    """Write rows as `save` does, beside those of networks that are not among them.
+
+    Other `keys` may say what is measured together, and replaced.
+    """
+    new = [[row[key] for key in keys] for row in rows]
+    old = [row for row in saved(name) if [row[key] for key in keys] not in new]
+    save(name, old + rows)
 
 
 def table(rows: list[dict]) -> str:

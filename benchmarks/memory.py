@@ -16,12 +16,14 @@ import sys
 import tempfile
 
 import common
+import sparse_networks
 
-LAYOUTS = ("dense", "masked", "compact")
+LAYOUTS = ("dense", "masked", "compact", "sparse")
 # Network: sparsity, optimizer, images in a batch.
 NETWORKS = {
     "mlp 784-8192-8192-10": (0.98, "adam", 128),
     "mlp 5 x 4096": (0.98, "adam", 128),
+    "3 x 4096": (0.98, "adam", 128),
     "resnet32": (0.95, "momentum", 128),
     "vgg16": (0.95, "momentum", 128),
     "tiny": (0.5, "adam", 128),
@@ -40,6 +42,8 @@ def build(name):
         model = kpi.models.resnet(depth=32)
     elif name == "vgg16":
         model = kpi.models.vgg(depth=16)
+    elif name in sparse_networks.NETWORKS:
+        model = sparse_networks.NETWORKS[name].make()
     else:
         widths = {"mlp 784-8192-8192-10": [8192] * 2, "mlp 5 x 4096": [4096] * 4}
         hidden = [keras.layers.Dense(n, "relu") for n in widths.get(name, [1])]
@@ -55,9 +59,13 @@ def build(name):
 
 
 def data(name, steps):
+    import numpy as np
+
     x, y = common.cifar_batch(NETWORKS[name][2] * steps)
     if name in ("resnet32", "vgg16"):
         return x, y
+    if name in sparse_networks.NETWORKS:
+        return np.resize(x, (len(x), *sparse_networks.NETWORKS[name].shape)), y
     return x.reshape(len(x), -1)[:, :784], y % 4 if name == "tiny" else y
 
 
@@ -145,10 +153,13 @@ def measure(name, baseline):
     ]
 
 
-if __name__ == "__main__":
-    common.work_for_another(make, train, step_ratios)
-    chosen = sys.argv[1:] or [name for name in NETWORKS if name != "tiny"]
+def run(networks):
     baseline = common.peak_mib(__file__, "train", "tiny", "", "dense")
-    rows = [row for name in chosen for row in measure(name, baseline)]
+    rows = [row for name in networks for row in measure(name, baseline)]
     sys.stdout.write(f"baseline {baseline:.0f} MiB\n{common.table(rows)}\n")
     common.save_networks("memory", rows)
+
+
+if __name__ == "__main__":
+    common.work_for_another(make, train, step_ratios)
+    run(sys.argv[1:] or [name for name in NETWORKS if name != "tiny"])

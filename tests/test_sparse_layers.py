@@ -150,6 +150,14 @@ def everything():
     return model, (x, x[:, 0] % 3)
 
 
+def little():
+    """A smaller one, with images."""
+    keras.utils.set_random_seed(0)
+    layers = [L.Conv2D(4, 3, activation="relu"), L.Conv2D(6, 1), L.Flatten()]
+    model = keras.Sequential([keras.Input((7, 7, 2)), *layers, L.Dense(3)])
+    return model, batch(model, 40)
+
+
 def pruned(model, data, layout, **options):
     given = {"sparsity": 0.7, "verbose": 0, **options}
     return kpi.prune_at_init(model, data, "snip", layout=layout, **given)
@@ -162,19 +170,18 @@ def test_fifty_steps_are_those_of_the_masked_layout(optimizer, products_made):
     dataset = tf.data.Dataset.from_tensor_slices(data).repeat().batch(7)
     losses = [
         losses_of(pruned(model, data, layout), dataset, 50)
-        for layout in ("masked", "sparse", "auto")
+        for layout in ("masked", "sparse")
     ]
     assert losses[0][-1] < losses[0][0] - 0.03
     assert len({id(v.kernel) for v in products_made}) >= 10
-    for other in losses[1:]:
-        np.testing.assert_allclose(other, losses[0], atol=1e-4)
+    np.testing.assert_allclose(*losses, atol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_multiplies_in_float32(policy, products_made):
     keras.config.set_dtype_policy(policy)
     try:
-        model, data = everything()
+        model, data = little()
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile("adam", LOSS, jit_compile=False)
@@ -194,17 +201,16 @@ def test_float64_computes_as_compact(products_made):
     assert sparse(batch(model)[0]).dtype == "float64" and not products_made
 
 
-@pytest.mark.parametrize("to", ["masked", "auto"])
-def test_converted_models_go_on_training(to):
+def test_converted_models_go_on_training():
     model, data = everything()
     model.compile(OPTIMIZERS["adam"](), LOSS, jit_compile=False)
     dataset = tf.data.Dataset.from_tensor_slices(data).repeat().batch(8)
     sparse = pruned(model, data, "sparse")
     losses_of(sparse, dataset, 3)
-    other = kpi.to_layout(sparse, to)
-    again = kpi.to_layout(other, "sparse")
-    assert int(other.optimizer.iterations) == 3
-    losses = [losses_of(m, dataset, 5) for m in (sparse, other, again)]
+    masked = kpi.to_layout(sparse, "masked")
+    auto = kpi.to_layout(masked, "auto")
+    assert int(auto.optimizer.iterations) == 3
+    losses = [losses_of(m, dataset, 5) for m in (sparse, masked, auto)]
     for found in losses[1:]:
         np.testing.assert_allclose(found, losses[0], atol=1e-5)
 
@@ -281,7 +287,7 @@ def test_replicas_train_as_one_device(products_made):
     losses = []
     for strategy in (tf.distribute.get_strategy(), mirrored(2)):
         with strategy.scope():
-            model, data = everything()
+            model, data = little()
             model.compile(OPTIMIZERS["momentum"](), LOSS, jit_compile=False)
         dataset = tf.data.Dataset.from_tensor_slices(data).repeat().batch(8)
         new = pruned(model, data, "sparse")
@@ -296,7 +302,7 @@ def test_replicas_train_as_one_device(products_made):
 
 
 def test_equal_runs_give_equal_weights():
-    model, data = everything()
+    model, data = little()
     model.compile("adam", LOSS, jit_compile=False)
     found = []
     for _ in range(2):

@@ -72,7 +72,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("samples", [0, 1, 7, 16, 513, 1000])
+@pytest.mark.parametrize("samples", [0, 1, 7, 1000])
 @pytest.mark.parametrize("mask", MASKS)
 def test_products_are_those_of_the_dense_matrix(samples, mask):
     shape = (37, 23)

@@ -11,6 +11,8 @@ order, so results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import os
+
 import numba
 import numpy as np
 from numba import prange
@@ -29,9 +31,27 @@ def _compiled(function):
         return numba.njit(**how)(function)
 
 
-_MOST = numba.get_num_threads()
+def _started_threads():
+    """Start numba's threads, and return how many there are.
+
+    Those of GNU's OpenMP spin while they wait, unless they are told to sleep when they
+    are loaded. They would take the processors from TensorFlow's threads: on two cores,
+    of which another program used one, products took three times as long.
+    """
+    name = "OMP_WAIT_POLICY"
+    if name in os.environ:
+        return numba.get_num_threads()
+    os.environ[name] = "PASSIVE"
+    try:
+        return numba.get_num_threads()
+    finally:
+        del os.environ[name]
+
+
+_MOST = _started_threads()
 # Called by those only.
 _part = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST)
+_TASKS = 64  # for processors that share the tiles of images
 _LANES = 16  # channels that are transposed at once: a cache line of them
 # Indices without a sign, or each access would ask whether it counts from the end.
 _u = np.uintp
@@ -252,21 +272,25 @@ def convolve(x, values, scale, ends, by_unit, live, planes, outputs, y):
     _, starts, places = by_unit
     each, width = planes[0], planes[0] * planes[1] * planes[2]
     phases, channels, units = planes[5] * planes[6], x.shape[3], y.shape[3]
-    for t in prange((x.shape[0] + each - 1) // each):
+    tiles = (x.shape[0] + each - 1) // each
+    some = (tiles + _TASKS - 1) // _TASKS
+    for task in prange((tiles + some - 1) // some):
+        # Zeros between images stay.
         tile = np.zeros((phases * channels, width), np.float32)
-        for phase in range(phases):
-            rows = tile[phase * channels : (phase + 1) * channels]
-            _read(x, t * each, planes, phase, rows)
         flat, out = tile.reshape(-1), np.empty((_LANES, width), np.float32)
-        for low in range(0, units, _LANES):
-            high = min(units, low + _LANES)
-            for j in range(low, high):
-                row = out[j - low]
-                row[:live] = 0
-                _add(row, flat, values, places, starts, ends[j], ends[j + 1], live)
-                for b in range(live):
-                    row[b] *= scale[j]
-            _write(out, low, high, y, t * each, outputs, 0)
+        for t in range(task * some, min(tiles, (task + 1) * some)):
+            for phase in range(phases):
+                rows = tile[phase * channels : (phase + 1) * channels]
+                _read(x, t * each, planes, phase, rows)
+            for low in range(0, units, _LANES):
+                high = min(units, low + _LANES)
+                for j in range(low, high):
+                    row = out[j - low]
+                    row[:live] = 0
+                    _add(row, flat, values, places, starts, ends[j], ends[j + 1], live)
+                    for b in range(live):
+                        row[b] *= scale[j]
+                _write(out, low, high, y, t * each, outputs, 0)
 
 
 @_compiled
@@ -293,17 +317,20 @@ def convolve_slopes(x, dy, values, scale, ends, by_row, planes, outputs, dx, par
     for group in prange(groups):
         part = parts[group]
         part[:] = 0
+        # Zeros between images stay.
+        slopes = np.zeros((units, width), np.float32)
+        tile = np.zeros((phases * channels, width), np.float32)
+        flat, out = slopes.reshape(-1), np.empty((_LANES, width), np.float32)
         for t in range(group * some, min(tiles, (group + 1) * some)):
             first = t * each
-            dx[first : first + each] = 0  # pixels that no window sees
-            slopes = np.zeros((units, width), np.float32)
+            if x.shape[0] - first < each:  # or the images before would count again
+                slopes[:] = 0
+            if phases > 1 or planes[1] < x.shape[1] or planes[2] < x.shape[2]:
+                dx[first : first + each] = 0  # pixels that no window sees
             _read(dy, first, outputs, 0, slopes)
-            flat, out = slopes.reshape(-1), np.empty((_LANES, width), np.float32)
-            tile = np.zeros((channels, width), np.float32)
             for phase in range(phases):
-                if phase:
-                    tile[:] = 0
-                _read(x, first, planes, phase, tile)
+                rows = tile[phase * channels : (phase + 1) * channels]
+                _read(x, first, planes, phase, rows)
                 for low in range(0, channels, _LANES):
                     high = min(channels, low + _LANES)
                     for c in range(low, high):
@@ -311,7 +338,7 @@ def convolve_slopes(x, dy, values, scale, ends, by_row, planes, outputs, dx, par
                         row[:] = 0
                         k, end = ends[i], ends[i + 1]
                         _add_slopes(
-                            row, tile[c], flat, values, scale, by_row, k, end, part
+                            row, rows[c], flat, values, scale, by_row, k, end, part
                         )
                     _write(out, low, high, dx, first, planes, phase)
 

@@ -96,7 +96,7 @@ PRIVATE = {
         *("_learning_rate", "_tracker", "_trainable_variables", "_variables"),
         "_trainable_variables_indices",
     },
-    "sparse/conditions.py": {"_get_control_flow_context"},
+    "sparse/conditions.py": {"_get_control_flow_context", "_getframe"},
     "surgery/python_objects.py": {"_clone"},
     # Those of Keras 2, which changes no more.
     "tfmot/graphs.py": {
@@ -107,6 +107,7 @@ PRIVATE = {
 }
 OURS = {"_asdict", "_fields", "_replace", "_attribute", "_wrapper", "_memo"}
 OURS |= {"_object", "_other", "_share"}  # methods of the copier
+OURS |= {"_masked_call"}
 
 
 def private_names(path):
@@ -233,6 +234,26 @@ def test_keras_keeps_the_names_that_the_table_of_layers_has():
     assert layer.kernel is layer.layer.kernel
     assert {id(v) for v in layer.variables} >= {id(layer.vector_u)}
     assert [tuple(v.shape) for v in layer.normalized_weights()] == [(1, 3), (2, 3)]
+
+
+def test_tensorflow_says_what_xla_will_compile():
+    import tensorflow as tf
+
+    from keras_prune_init.sparse.conditions import _in_xla
+
+    seen = []
+
+    def inner(x):
+        seen.append(_in_xla(tf.compat.v1.get_default_graph()))
+        return x + 1
+
+    def outer(x):
+        return tf.function(inner)(x)
+
+    for function in (inner, outer):
+        for compiled in (False, True):
+            tf.function(function, jit_compile=compiled)(tf.zeros(2))
+    assert seen == [False, True, False, True]
 
 
 @pytest.mark.parametrize(

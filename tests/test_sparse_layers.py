@@ -1,6 +1,8 @@
 """Layers that compute with their kept weights only: as the masked ones do."""
 
 import logging
+import os
+import select
 import sys
 
 import keras
@@ -27,6 +29,7 @@ MORE = {
     "dilated": (lambda: L.Conv2D(4, 3, dilation_rate=2, activation="relu"), (9, 9, 3)),
     "causal": (lambda: L.Conv1D(4, 3, dilation_rate=2, padding="causal"), (9, 3)),
     "output axes first": (lambda: L.EinsumDense("...a,ba->...b", 4), (3, 5)),
+    "a vector": (lambda: L.EinsumDense("abc,c->ab", (3,)), (3, 5)),
     "summed axes": (
         lambda: L.EinsumDense("abcd,dce->aeb", (6, 3), bias_axes="e"),
         (3, 4, 5),
@@ -338,6 +341,72 @@ def test_regularizers_are_those_of_the_masked_layout():
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_gradients_are_those_at_the_weights_of_the_forward_pass():
+    model, data = small()
+    found = []
+    for layout in ("compact", "sparse"):
+        m = pruned(model, data, layout)
+        variables = m.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = LOSS(data[1], m(data[0]))
+        for v in variables:
+            v.assign(3 * v)
+        for layer in masked_list(m):  # other positions, as many
+            mask = layer.kept_mask("kernel")
+            layer.install("kernel", mask[::-1], np.ones(mask.shape))
+        found.append(tape.gradient(loss, [v.value for v in variables]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("sparse")
+class Repeated(L.Layer):
+    """A layer in a loop."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = L.Dense(16, "tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return keras.ops.fori_loop(0, 3, lambda i, h: self.dense(h), x)
+
+
+def test_layers_in_loops_train():
+    model = keras.Sequential([keras.Input((16,)), Repeated(), L.Dense(3)])
+    model.compile("sgd", LOSS, jit_compile=False)
+    data = batch(model, 16)
+    one, other = (
+        pruned(model, data, layout).fit(*data, epochs=3, verbose=0).history["loss"]
+        for layout in ("masked", "sparse")
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_last_dimension_may_be_open():
+    for layer, rank in ((L.Dense(8), 2), (L.Dense(8), 3), (L.Conv2D(8, 1), 4)):
+        shape = (*(3,) * (rank - 2), 6)
+        model = keras.Sequential([keras.Input(shape), layer])
+        sparse = kpi.prune_at_init(model, method="magnitude", layout="sparse")
+        open_shape = tf.TensorSpec((None,) * rank)
+        x = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
+        found = tf.function(sparse, input_signature=[open_shape])(x)
+        np.testing.assert_allclose(found, sparse(x), atol=1e-6)
+
+
+def test_muon_is_converted_with_a_warning(said, caplog):
+    model, data = small()
+    model.compile(keras.optimizers.Muon(0.01), LOSS, jit_compile=False)
+    masked = pruned(model, data, "masked")
+    masked.fit(*data, verbose=0)
+    sparse = kpi.to_layout(masked, "sparse")
+    assert any("optimizer begins anew" in r.message for r in caplog.records)
+    sparse.fit(*data, verbose=0)
+    kpi.to_layout(sparse, "masked").fit(*data, verbose=0)
+
+
 # --- where it cannot compute sparsely -------------------------------------------------
 
 
@@ -401,6 +470,29 @@ def test_phones_get_what_they_get_from_the_masked_layout(tmp_path):
         kpi.export_tflite(pruned(model, data, layout), tmp_path / layout)
     sizes = [(tmp_path / layout).stat().st_size for layout in ("masked", "sparse")]
     assert sizes[0] == sizes[1]
+
+
+def test_forks_compute_as_compact(said, products_made):
+    model, data = small()
+    sparse = pruned(model, data, "sparse")
+    expected = sparse(data[0]).numpy()
+    read, write = os.pipe()
+    if not os.fork():
+        products_made.clear()
+        y = sparse(data[0]).numpy()
+        os.write(
+            write, bytes([not products_made and np.allclose(y, expected, atol=1e-5)])
+        )
+        os._exit(0)
+    ready, _, _ = select.select([read], [], [], 60)
+    assert ready and os.read(read, 1) == b"\x01"
+    os.wait()
+
+
+def test_reports_of_kernels_without_expected_times_are_printed():
+    model = keras.Sequential([keras.Input((7,)), L.Embedding(20, 8)])
+    auto = kpi.prune_at_init(model, method="magnitude", sparsity=0.5, layout="auto")
+    assert "unknown" in str(kpi.report(auto))
 
 
 def test_accelerators_and_other_processes_compute_as_compact(

@@ -103,10 +103,12 @@ def computing_with(wrapper, names: Iterable[str]):
 def _kept(wrapper, name):
     """Return values, positions, and the factor of each output unit."""
     kept, scale = wrapper.kept[name], wrapper.scales[name]
-    values, factors = kept.values.value, tf.reshape(scale.value, [-1])
+    # Not as variables: gradients are those at the weights that are there now.
+    values, index = (tf.convert_to_tensor(v.value) for v in (kept.values, kept.index))
+    factors = tf.reshape(scale.value, [-1])
     units = [kept.dense_shape[axis] for axis in output_axes(wrapper.layer, name)]
     if math.prod(scale.shape) != math.prod(units):
         # A convolution has a factor for each pixel of a filter, too.
         values = values * kept.spread(scale, input_axes(wrapper.layer, name))
         factors = tf.ones([math.prod(units)], values.dtype)
-    return values, kept.index.value, factors
+    return values, index, factors

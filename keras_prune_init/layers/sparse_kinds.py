@@ -32,15 +32,15 @@ L = keras.layers
 DTYPES = ("float32", "bfloat16", "float16")  # those that float32 can hold
 
 
-def _rows(x, multiply, columns):
+def _rows(layer, x, multiply, columns):
     """Multiply along the last axis."""
-    y = multiply(tf.reshape(x, [-1, x.shape[-1]]))
+    y = multiply(tf.reshape(x, [-1, layer.kernel.shape[-2]]))
     y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [columns]], 0))
     return tf.ensure_shape(y, [*x.shape[:-1], columns])
 
 
 def _dense(layer, x, multiply):
-    return _rows(x, multiply, layer.units)
+    return _rows(layer, x, multiply, layer.units)
 
 
 def _einsum(layer, x, multiply):
@@ -73,7 +73,7 @@ def _permuted(x, given, wanted):
 def _pointwise(layer, x, multiply):
     x = _channels_last(layer, x)
     steps = [slice(None), *(slice(None, None, step) for step in layer.strides)]
-    return _as_asked(layer, _rows(x[tuple(steps)], multiply, layer.filters))
+    return _as_asked(layer, _rows(layer, x[tuple(steps)], multiply, layer.filters))
 
 
 def _convolution(layer, x, multiply):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_prune_init.layers.compact import CompactLayer
@@ -45,14 +45,17 @@ def speeds(
     return found
 
 
-def lines(speeds: Iterable[KernelSpeed]) -> list[str]:
+def lines(speeds: Sequence[KernelSpeed]) -> list[str]:
     """Return a table of what is expected."""
     rows = [("kernel", "computes", "ms a step", "dense")]
-    known = [s for s in speeds if s.seconds is not None]
     for s in speeds:
         rows.append((s.path, s.computes, _ms(s.seconds), _ms(s.dense_seconds)))
-    sums = (known_sum(column) for column in zip(*(s[2:] for s in known), strict=True))
-    rows.append(("total", "", *map(_ms, sums)))
+    known = [s for s in speeds if s.seconds is not None]
+    sums = (
+        known_sum(s.seconds for s in known),
+        known_sum(s.dense_seconds for s in known),
+    )
+    rows.append(("total", "", *map(_ms, sums if known else (None, None))))
     title = f"products in a training step of {SAMPLES} samples, as expected here:"
     return [title, *table.aligned(rows, left=2, sums=True)]
 

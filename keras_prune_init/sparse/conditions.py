@@ -7,6 +7,7 @@ for other programs get the operations of the compact layout, which all of them k
 from __future__ import annotations
 
 import functools
+import os
 import sys
 
 import tensorflow as tf
@@ -20,6 +21,11 @@ WRITERS = (
 )
 # Strategies whose steps run in other processes, or on a TPU.
 ELSEWHERE = ("TPUStrategy", "ParameterServerStrategy")
+
+
+_forked: list[bool] = []
+if hasattr(os, "register_at_fork"):  # which Windows has not
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
 
 
 @functools.cache
@@ -58,6 +64,8 @@ def _obstacle():
     """Return why compiled loops cannot run here, or an empty text."""
     if not has_numba():
         return f"numba is not installed ({INSTALL})"
+    if _forked:
+        return "this process is a fork, without the threads of the first"
     devices = {d.device_type for d in tf.config.get_visible_devices()} - {"CPU"}
     if devices:
         return f"TensorFlow uses a {', '.join(sorted(devices))}"

@@ -128,5 +128,7 @@ class Windows(NamedTuple):
 
 
 def _flat(places, shape, axes: Sequence[int]):
+    if not axes:  # a sum, of one row or column
+        return np.zeros_like(places[0])
     sizes = [shape[axis] for axis in axes]
     return np.ravel_multi_index([places[axis] for axis in axes], sizes)

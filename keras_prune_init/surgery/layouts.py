@@ -95,8 +95,11 @@ def _copy_optimizer(old, new, source, target):
     new_slots = slots_of(new, target.trainable_variables)
     weights = zip(_weights(source), _weights(target), strict=True)
     for (reference, kept), (new_reference, new_kept) in weights:
-        pairs = zip(slots[id(reference)], new_slots[id(new_reference)], strict=True)
-        for slot, new_slot in pairs:
+        found, made = slots[id(reference)], new_slots[id(new_reference)]
+        if len(found) != len(made):  # Muon keeps more for vectors than for matrices
+            logging.warning("%s: its optimizer begins anew", new_reference.path)
+            continue
+        for slot, new_slot in zip(found, made, strict=True):
             value, made = slot.variable.value, new_slot.variable
             if reference is not None and value.shape == reference.shape:
                 value = kept.dense(value, slot.initial) if kept else value

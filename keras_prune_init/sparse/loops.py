@@ -7,6 +7,9 @@ each pass over a row: a pass with one would load and store its sums for every pr
 
 One task is a tile and a block of rows. Every number is summed by one task, in one
 order, so results do not depend on the number of threads.
+
+All of it is one file, because numba's cache of a function looks at the time of its own
+file only: a function that it calls could change in another one, and go unnoticed.
 """
 
 from __future__ import annotations
@@ -205,17 +208,26 @@ def _along(phase, before, step, size, places):
 
 
 @_part
+def _region(shape, planes, phase):
+    """Return `_along` down and right, for the pixels of a phase of both strides."""
+    _, down, right, top, left, steps_down, steps_right = planes
+    up, side = phase // steps_right, phase % steps_right
+    return (
+        _along(up, top, steps_down, shape[1], down),
+        _along(side, left, steps_right, shape[2], right),
+    )
+
+
+@_part
 def _read(images, first, planes, phase, tile):
     """Write some images into a tile: the pixels of a channel become a row.
 
     `planes` has: images of a tile, rows and columns of pixels in it, zeros above and at
     the left, strides down and right. Of these, `phase` counts the pixels that are read.
     """
-    each, down, right, top, left, steps_down, steps_right = planes
-    count, height, width, channels = images.shape
-    up, side = phase // steps_right, phase % steps_right
-    h, row, rows = _along(up, top, steps_down, height, down)
-    w, column, columns = _along(side, left, steps_right, width, right)
+    each, down, right, _, _, steps_down, steps_right = planes
+    (h, row, rows), (w, column, columns) = _region(images.shape, planes, phase)
+    count, channels = images.shape[0], images.shape[3]
     for low in range(0, channels, _LANES):
         high = min(channels, low + _LANES)
         for image in range(min(each, count - first)):
@@ -235,11 +247,9 @@ def _read(images, first, planes, phase, tile):
 @_part
 def _write(tile, low, high, images, first, planes, phase):
     """Do the reverse of `_read`, for the channels from `low` to `high`."""
-    each, down, right, top, left, steps_down, steps_right = planes
-    count, height, width, _ = images.shape
-    up, side = phase // steps_right, phase % steps_right
-    h, row, rows = _along(up, top, steps_down, height, down)
-    w, column, columns = _along(side, left, steps_right, width, right)
+    each, down, right, _, _, steps_down, steps_right = planes
+    (h, row, rows), (w, column, columns) = _region(images.shape, planes, phase)
+    count = images.shape[0]
     for image in range(min(each, count - first)):
         for i in range(rows):
             line = images[first + image, h + i * steps_down]

@@ -43,7 +43,7 @@ class CompactLayer(MaskedLayer):
 
     With `computes="auto"`, each kernel computes in the way that takes less time at its
     size and density. This is estimated from some products that are timed on this
-    machine, once in a process: two seconds. If TensorFlow's operations are made
+    machine, once in a process: three seconds. If TensorFlow's operations are made
     deterministic, the times are those of a table.
 
     `prune_at_init` and `to_layout` put these layers into a model, for the layouts

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from keras_prune_init.layers.compact import CompactLayer
 from keras_prune_init.layers.kernels import Kernel
 from keras_prune_init.reports import table
-from keras_prune_init.reports.cost import KernelCost, known_sum
+from keras_prune_init.reports.cost import KernelCost
 from keras_prune_init.sparse.estimate import SAMPLES
 
 
@@ -51,11 +51,8 @@ def lines(speeds: Sequence[KernelSpeed]) -> list[str]:
     for s in speeds:
         rows.append((s.path, s.computes, _ms(s.seconds), _ms(s.dense_seconds)))
     known = [s for s in speeds if s.seconds is not None]
-    sums = (
-        known_sum(s.seconds for s in known),
-        known_sum(s.dense_seconds for s in known),
-    )
-    rows.append(("total", "", *map(_ms, sums if known else (None, None))))
+    sums = [sum(column) for column in zip(*(s[2:] for s in known), strict=True)]
+    rows.append(("total", "", *map(_ms, sums or (None, None))))
     title = f"products in a training step of {SAMPLES} samples, as expected here:"
     return [title, *table.aligned(rows, left=2, sums=True)]
 

@@ -75,7 +75,7 @@ def _measured() -> Speed:
 
 @functools.cache
 def _measure():
-    """Time some products, larger than caches: two seconds, once in a process."""
+    """Time some products, larger than caches: three seconds, once in a process."""
     sizes = (128, 64, 0.1), (1024, 1024, 0.1), (1024, 1024, 0.3), (8192, 256, 0.05)
     # In a thread of its own, which knows no graph, strategy or tape that is under way.
     with futures.ThreadPoolExecutor(1) as thread:

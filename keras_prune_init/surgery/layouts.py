@@ -95,11 +95,12 @@ def _copy_optimizer(old, new, source, target):
     new_slots = slots_of(new, target.trainable_variables)
     weights = zip(_weights(source), _weights(target), strict=True)
     for (reference, kept), (new_reference, new_kept) in weights:
-        found, made = slots[id(reference)], new_slots[id(new_reference)]
-        if len(found) != len(made):  # Muon keeps more for vectors than for matrices
-            logging.warning("%s: its optimizer begins anew", new_reference.path)
+        kept_slots, to_fill = slots[id(reference)], new_slots[id(new_reference)]
+        if len(kept_slots) != len(to_fill):  # Muon keeps more for vectors
+            path = getattr(new_reference, "path", new.name)
+            logging.warning("%s: its optimizer begins anew", path)
             continue
-        for slot, new_slot in zip(found, made, strict=True):
+        for slot, new_slot in zip(kept_slots, to_fill, strict=True):
             value, made = slot.variable.value, new_slot.variable
             if reference is not None and value.shape == reference.shape:
                 value = kept.dense(value, slot.initial) if kept else value

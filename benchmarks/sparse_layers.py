@@ -163,7 +163,7 @@ def rates(sparsity, width=4096):
     """How fast the loops alone are, without the calls and the order of activations.
 
     The limit is set by what they read and write at least: weights with their positions
-    once, and tiles once.
+    once, and activations once.
     """
     import numpy as np
 
@@ -174,15 +174,14 @@ def rates(sparsity, width=4096):
     count = round((1 - sparsity) * width**2)
     index = np.sort(rng.choice(width**2, count, replace=False)).astype("int32")
     product = MatrixProduct(Matrix((width, width), (0,), (1,)))
-    x, values = normal(1, width, SAMPLES), normal(count)
-    dy = x[:, ::-1].copy()
-    given = values, index, np.ones(width, "f"), np.zeros(2, "int32")
+    x, values = normal(SAMPLES, width), normal(count)
+    dy = x[::-1].copy()
+    given = values, index, np.ones(width, "f")
     forward = median_of(lambda: product._forward(x, *given))
     backward = median_of(lambda: product._backward(x, dy, *given))
     by_row, by_unit = product._seen[1]
-    once = [values, x, dy, by_unit.places, by_unit.starts(SAMPLES, 0)]
+    once = [values, x, dy, by_unit.others, by_unit.places]
     twice = [values, values, x, x, dy, by_row.others, by_row.places]
-    twice.append(by_row.starts(SAMPLES, 0))
     plain, bandwidth = dense_seconds(width), copied_bytes_a_second()
     rows = []
     for name, products, seconds, arrays in (

@@ -18,14 +18,15 @@ import tensorflow as tf
 from keras_prune_init.sparse.positions import Windows
 from keras_prune_init.sparse.products import (
     LOCK,
-    WIDEST,
     SparseOperation,
     aligned,
-    aligned_parts,
     compiled,
     dense,
     differentiable,
+    parts_of,
 )
+
+WIDEST = 512  # columns of a tile, unless an image has more: it stays in the cache
 
 
 class Convolution(SparseOperation):
@@ -58,32 +59,34 @@ class Convolution(SparseOperation):
     def _forward(self, x, values, index, scale):
         sizes, planes, outputs = self._planes(x)
         y = aligned((len(x), *sizes, self.kernel.columns))
-        each, down, right = planes[:3]
-        reach_down, reach_right = self.kernel.reach
-        live = each * down * right - reach_down * right - reach_right
         with LOCK:
             loops = compiled()
+            width, reach = self._columns(planes, loops)
             _, units = self.lines(index, loops)
-            order = units.order(each * down * right, right)
-            given = values, scale, units.ends, order, live, planes, outputs
-            loops.convolve(x, *given, y)
+            given = units.ends, units.starts(width, planes[2]), units.places
+            where = planes, outputs, width, reach
+            loops.convolve(x, values, scale, *given, *where, y)
         return y
 
     def _backward(self, x, dy, values, index, scale):
         _, planes, outputs = self._planes(x)
-        each, down, right = planes[:3]
-        tiles = -(-len(x) // each)
-        dx = aligned(x.shape)
-        slopes, parts = aligned_parts(len(values), tiles)
+        dx, slopes = aligned(x.shape), aligned(values.shape)
         with LOCK:
             loops = compiled()
+            width, reach = self._columns(planes, loops)
             rows, _ = self.lines(index, loops)
-            order = rows.order(each * down * right, right)
-            given = values, scale, rows.ends, order, planes, outputs
-            loops.convolve_slopes(x, dy, *given, dx, parts)
-            if len(parts) > 1:
-                loops.add_up(parts, slopes)
+            given = rows.ends, rows.starts(width, planes[2]), rows.places
+            where = planes, outputs, width, reach
+            to = dx, parts_of(values, -(-len(x) // planes[0])), slopes
+            loops.convolve_slopes(x, dy, values, scale, *given, *where, *to)
         return dx, slopes
+
+    def _columns(self, planes, loops):
+        """Return the columns of a tile, and how far a window looks in them."""
+        each, down, right = planes[:3]
+        reach_down, reach_right = self.kernel.reach
+        width = -(-each * down * right // loops.WIDTH) * loops.WIDTH
+        return width, reach_down * right + reach_right
 
     def _planes(self, x):
         """Return the size of outputs, and how inputs and outputs are in a tile."""

@@ -37,7 +37,7 @@ class Speed(NamedTuple):
 
 
 # Of two cores of an AMD EPYC with AVX-512, for runs that must be repeated exactly.
-REFERENCE = Speed(0.8e-3, 1.5e-9, 50e-12, 0.25e-3, 28e-12)
+REFERENCE = Speed(0.65e-3, 1.4e-9, 27e-12, 0.24e-3, 22.5e-12)
 
 
 class Expected(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+LINES = 32  # of a task, or a multiple: whole cache lines of the result
 BLOCKS = 64  # tasks of a tile: some for each processor, also of a large machine
 
 
@@ -23,20 +24,16 @@ class Lines:
     shifts: tuple[np.ndarray, np.ndarray] | None  # how far it looks down and right
     _starts: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def order(self, width: int, pitch: int = 0) -> tuple[np.ndarray, ...]:
-        """Return the other line of each weight, where it begins, and its place.
+    def starts(self, width: int, pitch: int) -> np.ndarray:
+        """Return where in a flat tile what each weight is multiplied with begins.
 
-        Lines of a flat tile are `width` apart, and rows of pixels in a line `pitch`.
+        Lines are `width` apart there, and rows of pixels in a line `pitch`.
         """
-        key = width, pitch
-        if key not in self._starts:
-            most = width * (int(self.others.max(initial=0)) + 1)
-            kind = "int32" if most < 2**31 else "int64"
-            starts = self.others.astype(kind) * width
-            if self.shifts is not None:
-                starts += (self.shifts[0] * pitch + self.shifts[1]).astype(kind)
-            self._starts = {key: starts}  # of one width: that of most batches
-        return self.others, self._starts[key], self.places
+        if (width, pitch) not in self._starts:
+            down, right = self.shifts or (0, 0)
+            starts = self.others * width + down * pitch + right
+            self._starts = {(width, pitch): starts.astype("int32")}  # of most batches
+        return self._starts[width, pitch]
 
     @classmethod
     def of(cls, lines, others, count: int, shifts=None) -> Lines:
@@ -46,6 +43,7 @@ class Lines:
         np.cumsum(np.bincount(lines, minlength=count), out=ends[1:])
         work = ends + 4 * np.arange(count + 1)  # an empty line is cleared, too
         blocks = np.searchsorted(work, np.linspace(0, work[-1], BLOCKS + 1))
+        blocks[1:-1] = np.minimum(count, np.round(blocks[1:-1] / LINES) * LINES)
         others, places = others[places].astype("int32"), places.astype("int32")
         if shifts is not None:
             shifts = shifts[0][places], shifts[1][places]

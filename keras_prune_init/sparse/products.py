@@ -1,10 +1,10 @@
 """Multiply by the kept weights only, as functions of TensorFlow with gradients.
 
 The loops are numba's, behind `tf.numpy_function`. A TensorFlow operator in C++ was
-tried against them, with AVX-512 intrinsics: 1.3 ms for a product of 4096 x 4096 at 98 %
-and 128 samples and 2.2 ms for its gradients, where numba takes 1.6 and 2.4. That is too
-little for a compiler on every machine and a binary for every version of TensorFlow. A
-call through `tf.numpy_function` costs about 0.1 ms.
+tried against earlier ones, with AVX-512 intrinsics: 1.3 ms for a product of 4096 x 4096
+at 98 % and 128 samples and 2.2 ms for its gradients, where numba took 1.6 and 2.4. That
+is too little for a compiler on every machine and a binary for every version of
+TensorFlow. A call through `tf.numpy_function` costs about 0.1 ms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from keras_prune_init.sparse.positions import Lines, Matrix, Windows
 
-WIDEST = 512  # columns of a tile: long loops, over rows that stay in the cache
-GROUPS = 8  # sums of gradients that run side by side, and are added at the end
+MANY = 32  # tiles, of which all processors find enough; of fewer, they share each
+MOST = 64  # tasks for processors that share the tiles
+PARTS = 2**22  # gradients of weights that are added at the end, in all tasks
 
 # One product at a time: each uses all processors, and some of numba's kinds of threads
 # serve one caller only.
@@ -117,23 +118,15 @@ def differentiable(forward, backward, shape, x, values, *constants):
 
 
 class MatrixProduct(SparseOperation):
-    """The product of (samples, rows of a matrix) with a kernel that is this matrix.
-
-    TensorFlow turns the samples into tiles and back. All processors work at each tile.
-    """
+    """The product of (samples, rows of a matrix) with a kernel that is this matrix."""
 
     kernel: Matrix
 
     def __call__(self, x, values, index, scale):
         x, values, scale = (tf.cast(v, "float32") for v in (x, values, scale))
-        tiles, units = _to_tiles(x, self.kernel.rows), self.kernel.columns
-        shape = [tiles.shape[0], units, tiles.shape[2]]
-        given = shape, tiles, values, index, scale
-        y = differentiable(self._forward, self._backward, *given)
-        y = tf.reshape(tf.transpose(y, [0, 2, 1]), [-1, units])
-        if x.shape[0] is None or x.shape[0] > WIDEST:
-            y = y[: tf.shape(x)[0]]
-        return tf.ensure_shape(y, [x.shape[0], units])
+        shape = [x.shape[0], self.kernel.columns]
+        given = shape, x, values, index, scale
+        return differentiable(self._forward, self._backward, *given)
 
     def dense(self, x, values, index, scale):
         kernel, (shape, inputs, outputs) = self.kernel, self.kernel
@@ -144,44 +137,31 @@ class MatrixProduct(SparseOperation):
         return tf.cast(x, values.dtype) @ matrix * tf.cast(scale, values.dtype)
 
     def _forward(self, x, values, index, scale):
-        tiles, _, width = x.shape
-        y = aligned((tiles, self.kernel.columns, width))
+        y = aligned((len(x), self.kernel.columns))
         with LOCK:
             loops = compiled()
             _, units = self.lines(index, loops)
-            given = values, scale, units.ends, units.order(width), units.blocks
-            loops.multiply(x.reshape(tiles, -1), *given, y)
+            tiles = -(-len(x) // loops.WIDTH)
+            blocks, groups = units.blocks, max(1, tiles)
+            if tiles >= MANY:
+                blocks, groups = blocks[[0, -1]], min(tiles, MOST)
+            given = units.ends, units.others, units.places, blocks, groups
+            loops.multiply(x, values, scale, *given, y)
         return y
 
     def _backward(self, x, dy, values, index, scale):
-        tiles, _, width = x.shape
-        dx = aligned(x.shape)
-        slopes, parts = aligned_parts(len(values), tiles)
+        dx, slopes = aligned(x.shape), aligned(values.shape)
         with LOCK:
             loops = compiled()
             rows, _ = self.lines(index, loops)
-            given = values, scale, rows.ends, rows.order(width), rows.blocks
-            loops.multiply_slopes(x, dy.reshape(tiles, -1), *given, dx, parts)
-            if len(parts) > 1:
-                loops.add_up(parts, slopes)
+            tiles = -(-len(x) // loops.WIDTH)
+            blocks, groups = rows.blocks, tiles // 4
+            if tiles >= MANY:
+                blocks, groups = blocks[[0, -1]], tiles
+            parts = parts_of(values, groups)
+            given = rows.ends, rows.others, rows.places, blocks
+            loops.multiply_slopes(x, dy, values, scale, *given, dx, parts, slopes)
         return dx, slopes
-
-
-def _to_tiles(x, features):
-    """Turn (samples, features) into (tiles, features, samples of a tile)."""
-    samples = size(x, 0)
-    tiles = 1 + samples // (WIDEST + 1)
-    width = (samples + tiles - 1) // tiles
-    missing = tiles * width - samples
-
-    def padded():
-        return tf.pad(x, [[0, missing], [0, 0]])
-
-    if isinstance(missing, int):
-        x = padded() if missing else x
-    else:
-        x = tf.cond(missing > 0, padded, lambda: x)
-    return tf.transpose(tf.reshape(x, [tiles, width, features]), [0, 2, 1])
 
 
 def size(x, axis):
@@ -197,11 +177,10 @@ def compiled():
     return loops
 
 
-def aligned_parts(count, tiles):
-    """Return a vector for gradients of weights, and parts that are added up to it."""
-    total, groups = aligned((count,)), min(tiles, GROUPS)
-    parts = total[None] if groups <= 1 else np.empty((groups, count), "float32")
-    return total, parts
+def parts_of(values, groups):
+    """Return memory for the gradients of weights, of some groups of tiles each."""
+    groups = max(1, min(groups, MOST, max(8, PARTS // max(1, len(values)))))
+    return np.empty((groups, len(values)), "float32")
 
 
 def aligned(shape):

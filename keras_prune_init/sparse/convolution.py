@@ -77,7 +77,7 @@ class Convolution(SparseOperation):
             rows, _ = self.lines(index, loops)
             given = rows.ends, rows.starts(width, planes[2]), rows.places
             where = planes, outputs, width, reach
-            to = dx, parts_of(values, -(-len(x) // planes[0])), slopes
+            to = dx, parts_of(slopes, -(-len(x) // planes[0])), slopes
             loops.convolve_slopes(x, dy, values, scale, *given, *where, *to)
         return dx, slopes
 

@@ -345,7 +345,8 @@ def multiply_slopes(
         places: Where in `values` it is.
         blocks: Inputs `blocks[i]:blocks[i + 1]` are a block; see `multiply`.
         dx: The gradients of inputs.
-        parts: Memory for gradients of kept weights, a row for each group of tiles.
+        parts: Memory for gradients of kept weights, a row for each group of tiles. That
+            of `slopes` if there is one group.
         slopes: The gradients of kept weights.
     """
     count, total = blocks.shape[0] - 1, (x.shape[0] + WIDTH - 1) // WIDTH
@@ -374,7 +375,8 @@ def multiply_slopes(
                     line = values, places, outputs, k, end, WIDTH
                     _sum_slopes(*line, flat, 0, inputs, sums, at, part)
                 _transpose(out[: high - low, : to.shape[0]], to[:, low:high])
-    _add_up(parts, slopes)
+    if groups > 1:
+        _add_up(parts, slopes)
 
 
 @_compiled
@@ -511,7 +513,8 @@ def convolve_slopes(
         width: Columns of a tile, a multiple of `WIDTH`.
         reach: How far a window looks, in columns.
         dx: The gradients of images.
-        parts: Memory for gradients of kept weights, a row for each group of tiles.
+        parts: Memory for gradients of kept weights, a row for each group of tiles. That
+            of `slopes` if there is one group.
         slopes: The gradients of kept weights.
     """
     each, phases = planes[0], planes[5] * planes[6]
@@ -549,7 +552,8 @@ def convolve_slopes(
                             to = c * width + b
                             _sum_slopes(*line, tile, reach + b, inputs, sums, to, part)
                     _write(out, low, high, dx, first, planes, phase)
-    _add_up(parts, slopes)
+    if groups > 1:
+        _add_up(parts, slopes)
 
 
 @_compiled

@@ -10,6 +10,7 @@ TensorFlow. A call through `tf.numpy_function` costs about 0.1 ms.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -158,7 +159,7 @@ class MatrixProduct(SparseOperation):
             blocks, groups = rows.blocks, tiles // 4
             if tiles >= MANY:
                 blocks, groups = blocks[[0, -1]], tiles
-            parts = parts_of(values, groups)
+            parts = parts_of(slopes, groups)
             given = rows.ends, rows.others, rows.places, blocks
             loops.multiply_slopes(x, dy, values, scale, *given, dx, parts, slopes)
         return dx, slopes
@@ -173,14 +174,21 @@ def compiled():
     """Return the compiled loops, with as many threads as TensorFlow may use."""
     from keras_prune_init.sparse import loops
 
-    loops.use_threads(tf.config.threading.get_intra_op_parallelism_threads())
+    loops.use_threads(_threads())
     return loops
 
 
-def parts_of(values, groups):
+@functools.cache  # it stays what it is when the first operation runs
+def _threads():
+    return tf.config.threading.get_intra_op_parallelism_threads()
+
+
+def parts_of(slopes, groups):
     """Return memory for the gradients of weights, of some groups of tiles each."""
-    groups = max(1, min(groups, MOST, max(8, PARTS // max(1, len(values)))))
-    return np.empty((groups, len(values)), "float32")
+    groups = min(groups, MOST, max(8, PARTS // max(1, len(slopes))))
+    if groups <= 1:
+        return slopes[None]
+    return np.empty((groups, len(slopes)), "float32")
 
 
 def aligned(shape):

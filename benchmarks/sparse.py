@@ -119,11 +119,16 @@ def run(name, options):
 
 
 def shown(rows):
-    """Rows without lists, and with a word for what never happens."""
+    """Rows without lists, with a word for what never happens, and percents."""
     return [
-        {k: "never" if v is None else v for k, v in row.items() if type(v) is not list}
-        for row in rows
+        {k: text(k, v) for k, v in row.items() if type(v) is not list} for row in rows
     ]
+
+
+def text(key, value):
+    if value is None:
+        return "never"
+    return f"{100 * value:g} %" if key == "sparsity" else value
 
 
 def parse():

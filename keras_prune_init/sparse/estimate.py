@@ -1,10 +1,10 @@
 """How long products take on this machine, with the kept weights and with all of them.
 
 A training step multiplies each kernel three times: forward, and for the gradients of
-inputs and weights. With the kept weights only, it also carries activations to the order
-of the loops and back. So its time is a constant for the calls, a time for each number
-that is carried, and one for each kept weight and sample. A dense one has a constant,
-and a time for each weight and sample.
+inputs and weights. With the kept weights only, its time is a constant for the calls, a
+time for each number of the inputs and outputs, and one for each kept weight and sample.
+A dense one has a constant, too, and a time for each number and each weight and sample.
+Convolutions of images have other times than matrices.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
+from keras_prune_init.sparse.convolution import Convolution
 from keras_prune_init.sparse.positions import Matrix, Windows
 from keras_prune_init.sparse.products import MatrixProduct
 
 SAMPLES = 128  # of the step whose time is estimated
-IMAGES = 1.25  # how much longer a dense convolution takes than a product of matrices
 
 
 class Speed(NamedTuple):
@@ -33,11 +33,15 @@ class Speed(NamedTuple):
     number: float  # each input and each output of a sample
     kept: float  # each kept weight and sample
     dense_call: float
+    dense_number: float
     weight: float  # each weight of a dense kernel, and sample
 
 
 # Of two cores of an AMD EPYC with AVX-512, for runs that must be repeated exactly.
-REFERENCE = Speed(0.65e-3, 1.4e-9, 27e-12, 0.24e-3, 22.5e-12)
+REFERENCE = {
+    Matrix: Speed(0.7e-3, 0.8e-9, 68e-12, 0.27e-3, 0.45e-9, 29e-12),
+    Windows: Speed(0.7e-3, 0.62e-9, 56e-12, 0.27e-3, 0.8e-9, 26e-12),
+}
 
 
 class Expected(NamedTuple):
@@ -57,61 +61,124 @@ def seconds(kernel: Matrix | Windows, positions: int, kept: int) -> tuple[float,
             token of the output.
         kept: How many weights are kept.
     """
-    speed = _measured()
-    columns = SAMPLES * positions
-    dense = speed.dense_call + speed.weight * columns * math.prod(kernel.shape)
-    if isinstance(kernel, Windows):
+    speed = _measured()[type(kernel)]
+    parts = _parts(kernel, positions, kept)
+    sparse = speed.call + speed.number * parts.numbers + speed.kept * parts.kept
+    numbers, weights = parts.dense_numbers, parts.weights
+    dense = speed.dense_call + speed.dense_number * numbers + speed.weight * weights
+    return sparse, dense
+
+
+class _Parts(NamedTuple):
+    """How much of each there is in a step of `SAMPLES`."""
+
+    numbers: float
+    kept: float
+    dense_numbers: float
+    weights: float
+
+
+def _parts(kernel, positions, kept):
+    columns = live = SAMPLES * positions
+    if isinstance(kernel, Windows):  # zeros around the images are carried, too
         side = math.sqrt(positions)
-        columns = int(SAMPLES * math.prod(side + more for more in kernel.reach))
-        dense *= IMAGES
-    carried = speed.number * (kernel.rows + kernel.columns)
-    return speed.call + columns * (carried + speed.kept * kept), dense
+        columns = SAMPLES * math.prod(side + more for more in kernel.reach)
+    features = kernel.rows + kernel.columns
+    weights = math.prod(kernel.shape)
+    return _Parts(columns * features, columns * kept, live * features, live * weights)
 
 
-def _measured() -> Speed:
+def _measured() -> dict[type, Speed]:
     # A choice that differs from run to run would change sums.
     return REFERENCE if is_op_determinism_enabled() else _measure()
 
 
 @functools.cache
 def _measure():
-    """Time some products, larger than caches: three seconds, once in a process."""
-    sizes = (128, 64, 0.1), (1024, 1024, 0.1), (1024, 1024, 0.3), (8192, 256, 0.05)
+    """Time some products: a few seconds, once in a process."""
     # In a thread of its own, which knows no graph, strategy or tape that is under way.
     with futures.ThreadPoolExecutor(1) as thread:
-        times = list(thread.map(_timed, *zip(*sizes, strict=True)))
-    (call, dense_call, _), (few, dense, least), (many, _, most), (long, _, left) = times
-    kept = max(many - few, 1e-6) / (most - least)
-    number = max(long - call - kept * left, 1e-6) / (2 * 256 * 8192)
-    weight = max(dense - dense_call, 1e-6) / 1024**3
-    return Speed(call, number, kept, dense_call, weight)
+        return thread.submit(_speeds).result()
 
 
-def _timed(columns, size, density):
-    """Return the time of a sparse product, of a dense one, and the kept products."""
-    rng = np.random.default_rng(0)
-    index = np.flatnonzero(rng.random(size * size) < density)
-    x = tf.constant(rng.normal(size=(columns, size)), "float32")
-    product = MatrixProduct(Matrix((size, size), (0,), (1,)))
-    places, scale = tf.constant(index, "int32"), tf.ones(size)
-
-    def sparse(x, values):
-        return product(x, values, places, scale)
-
-    return (
-        _seconds_of_a_step(sparse, x, tf.ones(len(index))),
-        _seconds_of_a_step(tf.linalg.matmul, x, tf.ones((size, size))),
-        len(index) * columns,
-    )
+def _speeds():
+    tiny = _Matrices(64, 1)
+    calls = tiny.sparse(0.1), tiny.dense()
+    return {
+        Matrix: _speed(_Matrices(64, 256), _Matrices(1024, 8), *calls),
+        Windows: _speed(_Images(16, 32), _Images(64, 16), *calls),
+    }
 
 
-def _seconds_of_a_step(function, *arguments, repeats=9):
+def _speed(narrow, wide, call, dense_call):
+    """Return the time of the parts, from that of two kernels."""
+    few, many = wide.parts(0.05), wide.parts(0.3)
+    kept = (wide.sparse(0.3) - wide.sparse(0.05)) / (many.kept - few.kept)
+    kept = max(kept, 1e-15)
+    least = narrow.parts(0.05)
+    number = (narrow.sparse(0.05) - call - kept * least.kept) / least.numbers
+    rows = [[v.dense_numbers, v.weights] for v in (least, few)]
+    times = [v.dense() - dense_call for v in (narrow, wide)]
+    found = np.linalg.solve(rows, times)
+    dense_number, weight = (float(max(v, 1e-15)) for v in found)
+    return Speed(call, max(number, 1e-15), kept, dense_call, dense_number, weight)
+
+
+class _Matrices:
+    """Products whose time is measured."""
+
+    def __init__(self, size, positions):
+        self.positions = positions
+        self.operation = MatrixProduct(Matrix((size, size), (0,), (1,)))
+        self.shape = SAMPLES * positions, size
+
+    def multiply(self, x, kernel):
+        return x @ kernel
+
+    def parts(self, density):
+        kernel = self.operation.kernel
+        kept = round(density * math.prod(kernel.shape))
+        return _parts(kernel, self.positions, kept)
+
+    def sparse(self, density):
+        kernel = self.operation.kernel
+        count = math.prod(kernel.shape)
+        rng = np.random.default_rng(0)
+        places = np.sort(rng.choice(count, round(density * count), replace=False))
+        index, scale = tf.constant(places, "int32"), tf.ones(kernel.columns)
+
+        def product(x, values):
+            return self.operation(x, values, index, scale)
+
+        return _seconds_of_a_step(product, self.shape, [len(places)])
+
+    def dense(self):
+        kernel = self.operation.kernel.shape
+        return _seconds_of_a_step(self.multiply, self.shape, kernel)
+
+
+class _Images(_Matrices):
+    """Convolutions whose time is measured, with windows of 3 x 3 pixels."""
+
+    def __init__(self, channels, side):
+        self.positions = side**2
+        kernel = Windows((3, 3, channels, channels), channels, (1, 1), (1, 1))
+        self.operation = Convolution(kernel, "same")
+        self.shape = SAMPLES, side, side, channels
+
+    def multiply(self, x, kernel):
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+def _seconds_of_a_step(function, *shapes, repeats=9):
+    arguments = [tf.ones(shape) for shape in shapes]
+
     @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             tape.watch(arguments)
             y = function(*arguments)
-        return tape.gradient(y, arguments)
+        return tape.gradient(y, arguments, y)  # or TensorFlow would leave `y` out
 
     times = []
     for _ in range(repeats + 1):  # the first traces and compiles

@@ -170,16 +170,16 @@ def _add_product(builder, total, one, other):
 
 
 @contextlib.contextmanager
-def _each_weight(context, builder, line, tile):
+def _each_weight(context, builder, line, tile, places=None):
     """Loop over the weights of a line: place, weight, and the vectors that it reads."""
-    values, places, starts, (n, first), (_, last), (_, unit) = line
+    values, starts, (n, first), (_, last), (_, unit) = line
     index = unit.type
 
     def load(array, place):
         return builder.load(_address(context, builder, array, (n, place)))
 
     with cgutils.for_range_slice(builder, first, last, index(1), index) as (k, _):
-        place = builder.sext(load(places, k), index)
+        place = builder.sext(load(places, k), index) if places else k
         vector, value = _VECTOR(ir.Undefined), load(values, place)
         vector = builder.insert_element(vector, value, _INDEX(0))
         same = ir.VectorType(_INDEX, 16)([0] * 16)
@@ -189,14 +189,14 @@ def _each_weight(context, builder, line, tile):
 
 
 @intrinsic
-def _sum(typing, values, places, starts, first, last, unit, tile, column, out, to):
+def _sum(typing, values, starts, first, last, unit, tile, column, out, to):
     """Write the sum of rows of a tile, each times a weight, in `WIDTH` columns.
 
     Weights `first` to `last` read from `column + unit * starts[k]` on in the flat tile,
     and the sums go to `to` in the flat `out`.
     """
     n = types.intp
-    kinds = values, places, starts, n, n, n, tile, n, out, n
+    kinds = values, starts, n, n, n, tile, n, out, n
 
     def build(context, builder, signature, arguments):
         *line, tile, column, out, to = zip(kinds, arguments, strict=True)
@@ -229,12 +229,14 @@ def _sum_slopes(
     """Do the same for gradients of an input, and add those of its weights up.
 
     The latter are products with the input, which is at `to` in the flat `given`.
+    Weights and their gradients are at `places[k]`.
     """
     n = types.intp
     kinds = values, places, starts, n, n, n, tile, n, given, out, n, slopes
 
     def build(context, builder, signature, arguments):
-        *line, tile, column, given, out, to, slopes = zip(kinds, arguments, strict=True)
+        pairs = zip(kinds, arguments, strict=True)
+        values, places, *line, tile, column, given, out, to, slopes = pairs
         sums, tile = _zeros(builder), _address(context, builder, tile, column)
         inputs = _loaded(builder, _address(context, builder, given, to))
         number = _VECTOR.element
@@ -243,7 +245,8 @@ def _sum_slopes(
             ir.FunctionType(number, (number, _VECTOR)),
             "llvm.vector.reduce.fadd.v16f32",
         )
-        with _each_weight(context, builder, line, tile) as (place, value, read):
+        line = values, *line
+        with _each_weight(context, builder, line, tile, places) as (place, value, read):
             products = builder.fmul(inputs[0], read[0], flags=_FLAGS)
             for x, vector in zip(inputs[1:], read[1:], strict=True):
                 product = builder.fmul(x, vector, flags=_FLAGS)
@@ -275,6 +278,15 @@ def _fill(tile, samples, scale):
     tile[:, samples.shape[0] :] = 0
     for i in range(scale.shape[0]):
         _multiply(tile[i], scale[i])
+
+
+@_compiled
+def _sorted(values, places):
+    """Return weights in the order of lines, so that no tile has to look for them."""
+    found = np.empty(places.shape[0], np.float32)
+    for k in prange(places.shape[0]):
+        found[k] = values[places[k]]
+    return found
 
 
 @_compiled
@@ -310,6 +322,7 @@ def multiply(x, values, scale, ends, inputs, places, blocks, groups, y):
     """
     count, total = blocks.shape[0] - 1, (x.shape[0] + WIDTH - 1) // WIDTH
     each, own = (total + groups - 1) // groups, count == 1
+    values = _sorted(values, places)
     tiles = _tiles(x[: 0 if own else x.shape[0]], scale[:0])
     for task in prange(groups * count):
         block, group = task % count, task // count
@@ -324,7 +337,7 @@ def multiply(x, values, scale, ends, inputs, places, blocks, groups, y):
                 high = min(blocks[block + 1], low + _LANES)
                 for j in range(low, high):
                     k, end, at = ends[j], ends[j + 1], (j - low) * WIDTH
-                    _sum(values, places, inputs, k, end, WIDTH, flat, 0, sums, at)
+                    _sum(values, inputs, k, end, WIDTH, flat, 0, sums, at)
                     _multiply(out[j - low], scale[j])
                 _transpose(out[: high - low, : to.shape[0]], to[:, low:high])
 
@@ -456,6 +469,7 @@ def convolve(x, values, scale, ends, starts, places, planes, outputs, width, rea
         reach: How far a window looks, in columns.
         y: The result, images.
     """
+    values = _sorted(values, places)
     each, live = planes[0], planes[0] * planes[1] * planes[2] - reach
     phases, channels, units = planes[5] * planes[6], x.shape[3], y.shape[3]
     tiles = (x.shape[0] + each - 1) // each
@@ -475,8 +489,7 @@ def convolve(x, values, scale, ends, starts, places, planes, outputs, width, rea
                 for j in range(low, high):
                     k, end, to = ends[j], ends[j + 1], (j - low) * width
                     for b in range(0, live, WIDTH):
-                        line = values, places, starts, k, end, 1
-                        _sum(*line, tile, b, flat, to + b)
+                        _sum(values, starts, k, end, 1, tile, b, flat, to + b)
                     _multiply(out[j - low], scale[j])
                 _write(out, low, high, y, t * each, outputs, 0)
 

@@ -104,6 +104,7 @@ def draw(axes, network, lines):
     axes.set_xticks([], minor=True)
     axes.set_xlim(1.2 * densities[0], densities[-1] / 1.2)
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.tick_params(labelbottom=True)
     axes.set_xlabel("sparsity, %")
     axes.set_title(network, fontsize=10)
     axes.grid(alpha=0.3)

@@ -2,7 +2,7 @@
 
     python benchmarks/sparse.py steps [NETWORK ...]
     python benchmarks/sparse.py sparselab --sparselab-python=PATH
-    python benchmarks/sparse.py break-even growth threads rates memory
+    python benchmarks/sparse.py break-even growth threads rates parts memory
     python benchmarks/sparse.py accuracy --data=idx:FOLDER
     python benchmarks/sparse.py picture
 
@@ -16,8 +16,9 @@ ResNet-20); "kept products" is the share of the dense multiply-adds. `sparselab`
 library for PyTorch, if the interpreter at PATH has it, two threads each. `break-even`:
 the density at which one layer takes as long as with all weights, and the density at
 which `layout="auto"` expects it. `growth`: with batch, width and kept weights.
-`threads`: one and two. `rates`: the loops alone. `memory`: see memory.py. `accuracy`:
-an MLP 784-4096-4096-10 at 98 % by SNIP, five epochs of Adam.
+`threads`: one and two. `rates`: the loops alone. `parts`: where the time of a step
+goes. `memory`: see memory.py. `accuracy`: an MLP 784-4096-4096-10 at 98 % by SNIP, five
+epochs of Adam.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import memory
 import sparse_accuracy
 import sparse_layers
 import sparse_networks
+import sparse_parts
 import sparse_pictures
 import sparse_rival
 
@@ -61,6 +63,11 @@ def sparselab(options):
         sys.stderr.write("No sparselab here. Give --sparselab-python=PATH.\n")
         return []
     return [{"sparsity": s} for s in sparse_networks.SPARSITIES[1:]]
+
+
+def parts(_):
+    names = "network", "sparsity"
+    return [dict(zip(names, v, strict=True)) for v in sparse_parts.CELLS.items()]
 
 
 def growth(_):
@@ -94,6 +101,7 @@ SECTIONS = {
         sparse_layers.rates,
         lambda _: [{"sparsity": s} for s in sparse_networks.SPARSITIES],
     ),
+    "parts": Section(sparse_parts.parts, parts),
     "accuracy": Section(sparse_accuracy.accuracy, accuracy, ("data",)),
 }
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.data.ops import dataset_ops
 
 import keras_prune_init as kpi
 from keras_prune_init.theory import quadrature
@@ -23,6 +24,18 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 # What runs a few times only is not worth optimizing.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def _untuned(dataset, original=dataset_ops.DatasetV2._apply_debug_options):
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return original(dataset.with_options(options))
+
+
+# A thread of tf.data tunes each iterator. It sleeps for up to a minute, and at times it
+# misses the call that should end it: then the collector waits for it, in whatever test
+# it runs, and for the iterators of all tests before.
+dataset_ops.DatasetV2._apply_debug_options = _untuned
 
 # Expectations of smooth activations need a tenth of the points, or less; those that do
 # not are tested with all of them in test_mean_field.py.

@@ -74,6 +74,10 @@ class SparseOperation(abc.ABC):
             seen = self._seen = index.copy(), self.kernel.lines(index)
         return seen[1]
 
+    def forget(self) -> None:
+        """Let the memory of `lines` go; they are sorted anew if they are needed."""
+        self._seen = None
+
 
 def differentiable(forward, backward, shape, x, values, *constants):
     """Return what compiled loops compute, as a tensor with gradients of any order.

@@ -1,11 +1,15 @@
 """Layers that compute with their kept weights only: as the masked ones do."""
 
+import builtins
+import gc
 import logging
 import os
 import select
 import sys
+import weakref
 
 import keras
+import numba
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -124,6 +128,26 @@ def test_subclasses_with_a_call_of_their_own_compute_as_compact(products_made):
     masked, sparse = alike(lambda: Twice(4), x)
     np.testing.assert_array_equal(masked(x), sparse(x))
     assert not sparse.sparse_kernels and not products_made
+
+
+def test_a_call_that_is_set_on_a_layer_stays():
+    model, (x, y) = small()
+    plain = model.layers[0].call
+    model.layers[0].call = lambda x, training=None: plain(x) * (3 if training else 1)
+    masked = pruned(model, (x, y), "masked")
+    sparse = kpi.to_layout(masked, "sparse")
+    for found in (sparse, kpi.to_layout(sparse, "masked")):
+        for training in (False, True):
+            np.testing.assert_allclose(
+                found(x, training=training), masked(x, training=training), atol=1e-5
+            )
+
+
+def test_ragged_inputs_compute_as_compact(products_made):
+    masked, sparse = alike(*layer_and_input("Dense"))
+    x = tf.RaggedTensor.from_tensor(tf.ones((3, 5)))
+    np.testing.assert_allclose(sparse(x), masked(x), atol=1e-6)
+    assert not products_made
 
 
 def test_sparse_inputs_are_multiplied(products_made):
@@ -330,6 +354,26 @@ def test_a_transformer_of_a_users_own_layers_trains(products_made):
     np.testing.assert_allclose(one["loss"], other["loss"], atol=1e-4)
 
 
+def test_models_that_are_gone_leave_no_weights_behind(monkeypatch):
+    lines, plain = [], products.SparseOperation.lines
+
+    def noted(self, *args):
+        found = plain(self, *args)
+        lines.extend(weakref.ref(v) for v in found)
+        return found
+
+    monkeypatch.setattr(products.SparseOperation, "lines", noted)
+    model, data = small()
+    sparse = pruned(model, data, "sparse")
+    sparse.fit(*data, verbose=0)
+    sparse.predict(data[0], verbose=0)
+    assert lines and any(v() for v in lines)
+    del sparse
+    keras.backend.clear_session()
+    gc.collect()
+    assert not any(v() for v in lines)
+
+
 def test_regularizers_are_those_of_the_masked_layout():
     model = mlp(kernel_regularizer="l2")
     model.compile("sgd", LOSS, jit_compile=False)
@@ -523,7 +567,7 @@ def test_without_numba_the_layout_names_the_line_that_installs_it(
     expected = sparse(data[0])
     products_made.clear()
     monkeypatch.setitem(sys.modules, "numba", None)
-    conditions.has_numba.cache_clear()
+    conditions.missing.cache_clear()
     try:
         for refused in (
             lambda: pruned(model, data, "sparse"),
@@ -539,9 +583,35 @@ def test_without_numba_the_layout_names_the_line_that_installs_it(
             np.testing.assert_allclose(found(data[0]), expected, atol=1e-5)
         loaded.fit(*data, verbose=0)
     finally:
-        conditions.has_numba.cache_clear()
+        conditions.missing.cache_clear()
     assert not products_made
     assert ["numba is not installed" in text for text in said()] == [True]
+
+
+def test_an_import_of_numba_that_fails_is_told(monkeypatch):
+    def fails(name, *args, plain=builtins.__import__):
+        if name == "numba":
+            raise ImportError("Numba needs another NumPy")
+        return plain(name, *args)
+
+    conditions.missing.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", fails)
+    try:
+        with pytest.raises(ImportError, match="cannot be imported: Numba needs anoth"):
+            conditions.check_installed()
+    finally:
+        conditions.missing.cache_clear()
+
+
+def test_numba_that_compiles_nothing_computes_as_compact(
+    said, monkeypatch, products_made
+):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    model, data = small()
+    sparse = pruned(model, data, "sparse")
+    sparse.fit(*data, verbose=0)
+    assert not products_made
+    assert ["NUMBA_DISABLE_JIT" in text for text in said()] == [True]
 
 
 # --- what is faster -------------------------------------------------------------------

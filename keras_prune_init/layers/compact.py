@@ -180,7 +180,9 @@ class CompactLayer(MaskedLayer):
         ready = names and all(self.kept[name].built for name in names)
         # Who replaces this method wants to see the kernels.
         watched = "masked_kernel" in vars(self)
-        if not ready or watched or not conditions.can_run():
+        given = tf.nest.flatten((args, kwargs))
+        ragged = any(isinstance(v, tf.RaggedTensor) for v in given)
+        if not ready or watched or ragged or not conditions.can_run():
             return super()._masked_call(*args, **kwargs)
         others = [name for name in self.kernels if name not in names]
         values = {name: self.masked_kernel(name) for name in others}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import weakref
 from collections.abc import Iterable, Mapping
 
 import keras
@@ -34,6 +35,8 @@ class SparseCall:
         matrix, lookup = MatrixProduct, Lookup
         self.always = isinstance(self.operation, (lookup, matrix) if always else lookup)
         self.positions = kind.positions
+        # What a graph called, TensorFlow holds until the process ends.
+        weakref.finalize(self, self.operation.forget).atexit = False
 
     def __call__(self, inputs, *args, **kwargs):
         given = _GIVEN.get({}).get(id(self.layer))

@@ -168,7 +168,7 @@ class Kind(NamedTuple):
     # How often the kernel is used for an input of this shape.
     positions: Callable[[Any, tuple[int, ...]], int]
     fits: Callable[[Any], bool] = lambda layer: True
-    methods: tuple[str, ...] = ("call",)  # a subclass with others is no such layer
+    methods: tuple[str, ...] = ("call",)  # a layer with others is no such layer
 
 
 _CONVOLVES = ("call", "convolution_op")
@@ -200,6 +200,7 @@ def kind_of(layer, name) -> Kind | None:
         for known in kind.classes:
             same = isinstance(holder, known) and all(
                 getattr(type(holder), method, None) is getattr(known, method, None)
+                and method not in vars(holder)  # set on the object
                 for method in kind.methods
             )
             if same and kind.fits(holder):

@@ -29,21 +29,25 @@ if hasattr(os, "register_at_fork"):  # which Windows has not
 
 
 @functools.cache
-def has_numba() -> bool:
-    """Whether numba can be imported."""
+def missing() -> str:
+    """Return why numba cannot be imported, or an empty text."""
     try:
         import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return f"numba is not installed. Install it: {INSTALL}"
+        return f"numba cannot be imported: {error}"
+    except ImportError as error:
+        return f"numba cannot be imported: {error}"
+    return ""
 
 
 def check_installed() -> None:
     """Raise an ImportError unless numba is there."""
-    if not has_numba():
+    if missing():
         raise ImportError(
             "The layout 'sparse' computes with numba. Received: layout='sparse', and "
-            f"numba is not installed. Install it: {INSTALL}"
+            + missing()
         )
 
 
@@ -62,8 +66,10 @@ def _say(reason):
 
 def _obstacle():
     """Return why compiled loops cannot run here, or an empty text."""
-    if not has_numba():
-        return f"numba is not installed ({INSTALL})"
+    if missing():
+        return missing()
+    if _switched_off():
+        return "NUMBA_DISABLE_JIT switches numba's compiler off"
     if _forked:
         return "this process is a fork, without the threads of the first"
     devices = {d.device_type for d in tf.config.get_visible_devices()} - {"CPU"}
@@ -77,6 +83,12 @@ def _obstacle():
     if _in_xla(tf.compat.v1.get_default_graph()):
         return "XLA cannot call them"
     return "the model is written into a file" if _writes_a_file() else ""
+
+
+def _switched_off():
+    import numba
+
+    return bool(numba.config.DISABLE_JIT)
 
 
 def _in_xla(graph):

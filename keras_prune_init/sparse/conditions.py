@@ -33,11 +33,9 @@ def missing() -> str:
     """Return why numba cannot be imported, or an empty text."""
     try:
         import numba  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name == "numba":
-            return f"numba is not installed. Install it: {INSTALL}"
-        return f"numba cannot be imported: {error}"
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "numba":
+            return f"numba is not installed. Install it: {INSTALL}"
         return f"numba cannot be imported: {error}"
     return ""
 
